@@ -1,0 +1,1 @@
+"""The DHI network, recipes and weight files: no ComfyUI, no diffusers."""

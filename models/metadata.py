@@ -1,0 +1,92 @@
+"""What a Siamese bundle says of itself: safetensors metadata, strings only.
+
+`modelspec.*` follows SAI ModelSpec 1.0.0; `siamese.*` is ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from .recipe import Recipe
+from .weights import WeightsError
+
+FORMAT_VERSION = 1
+ARCHITECTURES = {"epsilon": "stable-diffusion-v1", "v": "stable-diffusion-v2-768-v"}
+
+
+@dataclass(frozen=True)
+class SiameseMetadata:
+    """resolution: (width, height) in pixels; base_hash: SHA-256 of the base checkpoint's file."""
+
+    recipe: Recipe
+    resolution: tuple[int, int]
+    step: int
+    base_hash: str
+    mask_classes: Mapping[str, str]
+    prediction_type: str = "epsilon"
+    title: str = "Siamese-Diffusion"
+
+    def to_strings(self) -> dict[str, str]:
+        width, height = self.resolution
+        return {
+            "modelspec.sai_model_spec": "1.0.0",
+            "modelspec.architecture": f"{ARCHITECTURES[self.prediction_type]}/siamese",
+            "modelspec.implementation": "https://github.com/Qiukunpeng/Siamese-Diffusion",
+            "modelspec.title": self.title,
+            "modelspec.resolution": f"{width}x{height}",
+            "modelspec.prediction_type": self.prediction_type,
+            "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "siamese.format_version": str(FORMAT_VERSION),
+            "siamese.recipe": self.recipe.to_json(),
+            "siamese.resolution": f"{width}x{height}",
+            "siamese.step": str(self.step),
+            "siamese.base_hash": self.base_hash,
+            "siamese.mask_classes": json.dumps(dict(self.mask_classes)),
+        }
+
+
+def read_metadata(strings: Mapping[str, str], what: str) -> SiameseMetadata | None:
+    """Read `to_strings`'s output; None when the file has no `siamese.*` metadata.
+
+    Raises WeightsError for a newer format version or damaged values; `what` names the file.
+    """
+    if "siamese.format_version" not in strings:
+        return None
+    try:
+        version = int(strings["siamese.format_version"])
+        if version > FORMAT_VERSION:
+            raise WeightsError(
+                f"{what}: written by a newer version of this pack (format {version}; this one "
+                f"reads up to {FORMAT_VERSION}). Update ComfyUI-Siamese-Diffusion."
+            )
+        width, height = map(int, strings["siamese.resolution"].split("x"))
+        return SiameseMetadata(
+            recipe=Recipe.from_json(strings["siamese.recipe"]),
+            resolution=(width, height),
+            step=int(strings["siamese.step"]),
+            base_hash=strings["siamese.base_hash"],
+            mask_classes=json.loads(strings["siamese.mask_classes"]),
+            prediction_type=strings.get("modelspec.prediction_type", "epsilon"),
+            title=strings.get("modelspec.title", ""),
+        )
+    except (KeyError, ValueError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(
+            f"{what}: damaged metadata ({error!r}). Train or copy it again."
+        ) from error
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

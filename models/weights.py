@@ -1,0 +1,226 @@
+"""Weight files: what a file is, reading it, writing bundles and merged checkpoints.
+
+Keys are always those of the published ControlLDM (DESIGN section 4). A file is known by its keys
+and metadata, never by its name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+CONTROL = "control_model."
+UNET = "model.diffusion_model."
+DECODER = (UNET + "output_blocks.", UNET + "out.")
+DHI_KEY = "input_hint_block.0.initial_conv.weight"
+
+StateDict = dict[str, Tensor]
+
+
+class WeightsError(ValueError):
+    """A weight file is missing, damaged or of the wrong kind; the message is meant for users."""
+
+
+class Kind(Enum):
+    """What a weight file is; the value is its name in messages."""
+
+    MERGED = "a merged Siamese-Diffusion checkpoint"
+    BUNDLE = "a Siamese bundle"
+    CONTROL_ONLY = "the ControlNet part of a Siamese-Diffusion model"
+    PLAIN_CONTROLNET = "a plain ControlNet (no Dense Hint Input)"
+    DIFFUSERS_CONTROLNET = "a ControlNet in diffusers layout"
+    SD1 = "a Stable Diffusion 1.x checkpoint without Siamese weights"
+    SD2 = "a Stable Diffusion 2.x checkpoint without Siamese weights"
+    SDXL = "an SDXL checkpoint"
+    LORA = "a LoRA"
+    DIFFUSERS_UNET = "a UNet in diffusers layout"
+    UNKNOWN = "not a Stable Diffusion weight file"
+
+
+SIAMESE_KINDS = (Kind.MERGED, Kind.BUNDLE, Kind.CONTROL_ONLY)
+
+ADVICE = {
+    Kind.MERGED: "Load it with the node 'Siamese Checkpoint Loader'.",
+    Kind.BUNDLE: "Load it beside its base checkpoint with the node 'Siamese Bundle Loader'.",
+    Kind.CONTROL_ONLY: "Load it beside its base checkpoint with the node 'Siamese Bundle Loader'.",
+    Kind.PLAIN_CONTROLNET: "Load it with ComfyUI's own 'Load ControlNet Model' node.",
+    Kind.DIFFUSERS_CONTROLNET: "Load it with ComfyUI's own 'Load ControlNet Model' node.",
+    Kind.SD1: "Load it with ComfyUI's 'Load Checkpoint' node, and add a Siamese bundle to it.",
+    Kind.SD2: "Load it with ComfyUI's 'Load Checkpoint' node, and add a Siamese bundle to it.",
+    Kind.SDXL: "Siamese-Diffusion works with Stable Diffusion 1.x and 2.x only.",
+    Kind.LORA: "Load it with ComfyUI's 'Load LoRA' node.",
+    Kind.DIFFUSERS_UNET: "Convert it to a single-file checkpoint first.",
+    Kind.UNKNOWN: "Choose a file written by train_siamese.py, or the published checkpoint.",
+}
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A weight file in memory: tensors under the published keys, plus string metadata."""
+
+    path: Path
+    kind: Kind
+    tensors: StateDict = field(repr=False)
+    metadata: dict[str, str]
+
+    def control(self) -> StateDict:
+        """The ControlNet's tensors, without the `control_model.` prefix."""
+        if self.kind is Kind.CONTROL_ONLY and DHI_KEY in self.tensors:
+            return dict(self.tensors)
+        return without_prefix(self.tensors, CONTROL)
+
+    def decoder(self) -> StateDict:
+        """The UNet decoder's tensors under full keys; empty for a ControlNet-only file."""
+        return {key: value for key, value in self.tensors.items() if key.startswith(DECODER)}
+
+    def base(self) -> StateDict:
+        """Everything but the ControlNet: for a merged checkpoint, a plain checkpoint."""
+        return {key: value for key, value in self.tensors.items() if not key.startswith(CONTROL)}
+
+
+def identify(shapes: Mapping[str, tuple[int, ...]]) -> Kind:
+    """Tell what a file is from its keys and shapes."""
+    keys = shapes.keys()
+    prefixes = {key.split(".", 1)[0] for key in keys}
+    siamese = CONTROL + DHI_KEY in keys
+    whole_unet = UNET + "input_blocks.0.0.weight" in keys
+    if siamese and whole_unet:
+        return Kind.MERGED
+    if siamese and UNET + "out.2.weight" in keys:
+        return Kind.BUNDLE
+    if siamese or DHI_KEY in keys:
+        return Kind.CONTROL_ONLY
+    if "controlnet_cond_embedding" in prefixes:
+        return Kind.DIFFUSERS_CONTROLNET
+    if any(key.endswith("input_hint_block.0.weight") for key in keys):
+        return Kind.PLAIN_CONTROLNET
+    if "conditioner" in prefixes:
+        return Kind.SDXL
+    if any("lora_" in key for key in keys):
+        return Kind.LORA
+    if whole_unet:
+        context = shapes.get(UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
+        return Kind.SD2 if context is not None and context[-1] == 1024 else Kind.SD1
+    if {"down_blocks", "up_blocks"} <= prefixes:
+        return Kind.DIFFUSERS_UNET
+    return Kind.UNKNOWN
+
+
+def read_weights(path: str | os.PathLike[str], expect: Iterable[Kind] | None = None) -> WeightFile:
+    """Read a .safetensors or pickle file (`weights_only=True`) on the CPU.
+
+    Raises WeightsError when the file is missing, damaged, or of a kind not in `expect`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file.")
+    tensors, metadata = _read_any(path)
+    kind = identify({key: tuple(value.shape) for key, value in tensors.items()})
+    wanted = tuple(expect) if expect is not None else tuple(Kind)
+    if kind not in wanted:
+        expected = " or ".join(item.value for item in wanted)
+        raise WeightsError(f"{path}: expected {expected}; this is {kind.value}. {ADVICE[kind]}")
+    return WeightFile(path, kind, tensors, metadata)
+
+
+def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
+    if path.suffix in (".safetensors", ".sft"):
+        return _read_safetensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"{path}: not a checkpoint, or one that holds more than tensors, which is refused "
+            f"because such a file can run code. Convert it to .safetensors. ({_first(error)})"
+        ) from error
+    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: expected a dictionary of tensors, found {type(content)}.")
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}, {}
+
+
+def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{path}: not a safetensors file, or a truncated one ({path.stat().st_size} bytes; "
+            f"{_first(error)}). Copy or download it again."
+        ) from error
+
+
+def _is_zip(path: Path) -> bool:
+    """Only torch's zip format can be memory-mapped."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _first(error: Exception) -> str:
+    return str(error).split("\n", 1)[0][:120]
+
+
+def write_weights(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write a .safetensors file atomically: a temporary name in the same folder, then a rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
+            temporary,
+            metadata=dict(metadata),
+        )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def merge(base: Mapping[str, Tensor], bundle: WeightFile) -> StateDict:
+    """Base checkpoint + bundle = merged checkpoint, every tensor unchanged.
+
+    Raises WeightsError when the bundle's decoder keys or shapes are not the base's.
+    """
+    decoder = bundle.decoder()
+    expected = {key: value for key, value in base.items() if key.startswith(DECODER)}
+    check_keys(decoder, expected, f"{bundle.path}: decoder")
+    control = {CONTROL + key: value for key, value in bundle.control().items()}
+    return {**base, **decoder, **control}
+
+
+def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Raise WeightsError unless keys and shapes agree; it shows the first five and the count."""
+    problems = {
+        "missing": [key for key in expected if key not in found],
+        "unexpected": [key for key in found if key not in expected],
+        "of another shape": [
+            f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
+            for key in expected
+            if key in found and found[key].shape != expected[key].shape
+        ],
+    }
+    lines = [
+        f"{len(keys)} {problem}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+        for problem, keys in problems.items()
+        if keys
+    ]
+    if lines:
+        raise WeightsError(f"{what}: the weights do not fit this model. " + "; ".join(lines))
+
+
+def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> StateDict:
+    """The tensors under `prefix`, with the prefix removed."""
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}

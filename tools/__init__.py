@@ -1,0 +1,1 @@
+"""For development only: a real ComfyUI host, nano models, the demo."""

@@ -1,0 +1,1 @@
+"""Training: a command line, never imported by the nodes."""
