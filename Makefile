@@ -1,0 +1,22 @@
+# Each target does its own set-up; a second run reuses what is installed.
+PYTHON ?= python3
+BIN := .venv/bin
+CONFIG := ../../pyproject.toml
+
+.PHONY: setup test lint demo
+
+setup:
+	@$(PYTHON) tools/setup_env.py
+
+test: lint
+	$(BIN)/python -m pytest -c tests/pytest.ini tests
+
+# The checkout is seen as `siamese_diffusion` through a link, whatever its folder is called.
+lint: setup
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	cd .venv/check && ../bin/python -m mypy -p siamese_diffusion --config-file $(CONFIG)
+	cd .venv/check && ../bin/lint-imports --config $(CONFIG)
+
+demo: setup
+	$(BIN)/python -m siamese_diffusion.tools.demo

@@ -1,0 +1,57 @@
+"""Fixtures of all tests, and the checkout made importable as `siamese_diffusion`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from siamese_diffusion.tools.comfy_host import ComfyHost
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "siamese_diffusion"
+
+
+def _import_checkout() -> None:
+    """Import this checkout as the package, whatever its folder is called and wherever it is.
+
+    Loaded by path, not through sys.path: with the root on it, our `nodes` and `models` would shadow
+    ComfyUI's, and a second checkout's editable install could be tested instead of this one.
+    """
+    spec = importlib.util.spec_from_file_location(
+        PACKAGE, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot import {ROOT / '__init__.py'}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[PACKAGE] = module
+    spec.loader.exec_module(module)
+
+
+_import_checkout()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of reference data that is too large for the repository; without it the test skips."""
+    path = Path(os.environ.get("SIAMESE_SHARED", ROOT.parent / "shared"))
+    if not (path / "golden").is_dir():
+        pytest.skip(f"needs reference data: no {path / 'golden'} (set SIAMESE_SHARED)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyHost]:
+    """One ComfyUI server for all tests, started by the first that asks for it."""
+    from siamese_diffusion.tools.comfy_host import COMFYUI, ComfyHost
+
+    if not COMFYUI.is_dir():
+        pytest.skip("needs ComfyUI: run `make setup`")
+    with ComfyHost(tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
