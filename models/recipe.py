@@ -34,9 +34,9 @@ class Recipe:
             if value not in allowed:
                 raise ValueError(f"recipe.{name} is {value!r}; it must be one of {allowed}.")
 
-    @property
-    def hint_channels(self) -> int:
-        return 3 if self.image_hint == "image" else 4
+    def hint_channels(self, mask_channels: int = 1) -> int:
+        """Input channels of the DHI; mask_channels is 1 for binary masks, 3 for palette masks."""
+        return 3 if self.image_hint == "image" else 3 + mask_channels
 
     @property
     def has_image_branch(self) -> bool:

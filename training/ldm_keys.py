@@ -1,4 +1,4 @@
-"""Names: the published (LDM) keys of UNet and ControlNet, and diffusers' names for the same tensors.
+"""Names of the same tensors: the published (LDM) keys, and those of diffusers.
 
 Weight files always carry the published keys; training runs on diffusers' modules. The UNet's shape
 is read from the keys, so reduced UNets (tests, demo) take the same path as SD 1.5 and SD 2.1.
@@ -84,7 +84,9 @@ def _read_shape(unet: Mapping[str, Tensor]) -> UNetShape:
     levels: list[tuple[int, bool, int]] = []
     current: list[tuple[int, bool]] = []
     index = 1
-    while any(f"input_blocks.{index}.0.{name}" in unet for name in ("op.weight", "in_layers.2.weight")):
+    while any(
+        f"input_blocks.{index}.0.{name}" in unet for name in ("op.weight", "in_layers.2.weight")
+    ):
         if f"input_blocks.{index}.0.op.weight" in unet:
             levels.append((*current[0], len(current)))
             current = []
@@ -150,9 +152,7 @@ def _parameter_names(modules: Mapping[str, str]) -> list[tuple[str, str]]:
     pairs = []
     for ldm, diffusers in modules.items():
         if ".resnets." in diffusers:
-            pairs += [
-                (f"{ldm}.{old}.", f"{diffusers}.{new}.") for old, new in RESNET_NAMES.items()
-            ]
+            pairs += [(f"{ldm}.{old}.", f"{diffusers}.{new}.") for old, new in RESNET_NAMES.items()]
         else:
             pairs.append((f"{ldm}.", f"{diffusers}."))
     return sorted(pairs, key=lambda pair: len(pair[0]), reverse=True)

@@ -1,0 +1,156 @@
+"""The Siamese-Diffusion objective (DESIGN section 2; published file `cldm/cldm.py`, p_losses)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..models.recipe import Recipe
+from .networks import Control, SiameseNetworks
+from .schedule import NoiseSchedule
+
+AUGMENTATION_MAX_TIMESTEP = 200
+AUGMENTATION_START = 1 / 3
+
+Backward = Callable[[Tensor], None]
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from, all on one device.
+
+    latents, noise: (B, 4, h, w), latents scaled to about unit variance; timesteps: (B,) in 0..999;
+    text: (B, 77, D); mask: (B, 1 or 3, 8h, 8w) in [0, 1], 3 for palette masks;
+    image: (B, 3, 8h, 8w) in [0, 1].
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    text: Tensor
+    mask: Tensor
+    image: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss terms of one step as a function of the batch; holds what does not change."""
+
+    nets: SiameseNetworks
+    schedule: NoiseSchedule
+    recipe: Recipe
+    max_steps: int
+
+    def losses(self, batch: Batch, step: int, backward: Backward | None = None) -> Losses:
+        """Loss terms by name, each per sample (B,): image, mask, consistency, augmentation.
+
+        The objective is the mean over the batch of their sum. `backward`, when given, is called
+        with a group of terms (B,) as soon as nothing later needs its graph, so that the image
+        branch's memory is free before the mask branch's decoder runs; the returned terms are then
+        detached.
+        """
+        finish = backward or _keep
+        noisy = self.schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
+        target = self.schedule.target(batch.latents, batch.noise, batch.timesteps)
+        hint_mask, hint_image = hints(self.recipe, batch.mask, batch.image)
+        encoded = self.nets.encode(noisy, batch.timesteps, batch.text)
+        control_mask = self.nets.control(noisy, batch.timesteps, batch.text, hint_mask)
+
+        losses: Losses = {}
+        output_image = None
+        if self.recipe.has_image_branch:
+            with self._what_the_image_branch_trains():
+                control_image = self.nets.control(noisy, batch.timesteps, batch.text, hint_image)
+                weight = step / self.max_steps
+                joint = joint_control(self.recipe, control_mask, control_image, weight)
+                output_image = self.nets.decode(encoded, batch.text, joint)
+                losses["image"] = per_sample_mse(output_image, target)
+                finish(losses["image"])
+            del control_image, joint
+            output_image = output_image.detach()
+
+        output_mask = self.nets.decode(encoded, batch.text, control_mask)
+        losses["mask"] = per_sample_mse(output_mask, target)
+        if output_image is not None:
+            pixel_weight = consistency_weight(self.recipe, batch.mask, output_mask.shape[-2:])
+            losses["consistency"] = per_sample_mse(output_mask, output_image, pixel_weight)
+        finish(losses["mask"] + losses.get("consistency", 0.0))
+        del control_mask, output_mask
+
+        if output_image is not None and step > self.max_steps * AUGMENTATION_START:
+            losses["augmentation"] = self._augmentation(
+                batch, hint_mask, noisy, output_image, finish
+            )
+        return {n: v.detach() for n, v in losses.items()} if backward else losses
+
+    def _what_the_image_branch_trains(self) -> AbstractContextManager[None]:
+        if self.recipe.image_updates == "control_and_decoder":
+            return nullcontext()
+        return self.nets.frozen_decoder()
+
+    def _augmentation(
+        self, batch: Batch, hint_mask: Tensor, noisy: Tensor, output_image: Tensor, finish: Backward
+    ) -> Tensor:
+        """L_a per sample (B,): the mask branch on latents as the image branch predicts them.
+
+        Same noise and timesteps as the other terms. Zero, at no cost, for samples with t > 200.
+        """
+        rows = batch.timesteps <= AUGMENTATION_MAX_TIMESTEP
+        zeros = torch.zeros(len(rows), device=noisy.device)
+        if not rows.any():
+            return zeros
+        timesteps, text, noise = batch.timesteps[rows], batch.text[rows], batch.noise[rows]
+        predicted = self.schedule.predict_latents(noisy[rows], output_image[rows], timesteps)
+        noisy = self.schedule.add_noise(predicted, noise, timesteps)
+        control = self.nets.control(noisy, timesteps, text, hint_mask[rows])
+        output = self.nets.decode(self.nets.encode(noisy, timesteps, text), text, control)
+        terms = per_sample_mse(output, self.schedule.target(predicted, noise, timesteps))
+        loss = zeros.to(terms.dtype).masked_scatter(rows, terms)
+        finish(loss)
+        return loss
+
+
+def hints(recipe: Recipe, mask: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """DHI inputs of the mask branch and of the image branch, (B, C, H, W) in [0, 1]."""
+    if recipe.image_hint == "image_and_mask":
+        return torch.cat([torch.zeros_like(image), mask], 1), torch.cat([image, mask], 1)
+    return mask.expand(-1, 3, -1, -1), image
+
+
+def joint_control(recipe: Recipe, mask: Control, image: Control, weight: float) -> Control:
+    """Control of the image branch; `weight` is step / max_steps."""
+    kept = 1.0 if recipe.joint_control == "add" else 1.0 - weight
+    return mask.detach().lerp(image, kept, weight)
+
+
+def consistency_weight(recipe: Recipe, mask: Tensor, size: torch.Size) -> Tensor | None:
+    """Weight of L_c (B, 1, h, w), or None for 1 everywhere.
+
+    "area": lesion pixels weigh 1 - area, background pixels area, the lesion's share of the image.
+    """
+    if recipe.consistency == "uniform":
+        return None
+    lesion = (mask.amax(1, keepdim=True) > 0.5).to(mask.dtype)
+    area = lesion.mean((1, 2, 3), keepdim=True)
+    lesion = functional.adaptive_avg_pool2d(lesion, (size[0], size[1]))
+    return lesion * (1 - area) + (1 - lesion) * area
+
+
+def per_sample_mse(output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """(B, ...) -> (B,): mean over all but the batch of the (weighted) squared difference."""
+    # Half precision would round small differences away.
+    full = torch.promote_types(output.dtype, torch.float32)
+    squared = (output.to(full) - target.to(full)) ** 2
+    if weight is not None:
+        squared = squared * weight.to(full)
+    return squared.mean((1, 2, 3))
+
+
+def _keep(_terms: Tensor) -> None:
+    """Without `backward`, the caller gets the graphs."""

@@ -1,0 +1,53 @@
+"""The noise schedule of Stable Diffusion 1.x and 2.x, as the published code computes it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TIMESTEPS = 1000
+BETA_START = 0.00085
+BETA_END = 0.012
+
+Prediction = Literal["epsilon", "v"]
+
+
+class NoiseSchedule:
+    """z_t = a_t z0 + s_t eps, with a_t^2 + s_t^2 = 1 and t in 0..999.
+
+    The scaled-linear betas are accumulated in float64 and stored in float32, as published.
+    """
+
+    def __init__(self, prediction: Prediction = "epsilon", device: torch.device | str = "cpu"):
+        betas = np.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=np.float64) ** 2
+        alphas_cumprod = np.cumprod(1.0 - betas)
+        self.prediction = prediction
+        self._signal = torch.tensor(np.sqrt(alphas_cumprod), dtype=torch.float32, device=device)
+        self._noise = torch.tensor(np.sqrt(1 - alphas_cumprod), dtype=torch.float32, device=device)
+
+    def _coefficients(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (-1, 1, 1, 1)
+        signal = self._signal[timesteps].to(like.dtype).view(shape)
+        return signal, self._noise[timesteps].to(like.dtype).view(shape)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """q_sample: latents and noise (B, 4, h, w), timesteps (B,) -> z_t."""
+        signal, sigma = self._coefficients(timesteps, latents)
+        return signal * latents + sigma * noise
+
+    def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the network should predict: the noise, or v = a_t eps - s_t z0."""
+        if self.prediction == "epsilon":
+            return noise
+        signal, sigma = self._coefficients(timesteps, latents)
+        return signal * noise - sigma * latents
+
+    def predict_latents(self, noisy: Tensor, output: Tensor, timesteps: Tensor) -> Tensor:
+        """z0 as the network's output implies it."""
+        signal, sigma = self._coefficients(timesteps, noisy)
+        if self.prediction == "epsilon":
+            return (noisy - sigma * output) / signal
+        return signal * noisy - sigma * output
