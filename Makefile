@@ -9,7 +9,8 @@ setup:
 	@$(PYTHON) tools/setup_env.py
 
 test: lint
-	$(BIN)/python -m pytest -c tests/pytest.ini tests
+# Not `python -m pytest`: that puts this folder on sys.path, where our nodes/ hides ComfyUI's.
+	$(BIN)/pytest -c tests/pytest.ini tests
 
 # The checkout is seen as `siamese_diffusion` through a link, whatever its folder is called.
 lint: setup

@@ -53,5 +53,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyHost]:
 
     if not COMFYUI.is_dir():
         pytest.skip("needs ComfyUI: run `make setup`")
-    with ComfyHost(tmp_path_factory.mktemp("comfyui")) as running:
+    base = tmp_path_factory.mktemp("Comfy UI")  # people's folders have spaces in their names
+    with ComfyHost(base) as running:
         yield running

@@ -115,7 +115,7 @@ class ComfyHost:
         self.port = _claim_port(self.port)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                self._command(), cwd=self.base, stdout=log, stderr=subprocess.STDOUT
+                self.command(), cwd=self.base, stdout=log, stderr=subprocess.STDOUT
             )
         try:
             self._wait_until_ready(time.monotonic() + timeout)
@@ -124,8 +124,8 @@ class ComfyHost:
             raise
         return self
 
-    def _command(self) -> list[str]:
-        """The command line of the server."""
+    def command(self) -> list[str]:
+        """The command line that starts the server."""
         return [
             *(str(PYTHON), str(COMFYUI / "main.py")),
             *("--base-directory", str(self.base), "--port", str(self.port)),
