@@ -1,0 +1,181 @@
+"""The Siamese ControlNet as ComfyUI's own ControlNet, with the Dense Hint Input (DHI) for hints.
+
+Memory management, chaining, strength, start and end are ComfyUI's. What differs: the DHI does not
+depend on the timestep, so its output is computed once per mask and run and then reused each step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.model_detection
+import comfy.model_management
+import comfy.ops
+import comfy.utils
+from torch import Tensor
+
+from ..models.dhi import DOWNSCALE, DenseHintInput
+from ..models.metadata import read_metadata
+from ..models.weights import DHI_KEY, StateDict, WeightFile, WeightsError, check_keys
+
+
+class HintBlock(DenseHintInput):
+    """The DHI as a ControlNet's `input_hint_block`.
+
+    `encode` does the work, once a run; called at each step, the block passes its result through.
+    """
+
+    def encode(self, hint: Tensor) -> Tensor:
+        """Hint (B, C, H, W) in [0, 1] -> features (B, 320, H/8, W/8)."""
+        return super().forward(hint)
+
+    def forward(self, features: Tensor, *_timestep_and_context: Any) -> Tensor:
+        return features
+
+
+class SiameseNetwork(comfy.cldm.cldm.ControlNet):
+    """ComfyUI's ControlNet network, its hint block replaced by the DHI."""
+
+    def __init__(self, hint_channels: int, **config: Any) -> None:
+        super().__init__(hint_channels=hint_channels, **config)
+        self.context_dim: int = config["context_dim"]
+        self.input_hint_block = HintBlock(
+            hint_channels,
+            config["model_channels"],
+            config["operations"],
+            dtype=config["dtype"],
+            device=config["device"],
+        )
+
+
+class SiameseControl(comfy.controlnet.ControlNet):
+    """One use of a Siamese ControlNet; each copy has a hint and hint features of its own."""
+
+    def __init__(self, network: SiameseNetwork | None, **settings: Any) -> None:
+        # The parent sees hint features, which are as large as the latent.
+        super().__init__(network, compression_ratio=1, **settings)
+        self._features: dict[Any, Tensor] = {}
+
+    @property
+    def hint_channels(self) -> int:
+        return self.control_model.input_hint_block.hint_channels
+
+    def copy(self) -> SiameseControl:
+        other = SiameseControl(
+            None, load_device=self.load_device, manual_cast_dtype=self.manual_cast_dtype
+        )
+        other.control_model = self.control_model
+        other.control_model_wrapped = self.control_model_wrapped
+        self.copy_to(other)
+        return other
+
+    def set_cond_hint(self, *args: Any, **kwargs: Any) -> Any:
+        self._features.clear()
+        return super().set_cond_hint(*args, **kwargs)
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
+        # ComfyUI skips cleanup() after an interrupted run.
+        self._features.clear()
+        self._check_text_width(model)
+        super().pre_run(model, percent_to_timestep_function)
+
+    def cleanup(self) -> None:
+        self._features.clear()
+        super().cleanup()
+
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: Any, batched_number: int, transformer_options: Any
+    ) -> Any:
+        """The control for one call: `batched_number` conditionings of the same latents.
+
+        Raises ValueError when there is neither one mask for all latents nor one for each.
+        """
+        self.cond_hint = self._features_for(x_noisy, batched_number)
+        return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+
+    def _features_for(self, x_noisy: Tensor, batched_number: int) -> Tensor:
+        """Hint features in the order of `x_noisy`'s batch, or one for all, (., 320, h, w)."""
+        masks = self.cond_hint_original.shape[0]
+        latents = x_noisy.shape[0] // batched_number
+        if masks not in (1, latents):
+            raise ValueError(
+                f"{masks} masks for {latents} latents: give one mask for all latents, or one for "
+                f"each. Set the latent's batch size to {masks}, or pass a single mask."
+            )
+        key = (x_noisy.shape[-2:], x_noisy.device)
+        if key not in self._features:
+            self._features[key] = self._encode(x_noisy)
+        features = self._features[key]
+        return features if masks == 1 else features.repeat(batched_number, 1, 1, 1)
+
+    def _encode(self, x_noisy: Tensor) -> Tensor:
+        """Run the DHI on the hint, resized to 8 times the latent: nearest, never cropped."""
+        height, width = (DOWNSCALE * size for size in x_noisy.shape[-2:])
+        hint = comfy.utils.common_upscale(
+            self.cond_hint_original, width, height, "nearest-exact", "disabled"
+        )
+        dtype = self.manual_cast_dtype or self.control_model.dtype
+        return self.control_model.input_hint_block.encode(hint.to(x_noisy.device, dtype))
+
+    def _check_text_width(self, model: Any) -> None:
+        """SD 1.x, SD 2.x and SDXL differ in the width of their text; mixed, they fail obscurely."""
+        expected = self.control_model.context_dim
+        found = model.model_config.unet_config.get("context_dim")
+        if found != expected:
+            raise ValueError(
+                f"This Siamese ControlNet was made for a model with text features of width "
+                f"{expected}; the connected MODEL has {found} (768: SD 1.x, 1024: SD 2.x, 2048: "
+                "SDXL). Use the base checkpoint that it was trained on."
+            )
+
+
+def load_control(weights: WeightFile) -> SiameseControl:
+    """Build the ControlNet of a weight file, every tensor of it used.
+
+    Raises WeightsError for missing or unexpected keys, or metadata that contradicts the weights.
+    """
+    state_dict = weights.control()
+    channels = _hint_channels(weights, state_dict)
+    load_device = comfy.model_management.get_torch_device()
+    config = _network_config(weights, state_dict)
+    cast_dtype = comfy.model_management.unet_manual_cast(config["dtype"], load_device)
+    operations = comfy.ops.pick_operations(config["dtype"], cast_dtype)
+    network = SiameseNetwork(channels, operations=operations, **config)
+    check_keys(state_dict, network.state_dict(), f"{weights.path}: ControlNet")
+    network.load_state_dict(state_dict)
+    return SiameseControl(network, load_device=load_device, manual_cast_dtype=cast_dtype)
+
+
+def _hint_channels(weights: WeightFile, state_dict: StateDict) -> int:
+    """Input channels of the DHI, from the weights; the recipe must allow them."""
+    channels = state_dict[DHI_KEY].shape[1]
+    metadata = read_metadata(weights.metadata, str(weights.path))
+    allowed = {metadata.recipe.hint_channels(n) for n in (1, 3)} if metadata else {channels}
+    if channels not in allowed:
+        raise WeightsError(
+            f"{weights.path}: its recipe needs {sorted(allowed)} hint channels; its weights have "
+            f"{channels}. The file is damaged or mixed from two; train it again."
+        )
+    return channels
+
+
+def _network_config(weights: WeightFile, state_dict: StateDict) -> dict[str, Any]:
+    """Architecture, from the keys' shapes as ComfyUI reads them, with dtype and device."""
+    try:
+        detected = comfy.model_detection.model_config_from_unet(dict(state_dict), "", True)
+    except KeyError as error:
+        raise WeightsError(
+            f"{weights.path}: ControlNet: the weights are incomplete: {error.args[0]} is missing. "
+            "Copy or train it again."
+        ) from error
+    config: dict[str, Any] = dict(detected.unet_config)
+    config.pop("out_channels")
+    config["dtype"] = comfy.model_management.unet_dtype(
+        model_params=-1,
+        supported_dtypes=list(detected.supported_inference_dtypes),
+        weight_dtype=comfy.utils.weight_dtype(state_dict),
+    )
+    config["device"] = comfy.model_management.unet_offload_device()
+    return config

@@ -1,0 +1,68 @@
+"""The trained UNet decoder on top of a base MODEL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..models.weights import (
+    DECODER,
+    UNET,
+    StateDict,
+    WeightFile,
+    WeightsError,
+    check_keys,
+    without_prefix,
+)
+
+# Shared by the UNet's encoder and the ControlNet, which starts as a copy of it.
+ENCODER = ("time_embed.", "input_blocks.", "middle_block.")
+HOST_UNET = "diffusion_model."
+
+
+def with_decoder(model: Any, weights: WeightFile) -> Any:
+    """A clone of ComfyUI's MODEL with the file's decoder; the original stays as it was.
+
+    The weights are those of the merged checkpoint, bit for bit, whether LoRAs are applied before
+    or after. A file without a decoder leaves them unchanged.
+    Raises WeightsError when the file was made for another architecture.
+    """
+    check_fits(weights, unet_tensors(model))
+    clone = model.clone()
+    decoder = without_prefix(weights.decoder(), UNET)
+    # "set" puts the weight itself in place; adding its difference to the base would round.
+    patches = {HOST_UNET + key: ("set", (value,)) for key, value in decoder.items()}
+    clone.add_patches(patches)
+    for key in patches:
+        # First in line, so that LoRAs already applied to the base still count.
+        clone.patches[key].insert(0, clone.patches[key].pop())
+    return clone
+
+
+def unet_tensors(model: Any) -> StateDict:
+    """The UNet's tensors of ComfyUI's MODEL, without a prefix."""
+    return without_prefix(model.model_state_dict(HOST_UNET), HOST_UNET)
+
+
+def check_fits(weights: WeightFile, unet: Mapping[str, Tensor]) -> None:
+    """Raise WeightsError unless ControlNet and decoder have the UNet's architecture."""
+    decoder_parts = tuple(part.removeprefix(UNET) for part in DECODER)
+    decoder = without_prefix(weights.decoder(), UNET)
+    try:
+        check_keys(
+            _parts(weights.control(), ENCODER),
+            _parts(unet, ENCODER),
+            f"{weights.path}: ControlNet",
+        )
+        if decoder:
+            check_keys(decoder, _parts(unet, decoder_parts), f"{weights.path}: decoder")
+    except WeightsError as error:
+        raise WeightsError(
+            f"{error}. Connect the base checkpoint that these weights were trained on."
+        ) from error
+
+
+def _parts(tensors: Mapping[str, Tensor], parts: tuple[str, ...]) -> StateDict:
+    return {key: value for key, value in tensors.items() if key.startswith(parts)}

@@ -1,0 +1,16 @@
+"""The nodes that ComfyUI registers."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .conditioning import SiameseApplyMask
+from .loaders import SiameseBundleLoader, SiameseCheckpointLoader
+from .sampler import SiameseSampler
+
+
+class SiameseExtension(ComfyExtension):
+    """ComfyUI asks it once, at start-up."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [SiameseCheckpointLoader, SiameseBundleLoader, SiameseApplyMask, SiameseSampler]

@@ -1,0 +1,152 @@
+"""The node that turns masks into latents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..models.dhi import DOWNSCALE
+from .conditioning import apply_mask
+from .masks import mask_batch
+from .sampling import (
+    PUBLISHED_SCHEDULER,
+    Conditioning,
+    Settings,
+    sample,
+    sampler_names,
+    scheduler_names,
+)
+from .schema import node_schema
+
+MAX_SEED = 0xFFFFFFFFFFFFFFFF
+
+
+class SiameseSampler(io.ComfyNode):
+    """Samples one latent for each mask, as large as the mask."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="SiameseSampler",
+            display_name="Siamese Sampler",
+            description=(
+                "Samples an image for each mask, with the published settings as defaults: DDIM, "
+                "50 steps, CFG 9. Decode the latents with 'VAE Decode'."
+            ),
+            search_aliases=["siamese", "mask to image", "ksampler", "dataset"],
+            inputs=[*_connections(), *_settings()],
+            outputs=[
+                io.Latent.Output(
+                    display_name="LATENT", tooltip="One latent for each mask, in the same order."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(  # noqa: PLR0913 - one argument for each input of the node
+        cls,
+        *,
+        model: Any,
+        positive: Conditioning,
+        negative: Conditioning,
+        control_net: Any,
+        mask: Tensor,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        width: int = 0,
+        height: int = 0,
+    ) -> io.NodeOutput:
+        positive, negative = apply_mask(positive, negative, control_net, mask)
+        empty = empty_latents(mask, width, height)
+        empty = comfy.sample.fix_empty_latent_channels(model, empty)
+        noise = comfy.sample.prepare_noise(empty, seed)
+        settings = Settings(steps, cfg, sampler_name, scheduler, seed)
+        samples = sample(model, noise, positive, negative, settings)
+        return io.NodeOutput({"samples": samples})
+
+
+def empty_latents(mask: Tensor, width: int, height: int) -> Tensor:
+    """Zeros (B, 4, h, w) for B masks; 0 for width or height (pixels) means the mask's own.
+
+    Raises ValueError when a size is not a multiple of 8.
+    """
+    masks = mask_batch(mask)
+    height, width = height or masks.shape[-2], width or masks.shape[-1]
+    if height % DOWNSCALE or width % DOWNSCALE:
+        nearest = " and ".join(
+            f"{name} {max(DOWNSCALE, round(size / DOWNSCALE) * DOWNSCALE)}"
+            for name, size in (("width", width), ("height", height))
+        )
+        raise ValueError(
+            f"The mask is {masks.shape[-1]}x{masks.shape[-2]} pixels; images are made in "
+            f"multiples of {DOWNSCALE}. Set {nearest} (the mask is stretched to it by nearest "
+            "neighbour), or the size that the model was trained at."
+        )
+    return torch.zeros(
+        (len(masks), 4, height // DOWNSCALE, width // DOWNSCALE),
+        device=comfy.model_management.intermediate_device(),
+    )
+
+
+def _connections() -> list[io.Input]:
+    return [
+        io.Model.Input("model", tooltip="MODEL of a Siamese loader."),
+        io.Conditioning.Input(
+            "positive", tooltip="What the image should show: the prompt used in training."
+        ),
+        io.Conditioning.Input(
+            "negative", tooltip="What it should not show; an empty prompt, as published."
+        ),
+        io.ControlNet.Input("control_net", tooltip="CONTROL_NET of a Siamese loader."),
+        io.Mask.Input(
+            "mask",
+            tooltip="White is the lesion. Values above one half count as white. Several masks "
+            "make several images.",
+        ),
+    ]
+
+
+def _settings() -> list[io.Input]:
+    size = {"default": 0, "min": 0, "max": 4096, "step": DOWNSCALE, "optional": True}
+    return [
+        io.Int.Input(
+            "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True,
+            tooltip="Same seed, same image. Another seed shows another image of the same mask.",
+        ),
+        io.Int.Input(
+            "steps", default=50, min=1, max=1000,
+            tooltip="Denoising steps; 50 as published. Fewer are faster and rougher.",
+        ),
+        io.Float.Input(
+            "cfg", default=9.0, min=0.0, max=100.0, step=0.1, round=0.01,
+            tooltip="How strongly the prompt counts (classifier-free guidance); 9 as published. "
+            "1 halves the time.",
+        ),
+        io.Combo.Input(
+            "sampler_name", options=sampler_names(), default="ddim",
+            tooltip="ddim is the published sampler.",
+        ),
+        io.Combo.Input(
+            "scheduler", options=scheduler_names(), default=PUBLISHED_SCHEDULER,
+            tooltip="ddim_published with sampler ddim gives the published noise levels exactly; "
+            "the others are ComfyUI's.",
+        ),
+        io.Int.Input(
+            "width", **size,
+            tooltip="Width of the image in pixels; 0: the mask's own. The mask is stretched to "
+            "it by nearest neighbour.",
+        ),
+        io.Int.Input(
+            "height", **size,
+            tooltip="Height of the image in pixels; 0: the mask's own. The mask is stretched to "
+            "it by nearest neighbour.",
+        ),
+    ]  # fmt: skip

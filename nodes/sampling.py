@@ -1,0 +1,78 @@
+"""Sampling from noise in ComfyUI's own machinery, with the published DDIM as one more schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from torch import Tensor
+
+Conditioning = list[Any]
+
+# With sampler `ddim`: the published DDIM. ComfyUI's `ddim_uniform` takes the same timesteps, but
+# starts from slightly less noise, and ends without noise where the published code keeps a trace.
+PUBLISHED_SCHEDULER = "ddim_published"
+
+
+def sampler_names() -> list[str]:
+    return list(comfy.samplers.KSampler.SAMPLERS)
+
+
+def scheduler_names() -> list[str]:
+    return [PUBLISHED_SCHEDULER, *comfy.samplers.KSampler.SCHEDULERS]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample; `seed` is for samplers that draw noise at each step."""
+
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    seed: int
+
+
+def sample(
+    model: Any, noise: Tensor, positive: Conditioning, negative: Conditioning, settings: Settings
+) -> Tensor:
+    """Noise (B, 4, h, w) -> latents of the same shape, on ComfyUI's intermediate device.
+
+    Sends progress and previews to the page; ends when the user interrupts.
+    """
+    progress = {
+        "callback": latent_preview.prepare_callback(model, settings.steps),
+        "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED,
+        "seed": settings.seed,
+    }
+    empty = torch.zeros_like(noise)
+    if settings.scheduler != PUBLISHED_SCHEDULER:
+        return comfy.sample.sample(
+            model, noise, settings.steps, settings.cfg, settings.sampler_name, settings.scheduler,
+            positive, negative, empty, **progress,
+        )  # fmt: skip
+    sigmas = published_sigmas(model.get_model_object("model_sampling"), settings.steps)
+    sampler = comfy.samplers.sampler_object(settings.sampler_name)
+    # The published sampler starts from noise of variance 1 whatever its first timestep.
+    sampler.max_denoise = lambda *_: True
+    latents = comfy.sample.sample_custom(
+        model, noise, settings.cfg, sampler, sigmas, positive, negative, empty, **progress
+    )
+    # ComfyUI's latents are x0 + sigma eps; the published ones are that / sqrt(1 + sigma^2).
+    return latents / (1 + float(sigmas[-1]) ** 2) ** 0.5
+
+
+def published_sigmas(sampling: Any, steps: int) -> Tensor:
+    """Noise levels of the published DDIM, falling: timesteps ..., 1 + 2c, 1 + c, 1, then 0.
+
+    c is 1000 // steps, so the number of steps is exact for divisors of 1000 only (30 makes 31).
+    """
+    sigmas: Tensor = sampling.sigmas  # by timestep
+    stride = max(len(sigmas) // steps, 1)
+    timesteps = torch.arange(1, len(sigmas), stride).flip(0)
+    return torch.cat([sigmas[timesteps], sigmas[:1]])

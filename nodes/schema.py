@@ -1,0 +1,39 @@
+"""What all nodes of the pack share: category, search aliases, model files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+CATEGORY = "Siamese-Diffusion"
+
+
+def node_schema(*, search_aliases: Sequence[str] = (), **fields: Any) -> io.Schema:
+    """A schema in the pack's category; search aliases where this ComfyUI has them."""
+    if any(field.name == "search_aliases" for field in dataclasses.fields(io.Schema)):
+        fields["search_aliases"] = list(search_aliases)
+    return io.Schema(category=CATEGORY, **fields)
+
+
+def file_input(name: str, folder: str, tooltip: str) -> io.Combo.Input:
+    """A list of the files in one of ComfyUI's model folders, read anew at each refresh."""
+    return io.Combo.Input(name, options=folder_paths.get_filename_list(folder), tooltip=tooltip)
+
+
+def file_path(folder: str, name: str) -> Path:
+    """Full path of a listed file. Raises FileNotFoundError when it is gone."""
+    return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def file_fingerprint(folder: str, name: str) -> str:
+    """Changes when the file does: a model trained again under the same name is loaded again."""
+    path = folder_paths.get_full_path(folder, name)
+    if path is None:
+        return "missing"
+    status = Path(path).stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
