@@ -58,7 +58,7 @@ class Objective:
         finish = backward or _keep
         noisy = self.schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
         target = self.schedule.target(batch.latents, batch.noise, batch.timesteps)
-        hint_mask, hint_image = hints(self.recipe, batch.mask, batch.image)
+        hint_mask = mask_hint(self.recipe, batch.mask)
         encoded = self.nets.encode(noisy, batch.timesteps, batch.text)
         control_mask = self.nets.control(noisy, batch.timesteps, batch.text, hint_mask)
 
@@ -66,6 +66,7 @@ class Objective:
         output_image = None
         if self.recipe.has_image_branch:
             with self._what_the_image_branch_trains():
+                hint_image = image_hint(self.recipe, batch.mask, batch.image)
                 control_image = self.nets.control(noisy, batch.timesteps, batch.text, hint_image)
                 weight = step / self.max_steps
                 joint = joint_control(self.recipe, control_mask, control_image, weight)
@@ -116,11 +117,16 @@ class Objective:
         return loss
 
 
-def hints(recipe: Recipe, mask: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """DHI inputs of the mask branch and of the image branch, (B, C, H, W) in [0, 1]."""
+def mask_hint(recipe: Recipe, mask: Tensor) -> Tensor:
+    """DHI input of the mask branch (B, C, H, W) in [0, 1]; mask (B, 1 or 3, H, W)."""
     if recipe.image_hint == "image_and_mask":
-        return torch.cat([torch.zeros_like(image), mask], 1), torch.cat([image, mask], 1)
-    return mask.expand(-1, 3, -1, -1), image
+        return functional.pad(mask, (0, 0, 0, 0, 3, 0))
+    return mask.expand(-1, 3, -1, -1)
+
+
+def image_hint(recipe: Recipe, mask: Tensor, image: Tensor) -> Tensor:
+    """DHI input of the image branch (B, C, H, W) in [0, 1]."""
+    return torch.cat([image, mask], 1) if recipe.image_hint == "image_and_mask" else image
 
 
 def joint_control(recipe: Recipe, mask: Control, image: Control, weight: float) -> Control:

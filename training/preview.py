@@ -1,0 +1,123 @@
+"""Pictures of a run: preview grids and loss curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from .objective import Objective, mask_hint
+from .schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
+
+GAP = 4  # pixels between the pictures of a grid
+
+
+def ddim_scheduler(prediction: Prediction, steps: int) -> DDIMScheduler:
+    """The published sampler's schedule: timesteps 1, 1 + 1000/steps, ...; ends at alpha_0."""
+    scheduler = DDIMScheduler(
+        num_train_timesteps=TIMESTEPS,
+        beta_start=BETA_START,
+        beta_end=BETA_END,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+        prediction_type="epsilon" if prediction == "epsilon" else "v_prediction",
+    )
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What previews are made from, fixed for a whole run.
+
+    mask: (B, 1 or 3, 8h, 8w) in [0, 1]; text, empty_text: (B, 77, D); noise: (B, 4, h, w).
+    """
+
+    mask: Tensor
+    text: Tensor
+    empty_text: Tensor
+    noise: Tensor
+
+
+@torch.no_grad()
+def sample(objective: Objective, conditions: Conditions, steps: int, cfg: float) -> Tensor:
+    """Latents (B, 4, h, w) from the mask branch alone, DDIM with eta 0, mask on both CFG sides."""
+    nets = objective.nets
+    scheduler = ddim_scheduler(objective.schedule.prediction, steps)
+    hint = mask_hint(objective.recipe, conditions.mask)
+    hint = torch.cat([hint, hint])
+    text = torch.cat([conditions.empty_text, conditions.text])
+    latents = conditions.noise
+    for timestep in scheduler.timesteps:
+        doubled = torch.cat([latents, latents])
+        timesteps = timestep.to(latents.device).expand(len(doubled))
+        control = nets.control(doubled, timesteps, text, hint)
+        output = nets.decode(nets.encode(doubled, timesteps, text), text, control)
+        without, with_text = output.float().chunk(2)
+        guided = without + cfg * (with_text - without)
+        latents = scheduler.step(guided, timestep, latents).prev_sample
+    return latents
+
+
+def grid(columns: Sequence[Tensor]) -> Image.Image:
+    """A picture with a row per sample; each column is (B, 1 or 3, H, W) in [0, 1]."""
+    columns = [column.expand(-1, 3, -1, -1) for column in columns]
+    cells = torch.stack([column.float().cpu() for column in columns], dim=1)  # (B, N, 3, H, W)
+    cells = functional.pad(cells, (0, GAP, 0, GAP), value=1.0)
+    rows = cells.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (B*H, N*W, 3)
+    pixels = rows[:-GAP, :-GAP].mul(255).round().clamp(0, 255).byte().numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def outline(image: Tensor, mask: Tensor) -> Tensor:
+    """The mask's outline in green over images (B, 3, H, W) in [0, 1]; mask (B, 1, H, W)."""
+    thick = functional.max_pool2d(mask, 3, 1, 1)
+    thin = -functional.max_pool2d(-mask, 3, 1, 1)
+    edge = (thick - thin).clamp(0, 1)
+    colour = torch.tensor([0.1, 1.0, 0.2], device=image.device).view(1, 3, 1, 1)
+    return image * (1 - edge) + colour * edge
+
+
+def plot_losses(metrics: Path, picture: Path) -> None:
+    """Draw every loss term of a `metrics.jsonl` over the steps, smoothed, as a PNG."""
+    # The object interface draws without a display and leaves matplotlib's global state alone.
+    from matplotlib.figure import Figure
+
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    names = sorted(
+        {key for line in lines for key in line if key.startswith(("loss", "validation"))}
+    )
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for name in names:
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        steps, values = np.array(points, dtype=float).T
+        width = max(1, len(values) // 50)
+        smooth = np.convolve(values, np.ones(width) / width, "valid")
+        axes.plot(steps[width - 1 :], smooth, label=f"{name} (mean of {width})")
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_picture(figure, picture)
+
+
+def save_picture(figure: object, path: Path) -> None:
+    """Save a matplotlib figure or a PIL image under a temporary name, then rename."""
+    temporary = path.with_name(f".{path.name}.tmp.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(figure, Image.Image):
+        figure.save(temporary)
+    else:
+        figure.savefig(temporary, dpi=110)  # type: ignore[attr-defined]
+    temporary.replace(path)
