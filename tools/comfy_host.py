@@ -220,7 +220,7 @@ class ComfyHost:
         return self.wait(self.queue(prompt), timeout)
 
     def images(self, history: dict[str, Any]) -> list[Path]:
-        """Files of all images in a history entry (output folder; temp for previews), node by node."""
+        """Image files of a history entry (output folder; temp for previews), node by node."""
         return [
             self.base / image["type"] / image["subfolder"] / image["filename"]
             for outputs in history["outputs"].values()
