@@ -56,3 +56,21 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyHost]:
     base = tmp_path_factory.mktemp("Comfy UI")  # people's folders have spaces in their names
     with ComfyHost(base) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nano SD 1.5 checkpoint with random weights: the base model of all tests."""
+    from siamese_diffusion.tools.nano import build_nano
+
+    return build_nano(tmp_path_factory.mktemp("base model") / "nano.safetensors")
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prompt.jsonl of six generated image-mask pairs of 64 px."""
+    from siamese_diffusion.tools.pairs import write_pairs
+
+    folder = tmp_path_factory.mktemp("ünïcode pairs")
+    write_pairs(folder, count=6, size=64, seed=0)
+    return folder / "prompt.jsonl"

@@ -22,6 +22,7 @@ from .ldm_keys import (
 from .networks import SiameseNetworks
 
 DECODER_NAMES = ("up_blocks.", "conv_norm_out.", "conv_out.")
+STATE_WEIGHTS = "weights.safetensors"
 STEP_DIGITS = 8  # as sd-scripts names its files
 
 
@@ -88,7 +89,7 @@ class RunFolder:
         temporary = self.states / f".{final.name}.{os.getpid()}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        write_weights(temporary / "weights.safetensors", tensors, {"step": str(step)})
+        write_weights(temporary / STATE_WEIGHTS, tensors, {"step": str(step)})
         torch.save(dict(optimizer), temporary / "optimizer.pt")
         (temporary / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
         if final.exists():

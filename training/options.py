@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from ..models.recipe import RECIPE_CHOICES, RECIPES, Recipe
+from .errors import ConfigError
 
 EPILOG = """\
 example:
@@ -17,10 +18,6 @@ example:
       --train_data data/prompt.jsonl --output_dir runs/polyps
 Give the same command again to resume a run that was stopped.
 """
-
-
-class ConfigError(ValueError):
-    """A flag or a configuration file is wrong; the message begins with the flag's name."""
 
 
 def option(group: str, text: str, default: Any = MISSING, **extra: Any) -> Any:
@@ -111,6 +108,16 @@ class TrainConfig:
     seed: int = option("training", "of order, noise and previews (published: 42)", 42)
 
     output_name: str = option("output", "name of the weight files", "siamese")
+    save_every_n_steps: int = option(
+        "output", "steps between checkpoints (weights and resumable state); 0: none", 500
+    )
+    keep_last_n: int = option("output", "checkpoints kept; older ones are deleted", 2)
+    resume: Path | None = option(
+        "output",
+        "state folder to resume from; default: the newest in output_dir, if the same command has "
+        "been stopped",
+        None,
+    )
     sample_every_n_steps: int = option(
         "output", "steps between preview grids; 0: only at the end", 500
     )

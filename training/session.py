@@ -2,41 +2,81 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from accelerate import Accelerator
 
-from ..models.weights import WeightsError
+from .checkpoints import RunFolder
 from .data import TrainingData
+from .errors import ConfigError
 from .options import TrainConfig
 from .pairs import Pair
 from .standalone import load_base_model
-from .trainer import Trainer, TrainingError
+from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+# May differ between a run and its continuation: changes what is written, not what is learnt.
+FREE_TO_CHANGE = {
+    "resume",
+    "save_every_n_steps",
+    "keep_last_n",
+    "sample_every_n_steps",
+    "sample_count",
+    "sample_steps",
+    "sample_cfg",
+    "tokenizer_cache_dir",
+}
 
-def start(config: TrainConfig, pairs: Sequence[Pair]) -> int:
-    """Train. Returns the exit code; user errors are printed as one line."""
-    try:
-        base = load_base_model(
-            config.pretrained_model_name_or_path,
-            config.tokenizer_cache_dir,
-            config.v_parameterization,
+
+def start(config: TrainConfig, pairs: Sequence[Pair]) -> None:
+    """Train, or continue what the same command began.
+
+    Raises ConfigError, WeightsError or FileNotFoundError for bad input, NotFiniteError when the
+    loss is not finite.
+    """
+    folder = RunFolder(config.output_dir, config.output_name)
+    if folder.weights().is_file():
+        raise ConfigError(
+            f"--output_dir: {folder.weights()} exists, that run is finished. Choose another "
+            "--output_dir or --output_name."
         )
-        accelerator = Accelerator()
-        data = TrainingData(pairs, config.size)
-        data.prepare(base, accelerator.device, quiet=not accelerator.is_main_process)
-        trainer = Trainer(config, base, data, accelerator)
-        config.output_dir.mkdir(parents=True, exist_ok=True)
-        trainer.folder.config.write_text(config.to_json() + "\n", encoding="utf-8")
-        trainer.train()
-    except (WeightsError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    state = config.resume or state_to_continue(config, folder)
+    base = load_base_model(
+        config.pretrained_model_name_or_path, config.tokenizer_cache_dir, config.v_parameterization
+    )
+    accelerator = Accelerator()
+    data = TrainingData(pairs, config.size)
+    data.prepare(base, accelerator.device, quiet=not accelerator.is_main_process)
+    trainer = Trainer(config, base, data, accelerator)
+    if state is not None:
+        trainer.resume(state)
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    folder.config.write_text(config.to_json() + "\n", encoding="utf-8")
+    trainer.train()
+
+
+def state_to_continue(config: TrainConfig, folder: RunFolder) -> Path | None:
+    """The newest state in the output folder. Raises ConfigError if another command made it."""
+    state = folder.latest_state()
+    if state is None:
+        # What a run without any state has logged will be logged again.
+        folder.drop_metrics_after(0)
+        return None
+    previous = json.loads(folder.config.read_text(encoding="utf-8"))
+    now = json.loads(config.to_json())
+    changed = [
+        f"--{name} was {previous.get(name)!r}, is {value!r}"
+        for name, value in now.items()
+        if name not in FREE_TO_CHANGE and previous.get(name) != value
+    ]
+    if changed:
+        raise ConfigError(
+            f"--output_dir: {config.output_dir} holds a run of another command "
+            f"({'; '.join(changed)}). Choose another --output_dir, or give the same command to "
+            "resume that run."
+        )
+    return state

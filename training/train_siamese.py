@@ -25,31 +25,36 @@ if not __package__:
     sys.path.remove(str(Path(__file__).resolve().parent))
     __package__ = "siamese_diffusion.training"
 
-from .options import ConfigError, TrainConfig, parse_args
+from ..models.weights import WeightsError
+from .errors import ConfigError, NotFiniteError
+from .options import TrainConfig, parse_args
 from .pairs import DatasetError, check_pairs, read_pairs
 
 USER_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check, then train. Returns the exit code: 0 done or stopped cleanly, 2 for bad input."""
+    """Check, then train. Exit code 0: done, or stopped cleanly; 1: failed; 2: bad input."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        return run(parse_args(arguments))
-    except (ConfigError, DatasetError) as error:
+        run(parse_args(arguments))
+    except (ConfigError, DatasetError, WeightsError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except NotFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
-def run(config: TrainConfig) -> int:
+def run(config: TrainConfig) -> None:
     """Check every input before anything large is loaded or written."""
     pairs = read_pairs(config.train_data)
     check_pairs(config.train_data, pairs)
     # diffusers and transformers take seconds to import: only once the data is known to be good.
     from .session import start
 
-    return start(config, pairs)
+    start(config, pairs)
 
 
 if __name__ == "__main__":

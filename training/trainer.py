@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from types import FrameType
 
 import torch
@@ -19,8 +20,9 @@ from tqdm import tqdm
 
 from ..models.metadata import SiameseMetadata
 from ..models.weights import write_weights
-from .checkpoints import RunFolder, bundle_tensors
+from .checkpoints import STATE_WEIGHTS, RunFolder, bundle_tensors, load_bundle, read_state
 from .data import TrainingData
+from .errors import NotFiniteError
 from .host import BaseModel
 from .networks import SiameseNetworks, new_controlnet
 from .objective import Batch, Losses, Objective
@@ -30,10 +32,6 @@ from .preview import Conditions, grid, outline, plot_losses, sample, save_pictur
 from .schedule import NoiseSchedule
 
 log = logging.getLogger(__name__)
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says where it stopped, why, and what to do."""
 
 
 class Trainer:
@@ -124,13 +122,31 @@ class Trainer:
         if bad:
             files = ", ".join(str(self.data.pairs[index].image) for index in indices)
             state = self.folder.latest_state()
-            raise TrainingError(
+            raise NotFiniteError(
                 f"step {self.step}: the loss is not finite ({', '.join(bad)}). The batch: {files}. "
                 f"The weights were not updated; last good state: {state or 'none'}. Lower "
                 "--learning_rate, or train without mixed precision."
             )
 
     # Stopping, saving, resuming
+
+    def resume(self, state: Path) -> None:
+        """Continue from a state folder: weights, optimizer, learning rate and step."""
+        step, saved = read_state(state)
+        load_bundle(state / STATE_WEIGHTS, self.nets, self.base.shape)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step = step
+        if self.accelerator.is_main_process:
+            self.folder.drop_metrics_after(step)
+        log.info("Resuming from %s", state)
+
+    def save_state(self) -> None:
+        """Write everything that `resume` needs."""
+        if self.accelerator.is_main_process:
+            tensors = bundle_tensors(self.nets, self.base.shape)
+            self.folder.save_state(self.step, tensors, {"optimizer": self.optimizer.state_dict()})
+            self.folder.prune(self.config.keep_last_n)
+        self.accelerator.wait_for_everyone()
 
     def _request_stop(self, signal_number: int, _frame: FrameType | None) -> None:
         if self._stop:
@@ -141,20 +157,24 @@ class Trainer:
     def _periodic(self, bar: tqdm) -> None:
         if self.step == self.config.max_train_steps:
             return
+        if _due(self.step, self.config.save_every_n_steps):
+            self.save_weights(self.step)
+            self.save_state()
         if _due(self.step, self.config.sample_every_n_steps):
             self.preview(bar)
 
     def _finish(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        if self._stop:
-            log.warning("Stopped at step %d.", self.step)
+        if self.step < self.config.max_train_steps:
+            self.save_state()
+            log.warning("Stopped at step %d. The same command again resumes.", self.step)
             return
         self.save_weights(None)
         self.preview(None)
 
     def save_weights(self, step: int | None) -> None:
         """Write the bundle; `step` None names the finished run's file."""
+        if not self.accelerator.is_main_process:
+            return
         metadata = SiameseMetadata(
             recipe=self.objective.recipe,
             resolution=self.config.size,

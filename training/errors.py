@@ -1,0 +1,9 @@
+"""Errors whose message is for the person at the command line."""
+
+
+class ConfigError(ValueError):
+    """A flag or a configuration file is wrong; the message begins with the flag's name."""
+
+
+class NotFiniteError(RuntimeError):
+    """The loss became NaN or infinite; the message says at which step and on which files."""
