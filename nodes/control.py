@@ -165,11 +165,12 @@ def _network_config(weights: WeightFile, state_dict: StateDict) -> dict[str, Any
     """Architecture, from the keys' shapes as ComfyUI reads them, with dtype and device."""
     try:
         detected = comfy.model_detection.model_config_from_unet(dict(state_dict), "", True)
-    except KeyError as error:
+    except KeyError:  # ComfyUI looked for a key that is not there
+        detected = None
+    if detected is None:
         raise WeightsError(
-            f"{weights.path}: ControlNet: the weights are incomplete: {error.args[0]} is missing. "
-            "Copy or train it again."
-        ) from error
+            f"{weights.path}: the ControlNet's encoder is incomplete. Copy or train it again."
+        )
     config: dict[str, Any] = dict(detected.unet_config)
     config.pop("out_channels")
     config["dtype"] = comfy.model_management.unet_dtype(
