@@ -94,7 +94,7 @@ def test_base_and_bundle_are_the_merged_checkpoint(trained: Path, nano: Path) ->
     merged = merge(base, bundle)
     assert set(merged) == set(base) | set(bundle.tensors)
     for key, tensor in merged.items():
-        assert torch.equal(tensor, bundle.tensors.get(key, base.get(key)))
+        assert torch.equal(tensor, bundle.tensors[key] if key in bundle.tensors else base[key])
 
 
 def test_a_run_shows_what_it_did(trained: Path) -> None:

@@ -22,18 +22,13 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..models.weights import UNET, StateDict, WeightsError, read_weights, write_weights
 from ..training.ldm_keys import UNetShape, unet_to_ldm
 from ..training.pairs import DatasetError, read_image, read_pairs
 from ..training.schedule import TIMESTEPS, NoiseSchedule
-from ..training.standalone import (
-    CLIP_L,
-    ClipTextEncoder,
-    load_autoencoder,
-    load_tokenizer,
-)
+from ..training.standalone import ClipTextEncoder, load_autoencoder, load_tokenizer
 from .train_autoencoder import ASSET, to_tensor
 
 SHAPE = UNetShape(
@@ -44,6 +39,15 @@ SHAPE = UNetShape(
     linear_projection=False,
 )
 TEXT_PREFIX = "cond_stage_model.transformer."
+CLIP_L = CLIPTextConfig(
+    vocab_size=49408,
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    max_position_embeddings=77,
+    hidden_act="quick_gelu",
+)
 
 
 def build_nano(

@@ -92,6 +92,18 @@ class SiameseNetworks(nn.Module):
         hidden = self.unet.conv_act(self.unet.conv_norm_out(hidden))
         return self.unet.conv_out(hidden)
 
+    def cast_frozen(self, dtype: torch.dtype) -> None:
+        """Keep what does not learn in half precision; autocast would convert it at every use."""
+        unet = self.unet
+        for module in (unet.time_embedding, unet.conv_in, unet.down_blocks, unet.mid_block):
+            module.to(dtype)
+
+    def compile_parts(self) -> None:
+        """Compile C, E and D; each keeps its name, so that the objective reads the same."""
+        self.control = torch.compile(self.control)  # type: ignore[method-assign]
+        self.encode = torch.compile(self.encode)  # type: ignore[method-assign]
+        self.decode = torch.compile(self.decode)  # type: ignore[method-assign]
+
     @contextmanager
     def frozen_decoder(self) -> Iterator[None]:
         """Inside, losses reach the ControlNet through D without computing D's own gradients."""

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from ..models.recipe import RECIPE_CHOICES, RECIPES, Recipe
 from .errors import ConfigError
 
-EPILOG = """\
-example:
-  python training/train_siamese.py --pretrained_model_name_or_path v1-5-pruned.safetensors \\
-      --train_data data/prompt.jsonl --output_dir runs/polyps
-Give the same command again to resume a run that was stopped.
-"""
+LR_SCHEDULERS = (
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+)
 
 
 def option(group: str, text: str, default: Any = MISSING, **extra: Any) -> Any:
@@ -104,8 +104,50 @@ class TrainConfig:
     train_batch_size: int = option(
         "training", "pairs per process and forward pass (published: 6 on each of 8 GPUs)", 6
     )
-    learning_rate: float = option("training", "of AdamW (published: 1e-5)", 1e-5)
+    gradient_accumulation_steps: int = option(
+        "training", "forward passes per optimizer step; the batch is that many times larger", 1
+    )
+    learning_rate: float = option("training", "peak learning rate (published: 1e-5)", 1e-5)
+    optimizer_type: str = option(
+        "training",
+        "AdamW, AdamW8bit, PagedAdamW8bit, Lion, Lion8bit, Prodigy, Adafactor, SGDNesterov, or a "
+        "full path such as torch.optim.RAdam (published: AdamW)",
+        "AdamW",
+    )
+    optimizer_args: tuple[str, ...] = option(
+        "training", "arguments of the optimizer, such as weight_decay=0.01 betas=(0.9,0.99)", ()
+    )
+    lr_scheduler: str = option(
+        "training",
+        "learning rate over the steps (published: constant)",
+        "constant",
+        choices=LR_SCHEDULERS,
+    )
+    lr_warmup_steps: int = option("training", "steps over which the learning rate rises", 0)
+    max_grad_norm: float = option(
+        "training", "clip the gradient's norm; 0: never (published: never)", 0.0
+    )
+    ema_decay: float = option(
+        "training", "keep an exponential moving average of the weights and save that; 0: none", 0.0
+    )
     seed: int = option("training", "of order, noise and previews (published: 42)", 42)
+
+    mixed_precision: str = option(
+        "speed",
+        "number format of the networks; weights and losses stay float32 (published: no)",
+        "no",
+        choices=("no", "fp16", "bf16"),
+    )
+    gradient_checkpointing: bool = option(
+        "speed", "compute activations twice instead of keeping them: less memory, slower", False
+    )
+    xformers: bool = option(
+        "speed", "attention of the xformers package instead of PyTorch's", False
+    )
+    channels_last: bool = option("speed", "lay images out as NHWC: faster convolutions", False)
+    torch_compile: bool = option(
+        "speed", "compile the networks: slow first steps, then faster", False
+    )
 
     output_name: str = option("output", "name of the weight files", "siamese")
     save_every_n_steps: int = option(
@@ -121,19 +163,38 @@ class TrainConfig:
     sample_every_n_steps: int = option(
         "output", "steps between preview grids; 0: only at the end", 500
     )
+    validate_every_n_steps: int = option(
+        "output", "steps between validation losses, where --validation_split keeps pairs", 100
+    )
+    log_with: str | None = option(
+        "output",
+        "also log to these trackers; tensorboard writes to output_dir/logs",
+        None,
+        choices=("tensorboard", "wandb", "all"),
+    )
+    dry_run: bool = option(
+        "output", "check data and configuration, print a summary, train nothing", False
+    )
     sample_count: int = option("output", "pairs shown in a preview grid", 4)
     sample_steps: int = option("output", "DDIM steps of a preview (published: 50)", 50)
     sample_cfg: float = option("output", "CFG of a preview (published: 9)", 9.0)
 
     def __post_init__(self) -> None:
-        positive = ("max_train_steps", "train_batch_size", "sample_steps", "learning_rate")
+        positive = (
+            "max_train_steps",
+            "train_batch_size",
+            "gradient_accumulation_steps",
+            "learning_rate",
+            "sample_steps",
+            "sample_count",
+            "keep_last_n",
+        )
         for name in positive:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"--{name} is {getattr(self, name)}; it must be above 0.")
-        if not 0 <= self.caption_dropout_rate <= 1:
-            raise ConfigError(
-                f"--caption_dropout_rate is {self.caption_dropout_rate}; it must be in 0..1."
-            )
+        for name in ("caption_dropout_rate", "ema_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"--{name} is {getattr(self, name)}; it must be in 0..1.")
         self.size  # noqa: B018 - raises for a bad --resolution
 
     @property
@@ -158,50 +219,3 @@ class TrainConfig:
     def to_json(self) -> str:
         values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
         return json.dumps(values, indent=2)
-
-
-def parse_args(arguments: Sequence[str] | None = None) -> TrainConfig:
-    """Read the command line. Raises ConfigError for bad values; argparse exits with code 2."""
-    values = vars(build_parser().parse_args(arguments))
-    return TrainConfig(**values)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="train_siamese.py",
-        description="Fine-tune Stable Diffusion into a Siamese-Diffusion model.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    hints = get_type_hints(TrainConfig)
-    groups: dict[str, Any] = {}
-    for item in fields(TrainConfig):
-        name = item.metadata["group"]
-        if name not in groups:
-            groups[name] = parser.add_argument_group(name)
-        groups[name].add_argument(f"--{item.name}", **_argument(item, hints[item.name]))
-    return parser
-
-
-def _argument(item: Any, hint: Any) -> dict[str, Any]:
-    """argparse's keywords for one field."""
-    text = item.metadata["help"]
-    if item.default is MISSING:
-        return {"type": _value_type(hint), "required": True, "help": text}
-    if hint is bool:
-        return {"action": "store_true", "help": text}
-    if item.default is not None:
-        text = f"{text}; default: {item.default}"
-    arguments = {"type": _value_type(hint), "default": item.default, "help": text}
-    if "choices" in item.metadata:
-        arguments["choices"] = item.metadata["choices"]
-    else:
-        arguments["metavar"] = _value_type(hint).__name__.upper()
-    return arguments
-
-
-def _value_type(hint: Any) -> Any:
-    """The type of `X | None` is X."""
-    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
-    return kinds[0] if kinds else hint

@@ -1,30 +1,30 @@
-"""Image-mask pairs: reading the list of a dataset, and checking every file before training."""
+"""The image-mask pairs of a dataset: a prompt.jsonl, or two folders paired by name."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
-MASK_THRESHOLD = 127
 PROBLEMS_SHOWN = 50
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+CAPTION_SUFFIXES = (".txt", ".caption")
+MASK_ENDINGS = ("_mask", "_segmentation")
 
 
 class DatasetError(ValueError):
     """One report of everything that is wrong with a dataset, meant for its owner."""
 
-    def __init__(self, source: Path, problems: list[str]) -> None:
+    def __init__(self, source: object, problems: Sequence[str]) -> None:
         shown = "".join(f"\n  {problem}" for problem in problems[:PROBLEMS_SHOWN])
         more = len(problems) - PROBLEMS_SHOWN
         rest = f"\n  ... and {more} more" if more > 0 else ""
         count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
         super().__init__(f"{source}: {count} in this dataset; nothing was trained.{shown}{rest}")
-        self.problems = problems
+        self.problems = list(problems)
 
 
 @dataclass(frozen=True)
@@ -41,27 +41,45 @@ class Pair:
         return self.image.stem
 
 
-def read_pairs(path: Path) -> list[Pair]:
-    """Read a `prompt.jsonl`: {"source": mask, "target": image, "prompt": caption} a line.
+@dataclass
+class Listing:
+    """The pairs found, what is wrong, and what the owner should know."""
 
-    Paths are relative to the file. Raises DatasetError listing every bad line.
+    pairs: list[Pair] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __iadd__(self, other: Listing) -> Listing:
+        self.pairs += other.pairs
+        self.problems += other.problems
+        self.notes += other.notes
+        return self
+
+
+# A list of pairs
+
+
+def read_prompt_jsonl(path: Path) -> Listing:
+    """Read {"source": mask, "target": image, "prompt": caption} lines; paths relative to the file.
+
+    The published data calls such a file prompt.json.
     """
-    if not path.is_file():
-        raise DatasetError(path, ["no such file; give the path of a prompt.jsonl"])
-    pairs, problems = [], []
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    listing = Listing()
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        listing.problems.append(f"not UTF-8 ({error.reason} at byte {error.start})")
+        return listing
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            pairs.append(_parse_line(line, path.parent, f"line {number}"))
+            listing.pairs.append(_parse_line(line, path.parent, f"line {number}"))
         except ValueError as error:
-            problems.append(f"line {number}: {error}")
-    if not pairs and not problems:
-        problems.append("the file is empty; expected one JSON object a line")
-    if problems:
-        raise DatasetError(path, problems)
-    return pairs
+            listing.problems.append(f"line {number}: {error}")
+    if not listing.pairs and not listing.problems:
+        listing.problems.append("the file is empty; expected one JSON object a line")
+    return listing
 
 
 def _parse_line(line: str, folder: Path, where: str) -> Pair:
@@ -75,85 +93,45 @@ def _parse_line(line: str, folder: Path, where: str) -> Pair:
         if not isinstance(entry.get(name), str):
             found = ", ".join(map(str, entry)) or "nothing"
             raise ValueError(f'"{name}" must be a string; the line has {found}')
-    return Pair(folder / entry["target"], folder / entry["source"], entry["prompt"], where)
+    image, mask = entry["target"].strip(), entry["source"].strip()
+    return Pair(folder / image, folder / mask, entry["prompt"], where)
 
 
-@dataclass(frozen=True)
-class PairInfo:
-    """What checking a pair found: (width, height) in pixels, and the mask's share of it."""
-
-    size: tuple[int, int]
-    coverage: float
+# Two folders
 
 
-def check_pairs(source: Path, pairs: Iterable[Pair]) -> list[PairInfo]:
-    """Open every file once. Raises DatasetError with all that is wrong, in the dataset's order."""
-    with ThreadPoolExecutor() as pool:
-        results = list(pool.map(_check_pair, pairs))
-    problems = [problem for _, found in results for problem in found]
-    if problems:
-        raise DatasetError(source, problems)
-    return [info for info, _ in results if info is not None]
+def read_folders(
+    images: Path, masks: Path, caption_suffixes: Sequence[str] = CAPTION_SUFFIXES
+) -> Listing:
+    """Pair the pictures of two folders and their subfolders by relative path, in natural order.
 
-
-def _check_pair(pair: Pair) -> tuple[PairInfo | None, list[str]]:
-    problems = []
-    sizes = {}
-    mask = None
-    for role, path in (("image", pair.image), ("mask", pair.mask)):
-        try:
-            array = read_mask(path) if role == "mask" else read_image(path)
-            sizes[role] = (array.shape[1], array.shape[0])
-            mask = array
-        except ValueError as error:
-            problems.append(f"{pair.where}: {role} {error}")
-    if not problems and sizes["image"] != sizes["mask"]:
-        width, height = sizes["image"]
-        mask_width, mask_height = sizes["mask"]
-        problems.append(
-            f"{pair.where}: {pair.mask} is {mask_width}x{mask_height}, its image {pair.image} is "
-            f"{width}x{height}; they must be equal"
-        )
-    if problems or mask is None:
-        return None, problems
-    return PairInfo(sizes["image"], float(mask.mean())), []
-
-
-def read_image(path: Path) -> np.ndarray:
-    """RGB image (H, W, 3), uint8; 16-bit greys are scaled. Raises ValueError naming the file."""
-    image = _open(path)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        grey = np.asarray(image, dtype=np.float32) / 65535 * 255
-        return np.repeat(grey.round().clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """Binary mask (H, W), bool: true above half of the file's range. Raises ValueError."""
-    image = _open(path)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return np.asarray(image, dtype=np.float32) > 32767
-    if image.mode == "1":
-        return np.asarray(image)
-    return np.asarray(image.convert("L")) > MASK_THRESHOLD
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        image = Image.open(path)
-        image.load()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be decoded as an image ({error})") from error
-    return image
-
-
-def resize_pair(
-    image: np.ndarray, mask: np.ndarray, size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Resize to `size` = (width, height): image linearly, mask by nearest neighbour."""
-    if (image.shape[1], image.shape[0]) != size:
-        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-        mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-    return image, mask
+    A mask has its image's name, whatever the extensions, or that name with "_mask" or
+    "_segmentation". The two may be one folder if the masks have such a name. The caption is in a
+    text file beside the image; without one it is empty.
+    """
+    listing = Listing()
+    missing = [folder for folder in (images, masks) if not folder.is_dir()]
+    if missing:
+        listing.problems += [f"{folder.absolute()}: no such folder" for folder in missing]
+        return listing
+    image_files, mask_files = _pictures(images, masks, listing), _pictures(masks, images, listing)
+    if images.resolve() == masks.resolve():
+        mask_files = {k: v for k, v in image_files.items() if k.endswith(MASK_ENDINGS)}
+        image_files = {k: v for k, v in image_files.items() if k not in mask_files}
+    found = {}
+    for endings in (("",), MASK_ENDINGS):  # a mask of the very name comes before any other
+        for name in image_files.keys() - found.keys():
+            matches = [name + ending for ending in endings if name + ending in mask_files]
+            if matches:
+                found[name] = mask_files.pop(matches[0])
+    for name, image in image_files.items():
+        if name in found:
+            caption = _read_caption(image, caption_suffixes, listing)
+            listing.pairs.append(Pair(image, found[name], caption or "", str(image)))
+        else:
+            listing.problems.append(f"{image}: no mask of this name in {masks}")
+    listing.problems += [f"{mask}: no image of this name in {images}" for mask in mask_files.values()]
+    if not image_files and not mask_files:
+        listing.problems.append(f"{images}: no pictures ({_names(PICTURE_SUFFIXES)})")
+    _note_missing_captions(listing, caption_suffixes)
+    return listing

@@ -48,7 +48,11 @@ def start(config: TrainConfig, pairs: Sequence[Pair]) -> None:
     base = load_base_model(
         config.pretrained_model_name_or_path, config.tokenizer_cache_dir, config.v_parameterization
     )
-    accelerator = Accelerator()
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        log_with=config.log_with,
+        project_dir=config.output_dir,
+    )
     data = TrainingData(pairs, config.size)
     data.prepare(base, accelerator.device, quiet=not accelerator.is_main_process)
     trainer = Trainer(config, base, data, accelerator)
@@ -56,7 +60,10 @@ def start(config: TrainConfig, pairs: Sequence[Pair]) -> None:
         trainer.resume(state)
     config.output_dir.mkdir(parents=True, exist_ok=True)
     folder.config.write_text(config.to_json() + "\n", encoding="utf-8")
+    if config.log_with is not None:
+        accelerator.init_trackers("logs", json.loads(config.to_json()))
     trainer.train()
+    accelerator.end_training()
 
 
 def state_to_continue(config: TrainConfig, folder: RunFolder) -> Path | None:

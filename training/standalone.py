@@ -36,26 +36,11 @@ log = logging.getLogger(__name__)
 MAX_TOKENS = 77
 LATENT_SCALE = 0.18215  # of Stable Diffusion 1.x and 2.x
 TOKENIZER_ID = {768: "openai/clip-vit-large-patch14", 1024: "stabilityai/stable-diffusion-2"}
-CLIP_L = CLIPTextConfig(
-    vocab_size=49408,
-    hidden_size=768,
-    intermediate_size=3072,
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    max_position_embeddings=MAX_TOKENS,
-    hidden_act="quick_gelu",
-)
-# The last of OpenCLIP ViT-H's 24 layers is not used by Stable Diffusion 2.x.
-OPEN_CLIP_H = CLIPTextConfig(
-    vocab_size=49408,
-    hidden_size=1024,
-    intermediate_size=4096,
-    num_hidden_layers=23,
-    num_attention_heads=16,
-    max_position_embeddings=MAX_TOKENS,
-    hidden_act="gelu",
-    projection_dim=1024,
-)
+HEAD_CHANNELS = 64
+# Stable Diffusion 2.x does not use the last of OpenCLIP ViT-H's 24 layers.
+OPEN_CLIP_LAYERS = 23
+CLIP = "cond_stage_model.transformer."
+OPEN_CLIP = "cond_stage_model.model."
 
 
 def load_base_model(path: Path, tokenizer_dir: Path | None, v_parameterization: bool) -> BaseModel:
@@ -170,14 +155,53 @@ def load_text_encoder(
     tensors: Mapping[str, Tensor], context_dim: int, tokenizer_dir: Path | None, what: str
 ) -> TextEncoder:
     """Read `cond_stage_model.*`: CLIP-L (SD 1.x) or OpenCLIP ViT-H (SD 2.x)."""
-    module = CLIPTextModel(CLIP_L if context_dim == 768 else OPEN_CLIP_H)
-    if context_dim == 768:
-        weights = without_prefix(tensors, "cond_stage_model.transformer.")
+    tokenizer = load_tokenizer(context_dim, tokenizer_dir)
+    if OPEN_CLIP + "token_embedding.weight" in tensors:
+        module = CLIPTextModel(open_clip_config(tensors))
+        unused = f"{OPEN_CLIP}transformer.resblocks.{OPEN_CLIP_LAYERS}."
+        used = {key: value for key, value in tensors.items() if not key.startswith(unused)}
+        weights = convert_open_clip_checkpoint(module, used)
+    elif CLIP + "text_model.embeddings.token_embedding.weight" in tensors:
+        weights = without_prefix(tensors, CLIP)
+        module = CLIPTextModel(clip_config(weights))
     else:
-        weights = convert_open_clip_checkpoint(module, dict(tensors))
+        raise WeightsError(
+            f"{what}: holds no text encoder (cond_stage_model.*). Use a full checkpoint."
+        )
     weights.pop("text_model.embeddings.position_ids", None)
     _load(module, weights, f"{what}: text encoder")
-    return ClipTextEncoder(module, load_tokenizer(context_dim, tokenizer_dir))
+    return ClipTextEncoder(module, tokenizer)
+
+
+def clip_config(weights: Mapping[str, Tensor]) -> CLIPTextConfig:
+    """Size of a CLIP text model from its weights; CLIP-L for Stable Diffusion 1.x."""
+    vocabulary, width = weights["text_model.embeddings.token_embedding.weight"].shape
+    layers = sum(key.endswith(".mlp.fc1.bias") for key in weights)
+    inner = weights["text_model.encoder.layers.0.mlp.fc1.bias"].shape[0]
+    return _config(vocabulary, width, layers, inner, "quick_gelu")
+
+
+def open_clip_config(tensors: Mapping[str, Tensor]) -> CLIPTextConfig:
+    """Size of an OpenCLIP text model from its weights; ViT-H for Stable Diffusion 2.x."""
+    vocabulary, width = tensors[OPEN_CLIP + "token_embedding.weight"].shape
+    layers = sum(k.startswith(OPEN_CLIP) and k.endswith(".mlp.c_fc.bias") for k in tensors)
+    inner = tensors[OPEN_CLIP + "transformer.resblocks.0.mlp.c_fc.bias"].shape[0]
+    return _config(vocabulary, width, min(layers, OPEN_CLIP_LAYERS), inner, "gelu")
+
+
+def _config(
+    vocabulary: int, width: int, layers: int, inner: int, activation: str
+) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=width // HEAD_CHANNELS,
+        max_position_embeddings=MAX_TOKENS,
+        hidden_act=activation,
+        projection_dim=width,
+    )
 
 
 def load_tokenizer(context_dim: int, folder: Path | None) -> CLIPTokenizer:

@@ -26,8 +26,9 @@ if not __package__:
     __package__ = "siamese_diffusion.training"
 
 from ..models.weights import WeightsError
+from .command_line import parse_args
 from .errors import ConfigError, NotFiniteError
-from .options import TrainConfig, parse_args
+from .options import TrainConfig
 from .pairs import DatasetError, check_pairs, read_pairs
 
 USER_ERROR = 2

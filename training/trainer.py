@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from diffusers.training_utils import EMAModel
+from torch import Tensor, distributed
 from tqdm import tqdm
 
 from ..models.metadata import SiameseMetadata
@@ -25,17 +26,20 @@ from .data import TrainingData
 from .errors import NotFiniteError
 from .host import BaseModel
 from .networks import SiameseNetworks, new_controlnet
-from .objective import Batch, Losses, Objective
+from .objective import Batch, Objective
+from .optimizers import make_optimizer, make_scheduler
 from .options import TrainConfig
-from .order import BatchOrder, generator
-from .preview import Conditions, grid, outline, plot_losses, sample, save_picture
+from .order import BatchOrder
+from .reporting import Reporter
 from .schedule import NoiseSchedule
 
 log = logging.getLogger(__name__)
 
+HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
 
 class Trainer:
-    """Trains ControlNet and decoder on the pairs; everything random depends on (seed, step)."""
+    """Trains ControlNet and decoder on the pairs; all that is random depends on (seed, step)."""
 
     def __init__(
         self, config: TrainConfig, base: BaseModel, data: TrainingData, accelerator: Accelerator
@@ -43,79 +47,98 @@ class Trainer:
         self.config, self.base, self.data, self.accelerator = config, base, data, accelerator
         self.folder = RunFolder(config.output_dir, config.output_name)
         recipe = config.resolved_recipe()
-        controlnet = new_controlnet(base.unet, recipe.hint_channels())
-        self.nets = SiameseNetworks(base.unet, controlnet).to(accelerator.device)
+        self.nets = make_networks(config, base, recipe.hint_channels(), accelerator.device)
         schedule = NoiseSchedule(base.prediction, accelerator.device)
         self.objective = Objective(self.nets, schedule, recipe, config.max_train_steps)
         self.parameters = [p for p in self.nets.parameters() if p.requires_grad]
-        self.optimizer = accelerator.prepare(
-            torch.optim.AdamW(self.parameters, lr=config.learning_rate)
+        optimizer = make_optimizer(
+            config.optimizer_type, config.optimizer_args, self.parameters, config.learning_rate
         )
-        self.global_batch = config.train_batch_size * accelerator.num_processes
+        self.scheduler = make_scheduler(
+            config.lr_scheduler, optimizer, config.lr_warmup_steps, config.max_train_steps
+        )
+        self.optimizer = accelerator.prepare(optimizer)
+        self.ema = EMAModel(self.parameters, decay=config.ema_decay) if config.ema_decay else None
+        self.process_batch = config.train_batch_size * config.gradient_accumulation_steps
+        self.global_batch = self.process_batch * accelerator.num_processes
         self.order = BatchOrder([data.size] * len(data), self.global_batch, config.seed)
+        self.reporter = Reporter(config, self.folder, base, data, self.objective, accelerator)
         self.step = 0
-        self._stop: str | None = None
+        self._stop_requested = False
 
     # Steps
 
     def train(self) -> None:
         """Run from the current step to the last, saving and showing on the way."""
-        config, main = self.config, self.accelerator.is_main_process
-        bar = tqdm(
-            total=config.max_train_steps, initial=self.step, desc="training", disable=not main
-        )
-        with _signals(self._request_stop), bar:
-            while self.step < config.max_train_steps:
+        total = self.config.max_train_steps
+        hidden = not self.accelerator.is_main_process
+        with (
+            _signals(self._request_stop),
+            tqdm(total=total, initial=self.step, desc="training", disable=hidden) as bar,
+        ):
+            stop = False
+            while self.step < total and not stop:
                 started = time.perf_counter()
-                losses = self.train_step()
+                terms, stop = self.train_step()
                 self.step += 1
-                terms = {f"loss_{name}": value for name, value in losses.items()}
-                total = sum(losses.values())
                 bar.update()
-                bar.set_postfix(
-                    {"loss": f"{total:.4f}"} | {n: f"{v:.4f}" for n, v in losses.items()}
-                )
-                self._log({"loss": total, **terms, "seconds": time.perf_counter() - started})
-                if self._stop:
-                    break
-                self._periodic(bar)
+                rate = float(self.scheduler.get_last_lr()[0])
+                seconds = time.perf_counter() - started
+                self.reporter.log_step(self.step, terms, rate, seconds, bar)
+                if not stop:
+                    self._periodic(bar)
         self._finish()
 
-    def train_step(self) -> dict[str, float]:
-        """One optimizer step on the global batch of this step; mean loss terms by name."""
+    def train_step(self) -> tuple[dict[str, float], bool]:
+        """One optimizer step: mean loss terms by name, and whether any process wants to stop."""
         self.nets.train()
-        indices = self.order.batch(self.step)
-        whole = self.data.batch(
-            indices, self.config.seed, self.step, self.config.caption_dropout_rate
-        )
-        size = self.config.train_batch_size
-        start = self.accelerator.process_index * size
-        batch = _slice(whole, start, start + size, self.accelerator.device)
-        with self.accelerator.autocast():
-            losses = self.objective.losses(batch, self.step, self._backward)
-        terms = self._mean_terms(losses)
+        config, indices = self.config, self.order.batch(self.step)
+        whole = self.data.batch(indices, config.seed, self.step, config.caption_dropout_rate)
+        sums: dict[str, Tensor] = {}
+        size, first = config.train_batch_size, self.accelerator.process_index * self.process_batch
+        for start in range(first, first + self.process_batch, size):
+            batch = _slice(whole, start, start + size, self.accelerator.device)
+            with self.accelerator.autocast():
+                losses = self.objective.losses(batch, self.step, self._backward)
+            for name, values in losses.items():
+                sums[name] = sums.get(name, 0.0) + values.float().sum()
+        terms, stop = self._gather(sums)
         self._check_finite(terms, indices)
         self._sum_gradients()
+        if config.max_grad_norm > 0:
+            self.accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
         self.optimizer.step()
+        self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return terms
+        if self.ema:
+            self.ema.step(self.parameters)
+        return terms, stop
 
     def _backward(self, terms: Tensor) -> None:
-        """Every sample counts once, whichever process it is on."""
+        """Every sample counts once, whichever process and forward pass it is in."""
         self.accelerator.backward(terms.sum() / self.global_batch)
 
     def _sum_gradients(self) -> None:
-        """The networks run outside a DDP wrapper, in several backward passes a step."""
-        if self.accelerator.num_processes > 1:
-            for parameter in self.parameters:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                self.accelerator.reduce(parameter.grad, "sum")
+        """Add up the processes' gradients.
 
-    def _mean_terms(self, losses: Losses) -> dict[str, float]:
-        sums = torch.stack([value.float().sum() for value in losses.values()])
-        sums = self.accelerator.reduce(sums, "sum") / self.global_batch
-        return dict(zip(losses, sums.tolist(), strict=True))
+        By hand, because a step has several backward passes, which DDP's hooks do not expect.
+        """
+        if self.accelerator.num_processes == 1:
+            return
+        for parameter in self.parameters:
+            if parameter.grad is None:  # no sample of this process was augmented, say
+                parameter.grad = torch.zeros_like(parameter)
+        pending = [distributed.all_reduce(p.grad, async_op=True) for p in self.parameters]
+        for work in pending:
+            work.wait()
+
+    def _gather(self, sums: dict[str, Tensor]) -> tuple[dict[str, float], bool]:
+        """Means over the global batch; a stop requested on one process stops them all."""
+        stop = torch.tensor(float(self._stop_requested), device=self.accelerator.device)
+        values = self.accelerator.reduce(torch.stack([*sums.values(), stop]), "sum").tolist()
+        return dict(zip(sums, (v / self.global_batch for v in values[:-1]), strict=True)), bool(
+            values[-1]
+        )
 
     def _check_finite(self, terms: dict[str, float], indices: list[int]) -> None:
         bad = [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]
@@ -125,56 +148,42 @@ class Trainer:
             raise NotFiniteError(
                 f"step {self.step}: the loss is not finite ({', '.join(bad)}). The batch: {files}. "
                 f"The weights were not updated; last good state: {state or 'none'}. Lower "
-                "--learning_rate, or train without mixed precision."
+                "--learning_rate, or train without --mixed_precision."
             )
 
     # Stopping, saving, resuming
 
     def resume(self, state: Path) -> None:
-        """Continue from a state folder: weights, optimizer, learning rate and step."""
-        step, saved = read_state(state)
+        """Continue from a state folder: weights, optimizer, learning rate, average and step."""
+        self.step, saved = read_state(state)
         load_bundle(state / STATE_WEIGHTS, self.nets, self.base.shape)
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.step = step
+        self.scheduler.load_state_dict(saved["scheduler"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        if self.ema:
+            self.ema.load_state_dict(saved["ema"])
         if self.accelerator.is_main_process:
-            self.folder.drop_metrics_after(step)
+            self.folder.drop_metrics_after(self.step)
         log.info("Resuming from %s", state)
 
     def save_state(self) -> None:
         """Write everything that `resume` needs."""
         if self.accelerator.is_main_process:
-            tensors = bundle_tensors(self.nets, self.base.shape)
-            self.folder.save_state(self.step, tensors, {"optimizer": self.optimizer.state_dict()})
+            saved: dict[str, Any] = {
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+            }
+            if self.accelerator.scaler is not None:
+                saved["scaler"] = self.accelerator.scaler.state_dict()
+            if self.ema:
+                saved["ema"] = self.ema.state_dict()
+            self.folder.save_state(self.step, bundle_tensors(self.nets, self.base.shape), saved)
             self.folder.prune(self.config.keep_last_n)
         self.accelerator.wait_for_everyone()
 
-    def _request_stop(self, signal_number: int, _frame: FrameType | None) -> None:
-        if self._stop:
-            raise KeyboardInterrupt
-        self._stop = signal.Signals(signal_number).name
-        log.warning("%s: saving after this step; once more stops at once.", self._stop)
-
-    def _periodic(self, bar: tqdm) -> None:
-        if self.step == self.config.max_train_steps:
-            return
-        if _due(self.step, self.config.save_every_n_steps):
-            self.save_weights(self.step)
-            self.save_state()
-        if _due(self.step, self.config.sample_every_n_steps):
-            self.preview(bar)
-
-    def _finish(self) -> None:
-        if self.step < self.config.max_train_steps:
-            self.save_state()
-            log.warning("Stopped at step %d. The same command again resumes.", self.step)
-            return
-        self.save_weights(None)
-        self.preview(None)
-
-    def save_weights(self, step: int | None) -> None:
-        """Write the bundle; `step` None names the finished run's file."""
-        if not self.accelerator.is_main_process:
-            return
+    def save_weights(self, path: Path) -> None:
+        """Write the bundle that ComfyUI loads."""
         metadata = SiameseMetadata(
             recipe=self.objective.recipe,
             resolution=self.config.size,
@@ -184,45 +193,74 @@ class Trainer:
             prediction_type=self.base.prediction,
             title=self.config.output_name,
         )
-        path = self.folder.weights(step)
         write_weights(path, bundle_tensors(self.nets, self.base.shape), metadata.to_strings())
         log.info("Weights: %s", path)
 
-    # What people see
+    @contextmanager
+    def _weights_to_show(self) -> Iterator[None]:
+        """The averaged weights, where there are any."""
+        if self.ema:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
+        try:
+            yield
+        finally:
+            if self.ema:
+                self.ema.restore(self.parameters)
 
-    def _log(self, values: dict[str, float]) -> None:
-        if self.accelerator.is_main_process:
-            line = {"step": self.step, **{name: float(value) for name, value in values.items()}}
-            with self.folder.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-
-    @torch.no_grad()
-    def preview(self, bar: tqdm | None) -> None:
-        """Write the grid mask | real | sampled | outline, and the loss curves."""
-        if not self.accelerator.is_main_process:
+    def _periodic(self, bar: tqdm) -> None:
+        config, step = self.config, self.step
+        if step == config.max_train_steps:
             return
-        config, device = self.config, self.accelerator.device
-        self.nets.eval()
-        count = min(config.sample_count, len(self.data))
-        shown = [i * len(self.data) // count for i in range(count)]
-        mask, image = self.data.pictures(shown)
-        width, height = self.data.size
-        conditions = Conditions(
-            mask=mask.to(device),
-            text=self.data.text(self.data.pairs[i].caption for i in shown).to(device),
-            empty_text=self.data.text([""] * count).to(device),
-            noise=torch.randn(
-                (count, 4, height // 8, width // 8), generator=generator(config.seed, "preview", 0)
-            ).to(device),
-        )
-        with self.accelerator.autocast():
-            latents = sample(self.objective, conditions, config.sample_steps, config.sample_cfg)
-        # Half precision overflows in Stable Diffusion's decoder: black previews.
-        sampled = self.base.autoencoder.decode(latents.float()).cpu()
-        path = self.folder.preview(self.step)
-        save_picture(grid([mask, image, sampled, outline(sampled, mask)]), path)
-        plot_losses(self.folder.metrics, self.folder.losses)
-        (bar.write if bar else log.info)(f"Preview: {path}")
+        if _due(step, config.save_every_n_steps):
+            self._on_main(lambda: self.save_weights(self.folder.weights(step)))
+            self.save_state()
+        if _due(step, config.sample_every_n_steps):
+            self._on_main(lambda: self.reporter.preview(step, bar))
+
+    def _finish(self) -> None:
+        if self.step < self.config.max_train_steps:
+            self.save_state()
+            log.warning("Stopped at step %d. The same command again resumes.", self.step)
+            return
+        self._on_main(lambda: self.reporter.preview(self.step, None))
+        # Last, because this file says that the run is finished.
+        self._on_main(lambda: self.save_weights(self.folder.weights()))
+
+    def _on_main(self, action: Callable[[], None]) -> None:
+        """Run on the main process with the weights to show; the others wait."""
+        if self.accelerator.is_main_process:
+            with self._weights_to_show():
+                action()
+        self.accelerator.wait_for_everyone()
+
+    def _request_stop(self, number: int, _frame: FrameType | None) -> None:
+        if self._stop_requested:
+            raise KeyboardInterrupt
+        self._stop_requested = True
+        name = signal.Signals(number).name
+        log.warning("%s: saving after this step; once more stops at once.", name)
+
+
+def make_networks(
+    config: TrainConfig, base: BaseModel, hint_channels: int, device: torch.device
+) -> SiameseNetworks:
+    """The networks on their device, with the settings that make them faster or leaner."""
+    torch.manual_seed(config.seed)  # the DHI starts random, and equal on all processes
+    nets = SiameseNetworks(base.unet, new_controlnet(base.unet, hint_channels)).to(device)
+    if config.mixed_precision in HALF:
+        nets.cast_frozen(HALF[config.mixed_precision])
+    if config.gradient_checkpointing:
+        nets.unet.enable_gradient_checkpointing()
+        nets.controlnet.enable_gradient_checkpointing()
+    if config.xformers:
+        nets.unet.enable_xformers_memory_efficient_attention()
+        nets.controlnet.enable_xformers_memory_efficient_attention()
+    if config.channels_last:
+        nets.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.torch_compile:
+        nets.compile_parts()
+    return nets
 
 
 def _due(step: int, interval: int) -> bool:
@@ -235,10 +273,10 @@ def _slice(batch: Batch, start: int, stop: int, device: torch.device) -> Batch:
 
 
 @contextmanager
-def _signals(handler: object) -> Iterator[None]:
+def _signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask for a clean stop while training."""
     numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, handler) for number in numbers}  # type: ignore[arg-type]
+    previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
