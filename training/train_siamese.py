@@ -5,25 +5,14 @@ Run as a script, `python training/train_siamese.py --help`, or with `accelerate 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 if not __package__:
-    # Run as a script: make the checkout, whatever its folder is called, the package it is.
-    root = Path(__file__).resolve().parents[1]
-    spec = importlib.util.spec_from_file_location(
-        "siamese_diffusion", root / "__init__.py", submodule_search_locations=[str(root)]
-    )
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{root}: incomplete checkout, __init__.py is missing.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["siamese_diffusion"] = module
-    spec.loader.exec_module(module)
-    sys.path.remove(str(Path(__file__).resolve().parent))
-    __package__ = "siamese_diffusion.training"
+    import checkout
+
+    __package__ = checkout.enter_package()
 
 from ..models.weights import WeightsError
 from .command_line import parse_args
