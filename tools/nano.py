@@ -25,8 +25,10 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..models.weights import UNET, StateDict, WeightsError, read_weights, write_weights
+from ..training.dataset import check
 from ..training.ldm_keys import UNetShape, unet_to_ldm
-from ..training.pairs import DatasetError, read_image, read_pairs
+from ..training.pairs import DatasetError, read_prompt_jsonl
+from ..training.pictures import read_image
 from ..training.schedule import TIMESTEPS, NoiseSchedule
 from ..training.standalone import ClipTextEncoder, load_autoencoder, load_tokenizer
 from .train_autoencoder import ASSET, to_tensor
@@ -96,7 +98,7 @@ def build_nano(
 def _read_images(index: Path, resolution: int) -> tuple[Tensor, list[str]]:
     """Images (N, 3, resolution, resolution) in 0..1, each also mirrored, and their captions."""
     images, captions = [], []
-    for pair in read_pairs(index):
+    for pair in check(str(index), read_prompt_jsonl(index), "binary").pairs:
         image = Image.fromarray(read_image(pair.image)).resize(
             (resolution, resolution), Image.Resampling.BICUBIC
         )

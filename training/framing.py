@@ -44,24 +44,22 @@ class Framing:
         if not self.buckets:
             return self.size
         aspect = math.log(picture[0] / picture[1])
-        return min(
-            self.buckets, key=lambda b: (abs(math.log(b[0] / b[1]) - aspect), -b[0] * b[1])
-        )
+        return min(self.buckets, key=lambda b: (abs(math.log(b[0] / b[1]) - aspect), -b[0] * b[1]))
 
     def variants(self, size: Size) -> list[Variant]:
         """Every way a picture of this training size may be shown."""
         turns = range(0, 4, 1 if size[0] == size[1] else 2) if self.rotate else (0,)
-        return [(flip, turn) for flip in ((False, True) if self.flip else (False,)) for turn in turns]
+        return [
+            (flip, turn) for flip in ((False, True) if self.flip else (False,)) for turn in turns
+        ]
 
-    def resize(
-        self, image: np.ndarray, mask: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def resize(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, 3) linearly and mask (H, W[, 3]) by nearest neighbour to training size."""
         picture = (image.shape[1], image.shape[0])
         size = self.training_size(picture)
         if picture == size:
             return image, mask
-        box = cover_box(picture, size) if self.buckets else (0.0, 0.0, *map(float, picture))
+        box = cover_box(picture, size) if self.buckets else None
         return (
             np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box)),
             np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST, box)),

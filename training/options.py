@@ -9,6 +9,7 @@ from typing import Any
 
 from ..models.recipe import RECIPE_CHOICES, RECIPES, Recipe
 from .errors import ConfigError
+from .framing import Framing, Size, bucket_sizes
 
 LR_SCHEDULERS = (
     "constant",
@@ -37,11 +38,6 @@ class TrainConfig:
     pretrained_model_name_or_path: Path = option(
         "model", "base model: a single-file Stable Diffusion 1.x or 2.x checkpoint"
     )
-    train_data: Path = option(
-        "data",
-        'a prompt.jsonl with {"source": mask, "target": image, "prompt": caption} a line, paths '
-        "relative to the file",
-    )
     output_dir: Path = option("output", "folder for weights, previews, metrics and states")
 
     v_parameterization: bool = option(
@@ -54,10 +50,62 @@ class TrainConfig:
         None,
     )
 
+    train_data: Path | None = option(
+        "data",
+        'a prompt.jsonl with {"source": mask, "target": image, "prompt": caption} a line, paths '
+        "relative to the file; or a dataset .toml of sd-scripts",
+        None,
+    )
+    train_data_dir: Path | None = option(
+        "data",
+        "instead of --train_data: folder of images, with captions in .txt or .caption files beside "
+        "them",
+        None,
+    )
+    conditioning_data_dir: Path | None = option(
+        "data",
+        "folder of masks for --train_data_dir, named as their images, also with _mask or "
+        "_segmentation at the end",
+        None,
+    )
+    mask_mode: str = option(
+        "data",
+        "binary: lesion above half of a mask's range; palette: a colour per class (published: "
+        "binary)",
+        "binary",
+        choices=("binary", "palette"),
+    )
     resolution: str = option(
         "data",
         "training size in pixels, SIZE or WIDTH,HEIGHT, multiples of 8 (published: 384)",
         "384",
+    )
+    enable_bucket: bool = option(
+        "data",
+        "train each picture at the size nearest its aspect, of about the same area, cropped to it; "
+        "without it pictures are stretched to --resolution, as the published code does",
+        False,
+    )
+    min_bucket_reso: int = option("data", "smallest side of a bucket (sd-scripts: 256)", 256)
+    max_bucket_reso: int = option("data", "largest side of a bucket (sd-scripts: 1024)", 1024)
+    bucket_reso_steps: int = option("data", "sides are multiples of this (sd-scripts: 64)", 64)
+    flip_aug: bool = option(
+        "data", "mirror half of the pairs, left to right; twice the latents to cache", False
+    )
+    random_rotate90: bool = option(
+        "data",
+        "turn pairs by 0, 90, 180 or 270 degrees, or by 0 or 180 where they are not square; four "
+        "times the latents to cache",
+        False,
+    )
+    cache_latents_to_disk: bool = option(
+        "data",
+        "keep latents and text embeddings in .siamese_cache beside output_dir, for later runs; "
+        "default: in memory",
+        False,
+    )
+    validation_split: float = option(
+        "data", "share of the file stems kept for the validation loss", 0.0
     )
     caption_dropout_rate: float = option(
         "data", "share of captions replaced by the empty one (published: 0.05)", 0.05
@@ -180,6 +228,7 @@ class TrainConfig:
     sample_cfg: float = option("output", "CFG of a preview (published: 9)", 9.0)
 
     def __post_init__(self) -> None:
+        self._strip_paths()
         positive = (
             "max_train_steps",
             "train_batch_size",
@@ -195,7 +244,15 @@ class TrainConfig:
         for name in ("caption_dropout_rate", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}; it must be in 0..1.")
-        self.size  # noqa: B018 - raises for a bad --resolution
+        if not 0 <= self.validation_split < 1:
+            raise ConfigError(f"--validation_split is {self.validation_split}; it must be in 0..1.")
+        self.framing()  # raises for a bad --resolution and bad buckets
+
+    def _strip_paths(self) -> None:
+        """Blanks at the ends of a path are a slip of copy and paste."""
+        for name, value in list(vars(self).items()):
+            if isinstance(value, Path):
+                object.__setattr__(self, name, Path(str(value).strip()))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -210,6 +267,21 @@ class TrainConfig:
                 "multiples of 8, such as 384 or 512,384."
             )
         return numbers[0], numbers[-1]
+
+    def framing(self) -> Framing:
+        """How pictures become training pictures. Raises ConfigError for impossible buckets."""
+        buckets: tuple[Size, ...] = ()
+        if self.enable_bucket:
+            low, high, step = self.min_bucket_reso, self.max_bucket_reso, self.bucket_reso_steps
+            if step <= 0 or step % 8:
+                raise ConfigError(f"--bucket_reso_steps is {step}; expected a multiple of 8.")
+            if not 0 < low <= min(self.size) <= max(self.size) <= high:
+                raise ConfigError(
+                    f"--resolution {self.resolution} is not between --min_bucket_reso {low} and "
+                    f"--max_bucket_reso {high}; change one of them."
+                )
+            buckets = bucket_sizes(self.size, low, high, step)
+        return Framing(self.size, buckets, self.flip_aug, self.random_rotate90)
 
     def resolved_recipe(self) -> Recipe:
         """The named recipe, with the fields that have a flag of their own replaced."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -29,12 +30,12 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class Pair:
-    """An image, its mask and its caption; `where` names the place it was listed."""
+    """An image, its mask and its caption; `where` begins messages about it ("line 3: ")."""
 
     image: Path
     mask: Path
     caption: str
-    where: str
+    where: str = ""
 
     @property
     def stem(self) -> str:
@@ -74,7 +75,7 @@ def read_prompt_jsonl(path: Path) -> Listing:
         if not line.strip():
             continue
         try:
-            listing.pairs.append(_parse_line(line, path.parent, f"line {number}"))
+            listing.pairs.append(_parse_line(line, path.parent, f"line {number}: "))
         except ValueError as error:
             listing.problems.append(f"line {number}: {error}")
     if not listing.pairs and not listing.problems:
@@ -114,24 +115,89 @@ def read_folders(
     if missing:
         listing.problems += [f"{folder.absolute()}: no such folder" for folder in missing]
         return listing
-    image_files, mask_files = _pictures(images, masks, listing), _pictures(masks, images, listing)
+    image_files = _pictures(images, masks, listing)
     if images.resolve() == masks.resolve():
         mask_files = {k: v for k, v in image_files.items() if k.endswith(MASK_ENDINGS)}
         image_files = {k: v for k, v in image_files.items() if k not in mask_files}
-    found = {}
-    for endings in (("",), MASK_ENDINGS):  # a mask of the very name comes before any other
-        for name in image_files.keys() - found.keys():
-            matches = [name + ending for ending in endings if name + ending in mask_files]
-            if matches:
-                found[name] = mask_files.pop(matches[0])
-    for name, image in image_files.items():
-        if name in found:
-            caption = _read_caption(image, caption_suffixes, listing)
-            listing.pairs.append(Pair(image, found[name], caption or "", str(image)))
-        else:
-            listing.problems.append(f"{image}: no mask of this name in {masks}")
-    listing.problems += [f"{mask}: no image of this name in {images}" for mask in mask_files.values()]
-    if not image_files and not mask_files:
-        listing.problems.append(f"{images}: no pictures ({_names(PICTURE_SUFFIXES)})")
-    _note_missing_captions(listing, caption_suffixes)
+    else:
+        mask_files = _pictures(masks, images, listing)
+    found = _match(image_files, mask_files)
+    no_mask = [path for name, path in image_files.items() if name not in found]
+    no_image = sorted(set(mask_files.values()) - set(found.values()), key=natural)
+    listing.problems += [f"{path}: no mask of this name in {masks}" for path in no_mask]
+    listing.problems += [f"{path}: no image of this name in {images}" for path in no_image]
+    if not listing.problems and not found:
+        kinds = ", ".join(sorted(PICTURE_SUFFIXES))
+        listing.problems.append(f"{images}: no pictures ({kinds})")
+    _add_pairs(
+        listing, [(image_files[name], mask) for name, mask in found.items()], caption_suffixes
+    )
     return listing
+
+
+def natural(path: PurePath) -> list[int | str]:
+    """Sort key: frame2 before frame10."""
+    parts = re.split(r"(\d+)", path.as_posix().casefold())
+    return [int(part) if part.isdecimal() else part for part in parts]
+
+
+def _pictures(folder: Path, other: Path, listing: Listing) -> dict[str, Path]:
+    """Pictures below `folder`, not in `other`, by relative path without extension."""
+    files: dict[str, Path] = {}
+    ignored: Counter[str] = Counter()
+    skipped = other if folder in other.parents else None
+    for path in sorted(folder.rglob("*"), key=natural):
+        relative = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if hidden or not path.is_file() or (skipped and skipped in path.parents):
+            continue
+        if path.suffix.lower() not in PICTURE_SUFFIXES:
+            ignored[path.suffix.lower() or path.name] += 1
+            continue
+        # A Mac may have spelt an accent in two characters in one of the folders.
+        name = unicodedata.normalize("NFC", relative.with_suffix("").as_posix())
+        if name in files:
+            listing.problems.append(f"{path}: has the name of {files[name].name}; keep one of them")
+        files.setdefault(name, path)
+    for suffix in CAPTION_SUFFIXES:
+        ignored.pop(suffix, None)
+    if ignored:
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(ignored.items()))
+        listing.notes.append(f"{folder}: files that are no pictures were left out: {counts}")
+    return files
+
+
+def _match(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
+    """The mask of each image name that has one; the very name comes before one with an ending."""
+    found = {name: masks[name] for name in images if name in masks}
+    taken = set(found.values())
+    for name in images:
+        ended = [masks[name + ending] for ending in MASK_ENDINGS if name + ending in masks]
+        free = [path for path in ended if path not in taken]
+        if name not in found and free:
+            found[name] = free[0]
+    return {name: found[name] for name in images if name in found}
+
+
+def _add_pairs(
+    listing: Listing, matched: Sequence[tuple[Path, Path]], caption_suffixes: Sequence[str]
+) -> None:
+    """Read the captions. A missing one is noted, an unreadable one is a problem."""
+    without = []
+    for image, mask in matched:
+        files = [image.with_suffix(suffix) for suffix in caption_suffixes]
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            without.append(image)
+        try:
+            caption = " ".join(file.read_text(encoding="utf-8-sig").split()) if file else ""
+        except UnicodeDecodeError as error:
+            caption = ""
+            listing.problems.append(f"{file}: not UTF-8 ({error.reason} at byte {error.start})")
+        listing.pairs.append(Pair(image, mask, caption))
+    if without:
+        expected = " or ".join(caption_suffixes)
+        listing.notes.append(
+            f"{len(without)} of {len(matched)} images have no {expected} file beside them and "
+            f"train with the empty caption; the first: {without[0]}"
+        )

@@ -37,8 +37,7 @@ class Reporter:
     ) -> None:
         self.config, self.folder, self.base, self.data = config, folder, base, data
         self.objective, self.accelerator = objective, accelerator
-        count = min(config.sample_count, len(data))
-        self._shown = [i * len(data) // count for i in range(count)]
+        self._shown = data.examples(config.sample_count)
 
     def log_step(
         self, step: int, terms: dict[str, float], rate: float, seconds: float, bar: tqdm

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from .checkpoints import RunFolder
 from .data import TrainingData
+from .dataset import Dataset
 from .errors import ConfigError
+from .latent_cache import DiskCache, MemoryCache
 from .options import TrainConfig
-from .pairs import Pair
 from .standalone import load_base_model
 from .trainer import Trainer
 
@@ -29,10 +29,11 @@ FREE_TO_CHANGE = {
     "sample_steps",
     "sample_cfg",
     "tokenizer_cache_dir",
+    "cache_latents_to_disk",
 }
 
 
-def start(config: TrainConfig, pairs: Sequence[Pair]) -> None:
+def start(config: TrainConfig, dataset: Dataset) -> None:
     """Train, or continue what the same command began.
 
     Raises ConfigError, WeightsError or FileNotFoundError for bad input, NotFiniteError when the
@@ -53,7 +54,13 @@ def start(config: TrainConfig, pairs: Sequence[Pair]) -> None:
         log_with=config.log_with,
         project_dir=config.output_dir,
     )
-    data = TrainingData(pairs, config.size)
+    pairs, _held_out = dataset.split(config.validation_split, config.seed)
+    if accelerator.is_main_process:
+        for note in dataset.notes:
+            log.warning("Note: %s", note)
+    on_disk = config.cache_latents_to_disk
+    cache = DiskCache(config.output_dir.parent / ".siamese_cache") if on_disk else MemoryCache()
+    data = TrainingData(pairs, config.framing(), cache)
     data.prepare(base, accelerator.device, quiet=not accelerator.is_main_process)
     trainer = Trainer(config, base, data, accelerator)
     if state is not None:

@@ -16,9 +16,10 @@ if not __package__:
 
 from ..models.weights import WeightsError
 from .command_line import parse_args
+from .dataset import load_dataset
 from .errors import ConfigError, NotFiniteError
 from .options import TrainConfig
-from .pairs import DatasetError, check_pairs, read_pairs
+from .pairs import DatasetError
 
 USER_ERROR = 2
 
@@ -39,12 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(config: TrainConfig) -> None:
     """Check every input before anything large is loaded or written."""
-    pairs = read_pairs(config.train_data)
-    check_pairs(config.train_data, pairs)
+    config, dataset = load_dataset(config)
     # diffusers and transformers take seconds to import: only once the data is known to be good.
     from .session import start
 
-    start(config, pairs)
+    start(config, dataset)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ class Trainer:
         self.config, self.base, self.data, self.accelerator = config, base, data, accelerator
         self.folder = RunFolder(config.output_dir, config.output_name)
         recipe = config.resolved_recipe()
-        self.nets = make_networks(config, base, recipe.hint_channels(), accelerator.device)
+        self.nets = make_networks(
+            config, base, recipe.hint_channels(data.mask_channels), accelerator.device
+        )
         schedule = NoiseSchedule(base.prediction, accelerator.device)
         self.objective = Objective(self.nets, schedule, recipe, config.max_train_steps)
         self.parameters = [p for p in self.nets.parameters() if p.requires_grad]
@@ -61,7 +63,7 @@ class Trainer:
         self.ema = EMAModel(self.parameters, decay=config.ema_decay) if config.ema_decay else None
         self.process_batch = config.train_batch_size * config.gradient_accumulation_steps
         self.global_batch = self.process_batch * accelerator.num_processes
-        self.order = BatchOrder([data.size] * len(data), self.global_batch, config.seed)
+        self.order = BatchOrder(data.sizes, self.global_batch, config.seed)
         self.reporter = Reporter(config, self.folder, base, data, self.objective, accelerator)
         self.step = 0
         self._stop_requested = False
@@ -189,7 +191,7 @@ class Trainer:
             resolution=self.config.size,
             step=self.step,
             base_hash=self.base.base_hash,
-            mask_classes={"255": "lesion"},
+            mask_classes=self.data.mask_classes,
             prediction_type=self.base.prediction,
             title=self.config.output_name,
         )
