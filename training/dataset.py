@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from ..models.metadata import file_hash
 from .dataset_toml import read_dataset_toml
@@ -111,7 +112,9 @@ def check(source: str, listing: Listing, mask_mode: str) -> Dataset:
     """Open every file once. Raises DatasetError with all that is wrong, in the dataset's order."""
     pairs = list(dict.fromkeys(listing.pairs))
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(lambda pair: _check_pair(pair, mask_mode), pairs))
+        checks = pool.map(lambda pair: _check_pair(pair, mask_mode), pairs)
+        # None: a bar on a terminal only.
+        results = list(tqdm(checks, "checking pairs", len(pairs), leave=False, disable=None))
     problems = listing.problems + [problem for _, found in results for problem in found]
     infos = {pair: info for pair, (info, _) in zip(pairs, results, strict=True) if info}
     if not problems:

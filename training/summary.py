@@ -52,7 +52,7 @@ class DatasetSummary:
         """A table of two columns."""
         rows = [("pairs", self._pairs()), ("picture sizes", self._sizes())]
         rows += [
-            ("trained at" if not number else "", f"{_text(size)}: {count} pairs")
+            ("trained at" if not number else "", f"{_text(size)} ({count})")
             for number, (size, count) in enumerate(sorted(self.training_sizes.items()))
         ]
         low, middle, high = (f"{share:.1%}" for share in self.coverage)
