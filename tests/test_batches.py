@@ -173,6 +173,9 @@ def test_a_damaged_cache_file_is_named(tmp_path: Path) -> None:
         path.write_bytes(b"damaged")
     with pytest.raises(ConfigError, match=r"safetensors is damaged.*Delete it"):
         data.batch([0], 0, 0, 0)
+    (tmp_path / "a file").touch()
+    with pytest.raises(ConfigError, match="cannot write"):
+        disk(load(folder), tmp_path / "a file", Base())
 
 
 def test_a_repeated_image_is_encoded_once(tmp_path: Path) -> None:

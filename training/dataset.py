@@ -57,8 +57,10 @@ class Dataset:
             return {"255": "lesion"}
         colours = self.colours()
         first = 0 if 0 in colours else 1
-        names = (f"class {number}" if number else "background" for number in range(first, 999))
-        return dict(zip(map(hex_colour, colours), names, strict=False))
+        return {
+            hex_colour(colour): f"class {number}" if number else "background"
+            for number, colour in enumerate(colours, first)
+        }
 
     def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
         """(training, validation) with about `fraction` of the file stems in the second.

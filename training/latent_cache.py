@@ -62,8 +62,15 @@ class DiskCache:
             ) from error
 
     def save(self, key: str, *tensors: Tensor) -> None:
-        named = {str(number): tensor for number, tensor in enumerate(tensors)}
-        write_weights(self._path(key), named, {"key": key})
+        """Raises ConfigError where nothing can be written, as on a full disk."""
+        path, named = self._path(key), {str(n): tensor for n, tensor in enumerate(tensors)}
+        try:
+            write_weights(path, named, {"key": key})
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(
+                f"--cache_latents_to_disk: cannot write {path} ({error}). Free space there, choose "
+                "another --output_dir, or leave the flag out."
+            ) from error
 
     def _path(self, key: str) -> Path:
         name = hashlib.sha256(key.encode()).hexdigest()

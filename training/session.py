@@ -39,6 +39,7 @@ def start(config: TrainConfig, dataset: Dataset) -> None:
     Raises ConfigError, WeightsError or FileNotFoundError for bad input, NotFiniteError when the
     loss is not finite.
     """
+    pairs, _held_out = dataset.split(config.validation_split, config.seed)
     folder = RunFolder(config.output_dir, config.output_name)
     if folder.weights().is_file():
         raise ConfigError(
@@ -54,7 +55,6 @@ def start(config: TrainConfig, dataset: Dataset) -> None:
         log_with=config.log_with,
         project_dir=config.output_dir,
     )
-    pairs, _held_out = dataset.split(config.validation_split, config.seed)
     if accelerator.is_main_process:
         for note in dataset.notes:
             log.warning("Note: %s", note)
