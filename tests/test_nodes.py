@@ -1,0 +1,247 @@
+"""The nodes in a real ComfyUI server: normal use, each error message, interrupt and cache."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from seeded_weights import made_up_bundle
+from siamese_diffusion.models.dhi import DenseHintInput
+from siamese_diffusion.models.weights import CONTROL, UNET, read_weights, write_weights
+from siamese_diffusion.tools.comfy_host import ROOT, ComfyHost, HostError
+from workflow_prompts import (
+    BASE,
+    BUNDLE,
+    MERGED,
+    Prompt,
+    bundle_prompt,
+    merged_prompt,
+    pixels,
+    write_mask,
+)
+
+pytest_plugins = ["served_models"]
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def images(host: ComfyHost, prompt: Prompt) -> list[Any]:
+    return [pixels(path) for path in host.images(host.run(prompt))]
+
+
+def image(host: ComfyHost, prompt: Prompt) -> Any:
+    (only,) = images(host, prompt)
+    return only
+
+
+def with_apply_mask(prompt: Prompt, batch_size: int = 1, strength: float = 1.0) -> Prompt:
+    """The prompt with SiameseApplyMask and the core KSampler in place of SiameseSampler."""
+    sampler = prompt["6"]["inputs"]
+    prompt["apply"] = node(
+        "SiameseApplyMask", strength=strength, start_percent=0.0, end_percent=1.0,
+        **{name: sampler[name] for name in ("positive", "negative", "control_net", "mask")},
+    )  # fmt: skip
+    prompt["empty"] = node("EmptyLatentImage", width=64, height=64, batch_size=batch_size)
+    prompt["6"] = node(
+        "KSampler", positive=["apply", 0], negative=["apply", 1], latent_image=["empty", 0],
+        scheduler="ddim_uniform", denoise=1.0,
+        **{name: sampler[name] for name in ("model", "seed", "steps", "cfg", "sampler_name")},
+    )  # fmt: skip
+    return prompt
+
+
+def two_masks(prompt: Prompt) -> Prompt:
+    """The prompt with a batch of two masks: the file's, and its upper half alone."""
+    prompt["whole"] = node("MaskToImage", mask=["3", 0])
+    prompt["half"] = node("MaskToImage", mask=["upper", 0])
+    prompt["upper"] = node(
+        "MaskComposite", destination=["3", 0], source=["black", 0], x=0, y=24, operation="multiply"
+    )
+    prompt["black"] = node("SolidMask", value=0.0, width=64, height=40)
+    prompt["batch"] = node("ImageBatch", image1=["whole", 0], image2=["half", 0])
+    prompt["masks"] = node("ImageToMask", image=["batch", 0], channel="red")
+    for inputs in (entry["inputs"] for entry in prompt.values()):
+        if inputs.get("mask") == ["3", 0] and "control_net" in inputs:
+            inputs["mask"] = ["masks", 0]
+    return prompt
+
+
+# Description
+
+
+def test_every_input_and_output_is_explained(host: ComfyHost) -> None:
+    ours = {k: v for k, v in host.object_info().items() if k.startswith("Siamese")}
+    assert ours
+    for name, info in ours.items():
+        assert info["category"] == "Siamese-Diffusion"
+        assert info["description"]
+        assert info["display_name"].startswith("Siamese ")
+        assert all(info["output_tooltips"]), name
+        for inputs in info["input"].values():
+            assert [key for key, spec in inputs.items() if not spec[1].get("tooltip")] == [], name
+        assert (ROOT / "web" / "docs" / f"{name}.md").is_file()
+
+
+# Images
+
+
+def test_base_and_bundle_give_the_merged_checkpoints_image(served: ComfyHost) -> None:
+    image_of_bundle = image(served, bundle_prompt())
+    assert image_of_bundle.shape == (64, 64, 3)
+    assert np.array_equal(image_of_bundle, image(served, merged_prompt()))
+
+
+def test_apply_mask_and_the_core_sampler_give_the_same_image(served: ComfyHost) -> None:
+    ours = image(served, bundle_prompt(scheduler="ddim_uniform"))
+    assert np.array_equal(image(served, with_apply_mask(bundle_prompt())), ours)
+    free = image(served, with_apply_mask(bundle_prompt(), strength=0.0))
+    assert not np.array_equal(free, ours)
+
+
+def test_several_masks_make_several_images(served: ComfyHost) -> None:
+    first, second = images(served, two_masks(bundle_prompt()))
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("white", [slice(0, 0), slice(0, 64)], ids=["empty", "full"])
+def test_empty_and_full_masks_are_masks(served: ComfyHost, white: slice) -> None:
+    write_mask(served.input / "flat.png", (white, white))
+    prompt = bundle_prompt(steps=1)
+    prompt["3"]["inputs"]["image"] = "flat.png"
+    assert image(served, prompt).shape == (64, 64, 3)
+
+
+def test_the_image_has_the_size_of_the_mask_or_the_size_asked_for(served: ComfyHost) -> None:
+    write_mask(served.input / "odd.png", (slice(0, 20), slice(0, 30)), width=90, height=50)
+    prompt = bundle_prompt(steps=1)
+    prompt["3"]["inputs"]["image"] = "odd.png"
+    with pytest.raises(HostError, match=r"90x50 pixels.*Set width 88 and height 48"):
+        served.run(prompt)
+    prompt["6"]["inputs"] |= {"width": 88, "height": 48}
+    assert image(served, prompt).shape == (48, 88, 3)
+
+
+def test_counts_that_do_not_fit_are_an_error(served: ComfyHost) -> None:
+    prompt = two_masks(with_apply_mask(bundle_prompt(), batch_size=3))
+    with pytest.raises(HostError, match="2 masks for 3 latents: give one mask for all"):
+        served.run(prompt)
+
+
+# Running
+
+
+def test_an_interrupt_ends_sampling_and_the_next_run_is_whole(served: ComfyHost) -> None:
+    expected = image(served, bundle_prompt(seed=5))
+    running = served.queue(bundle_prompt(steps=1000))
+    time.sleep(4)
+    served.interrupt()
+    with pytest.raises(HostError, match="interrupted at SiameseSampler"):
+        served.wait(running, timeout=60)
+    assert np.array_equal(image(served, bundle_prompt(seed=5)), expected)
+
+
+def cached(history: dict[str, Any]) -> set[str]:
+    (nodes,) = (
+        detail["nodes"]
+        for event, detail in history["status"]["messages"]
+        if event == "execution_cached"
+    )
+    return set(nodes)
+
+
+def test_a_second_run_comes_from_the_cache_until_the_bundle_changes(served: ComfyHost) -> None:
+    path = served.models / "controlnet" / "retrained.safetensors"
+    trained = made_up_bundle(read_weights(served.models / "checkpoints" / BASE).tensors)
+    write_weights(path, trained, {})
+    prompt = bundle_prompt()
+    prompt["2"]["inputs"]["bundle_name"] = path.name
+    served.run(prompt)
+    assert cached(served.run(prompt)) >= {"1", "2", "6"}
+    write_weights(path, {**trained, f"{UNET}out.2.bias": torch.ones(4)}, {})
+    again = cached(served.run(prompt))
+    assert "1" in again
+    assert not again & {"2", "6"}
+
+
+# Wrong files
+
+
+def write_wrong_file(kind: str, served: ComfyHost, path: Path) -> None:
+    """A small file of that kind; what it is shows in its keys alone."""
+    one = torch.zeros(1)
+    keys = {
+        "plain ControlNet": {f"{CONTROL}input_hint_block.0.weight": one},
+        "diffusers ControlNet": {"controlnet_cond_embedding.conv_in.weight": one},
+        "SDXL": {"conditioner.embedders.0.weight": one},
+        "LoRA": {"lora_unet_down_blocks_0.lora_down.weight": one},
+        "incomplete": {
+            **{
+                f"{CONTROL}input_hint_block.{k}": v
+                for k, v in DenseHintInput().state_dict().items()
+            },
+            f"{UNET}out.2.weight": one,
+        },
+    }
+    if kind in keys:
+        save_file(keys[kind], path)
+    elif kind == "truncated":
+        whole = (served.models / "controlnet" / BUNDLE).read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "text":
+        path.write_text("This is not a model.", "utf-8")
+    else:
+        path.symlink_to(served.models / kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("plain ControlNet", "a plain ControlNet.*ComfyUI's own 'Load ControlNet Model'"),
+        ("diffusers ControlNet", "a ControlNet in diffusers layout"),
+        ("SDXL", "an SDXL checkpoint.*works with Stable Diffusion 1.x and 2.x only"),
+        ("LoRA", "a LoRA.*'Load LoRA'"),
+        ("truncated", "truncated one .*bytes.*Copy or download it again"),
+        ("text", "not a safetensors file"),
+        ("incomplete", "ControlNet: the weights do not fit.*missing: time_embed.*base checkpoint"),
+        (f"checkpoints/{MERGED}", "a merged Siamese.*'Siamese Checkpoint Loader'"),
+        (f"checkpoints/{BASE}", "a Stable Diffusion 1.x checkpoint without Siamese weights"),
+    ],
+)
+def test_the_bundle_loader_says_what_a_wrong_file_is(
+    served: ComfyHost, kind: str, message: str
+) -> None:
+    path = served.models / "controlnet" / f"wrong {kind.replace('/', ' ')}.safetensors"
+    write_wrong_file(kind, served, path)
+    prompt = bundle_prompt()
+    prompt["2"]["inputs"]["bundle_name"] = path.name
+    before = sorted(served.output.rglob("*"))
+    with pytest.raises(HostError, match=f"SiameseBundleLoader.*{path.name}.*{message}"):
+        served.run(prompt)
+    assert sorted(served.output.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (f"controlnet/{BUNDLE}", "a Siamese bundle.*'Siamese Bundle Loader'"),
+        (f"checkpoints/{BASE}", "a Stable Diffusion 1.x checkpoint.*add a Siamese bundle"),
+        ("text", "not a checkpoint.*Convert it to .safetensors"),
+    ],
+)
+def test_the_checkpoint_loader_says_what_a_wrong_file_is(
+    served: ComfyHost, kind: str, message: str
+) -> None:
+    ending = "ckpt" if kind == "text" else "safetensors"
+    path = served.models / "checkpoints" / f"wrong {kind.replace('/', ' ')}.{ending}"
+    write_wrong_file(kind, served, path)
+    prompt = merged_prompt()
+    prompt["1"]["inputs"]["ckpt_name"] = path.name
+    with pytest.raises(HostError, match=f"SiameseCheckpointLoader.*{path.name}.*{message}"):
+        served.run(prompt)

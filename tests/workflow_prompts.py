@@ -1,0 +1,48 @@
+"""Prompts for the server on files that the `served` fixture puts there, and pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from siamese_diffusion.tools.comfy_host import ROOT
+
+BASE, BUNDLE, MERGED, MASK = "base.safetensors", "bundle.safetensors", "merged.safetensors", "a.png"
+WORKFLOW = ROOT / "workflows" / "api" / "siamese_mask_to_image.json"
+
+Prompt = dict[str, dict[str, Any]]
+
+
+def write_mask(path: Path, white: tuple[slice, slice], width: int = 64, height: int = 64) -> None:
+    """A black image with a white rectangle: (rows, columns)."""
+    pixels = np.zeros((height, width), np.uint8)
+    pixels[white] = 255
+    Image.fromarray(pixels).save(path)
+
+
+def bundle_prompt(**sampler: Any) -> Prompt:
+    """The shipped workflow on the served files, two steps unless told otherwise."""
+    prompt: Prompt = json.loads(WORKFLOW.read_text("utf-8"))
+    prompt["1"]["inputs"]["ckpt_name"] = BASE
+    prompt["2"]["inputs"]["bundle_name"] = BUNDLE
+    prompt["3"]["inputs"]["image"] = MASK
+    prompt["6"]["inputs"] |= {"steps": 2, **sampler}
+    return prompt
+
+
+def merged_prompt(**sampler: Any) -> Prompt:
+    """The same with the merged checkpoint in place of base and bundle."""
+    prompt = bundle_prompt(**sampler)
+    loader = {"class_type": "SiameseCheckpointLoader", "inputs": {"ckpt_name": MERGED}}
+    del prompt["2"]
+    prompt["1"] = loader
+    prompt["6"]["inputs"] |= {"model": ["1", 0], "control_net": ["1", 3]}
+    return prompt
+
+
+def pixels(path: Path) -> Any:
+    """(H, W, 3) in 0..255."""
+    return np.asarray(Image.open(path).convert("RGB"))
