@@ -49,12 +49,27 @@ class SiameseNetwork(comfy.cldm.cldm.ControlNet):
             device=config["device"],
         )
 
+    def forward(
+        self,
+        x: Tensor,
+        hint: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        features: Tensor,
+        **others: Any,
+    ) -> Any:
+        """ComfyUI's control of latents x (B, 4, h, w).
+
+        `features`, (B, 320, h, w) or (1, 320, h, w), stand in for the hint, which is not used.
+        """
+        return super().forward(x, features, timesteps, context, **others)
+
 
 class SiameseControl(comfy.controlnet.ControlNet):
     """One use of a Siamese ControlNet; each copy has a hint and hint features of its own."""
 
     def __init__(self, network: SiameseNetwork | None, **settings: Any) -> None:
-        # The parent sees hint features, which are as large as the latent.
+        # The parent resizes a hint that the network then ignores: this keeps it small.
         super().__init__(network, compression_ratio=1, **settings)
         self._features: dict[Any, Tensor] = {}
 
@@ -92,8 +107,11 @@ class SiameseControl(comfy.controlnet.ControlNet):
 
         Raises ValueError when there is neither one mask for all latents nor one for each.
         """
-        self.cond_hint = self._features_for(x_noisy, batched_number)
-        return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+        self.set_extra_arg("features", self._features_for(x_noisy, batched_number))
+        try:
+            return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+        finally:
+            self.extra_args.pop("features")  # copies take over what is in there
 
     def _features_for(self, x_noisy: Tensor, batched_number: int) -> Tensor:
         """Hint features in the order of `x_noisy`'s batch, or one for all, (., 320, h, w)."""
@@ -143,8 +161,11 @@ def load_control(weights: WeightFile) -> SiameseControl:
     cast_dtype = comfy.model_management.unet_manual_cast(config["dtype"], load_device)
     operations = comfy.ops.pick_operations(config["dtype"], cast_dtype)
     network = SiameseNetwork(channels, operations=operations, **config)
-    check_keys(state_dict, network.state_dict(), f"{weights.path}: ControlNet")
-    network.load_state_dict(state_dict)
+    try:
+        network.load_state_dict(state_dict, strict=False)
+    finally:
+        # Afterwards: newer versions of ComfyUI make weights only as they are loaded.
+        check_keys(state_dict, network.state_dict(), f"{weights.path}: ControlNet")
     return SiameseControl(network, load_device=load_device, manual_cast_dtype=cast_dtype)
 
 

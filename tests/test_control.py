@@ -266,6 +266,33 @@ def test_offloaded_weights_give_the_same(
     assert torch.equal(sample(control, masks(1), on=trained), expected)
 
 
+def test_half_precision_weights_are_those_of_the_merged_model(
+    pack: SimpleNamespace, base: StateDict, bundle: StateDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where ComfyUI keeps the UNet and the ControlNet in 16 bits."""
+    import comfy.cli_args
+
+    monkeypatch.setattr(comfy.cli_args.args, "bf16_unet", True)
+    weights = weight_file(bundle, Kind.BUNDLE)
+    trained = pack.decoder.with_decoder(load_model(pack, base), weights)
+    merged = load_model(pack, merged_tensors(base, bundle))
+    assert merged.model_dtype() == torch.bfloat16
+    assert_same(unet_weights(pack, trained), unet_weights(pack, merged))
+
+
+def test_half_precision_gives_nearly_the_same(
+    pack: SimpleNamespace, bundle: StateDict, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import comfy.cli_args
+
+    weights = weight_file(bundle, Kind.BUNDLE)
+    expected = sample(pack.control.load_control(weights), masks(1))
+    monkeypatch.setattr(comfy.cli_args.args, "bf16_unet", True)
+    half = pack.control.load_control(weights)
+    assert half.control_model.dtype == torch.bfloat16
+    assert relative_error(sample(half, masks(1)), expected) < 0.05
+
+
 # Weights that do not fit
 
 
@@ -285,6 +312,12 @@ def test_missing_and_unexpected_keys_are_an_error(pack: SimpleNamespace, bundle:
     del damaged[f"{CONTROL}middle_block.0.in_layers.0.bias"]
     damaged[f"{CONTROL}surplus"] = torch.zeros(1)
     with pytest.raises(WeightsError, match=r"1 missing: middle_block.*1 unexpected: surplus"):
+        pack.control.load_control(weight_file(damaged, Kind.BUNDLE))
+
+
+def test_a_tensor_of_another_shape_is_an_error(pack: SimpleNamespace, bundle: StateDict) -> None:
+    damaged = {**bundle, f"{CONTROL}zero_convs.0.0.bias": torch.zeros(7)}
+    with pytest.raises(WeightsError, match=r"1 of another shape: zero_convs.*\(7,\) instead of"):
         pack.control.load_control(weight_file(damaged, Kind.BUNDLE))
 
 
@@ -319,7 +352,7 @@ def test_a_plain_controlnet_is_an_error(sample: Sample) -> None:
 # The decoder
 
 
-def decoder_weights(pack: SimpleNamespace, model: Any) -> StateDict:
+def unet_weights(pack: SimpleNamespace, model: Any) -> StateDict:
     """The UNet as it samples, patches applied."""
     model.patch_model(torch.device("cpu"))
     tensors = {key: value.clone() for key, value in pack.decoder.unet_tensors(model).items()}
@@ -339,11 +372,11 @@ def assert_same(found: StateDict, expected: StateDict) -> None:
 def test_base_and_bundle_are_the_merged_model(
     pack: SimpleNamespace, base: StateDict, bundle: StateDict, model: Any
 ) -> None:
-    before = decoder_weights(pack, model)
+    before = unet_weights(pack, model)
     trained = pack.decoder.with_decoder(model, weight_file(bundle, Kind.BUNDLE))
     merged = load_model(pack, merged_tensors(base, bundle))
-    assert_same(decoder_weights(pack, trained), decoder_weights(pack, merged))
-    assert_same(decoder_weights(pack, model), before)
+    assert_same(unet_weights(pack, trained), unet_weights(pack, merged))
+    assert_same(unet_weights(pack, model), before)
 
 
 def test_a_lora_counts_before_and_after(
@@ -358,9 +391,9 @@ def test_a_lora_counts_before_and_after(
     after.add_patches(lora, 0.5)
     merged = load_model(pack, merged_tensors(base, bundle))
     merged.add_patches(lora, 0.5)
-    expected = decoder_weights(pack, merged)
-    assert_same(decoder_weights(pack, pack.decoder.with_decoder(before, weights)), expected)
-    assert_same(decoder_weights(pack, after), expected)
+    expected = unet_weights(pack, merged)
+    assert_same(unet_weights(pack, pack.decoder.with_decoder(before, weights)), expected)
+    assert_same(unet_weights(pack, after), expected)
 
 
 def test_a_bundle_for_another_architecture_is_an_error(

@@ -65,7 +65,8 @@ def control_outputs(control: Any, published: StateDict, hint: str) -> dict[str, 
     x = published["x_noisy"]
     return copy.control_model(
         x=x,
-        hint=copy._features_for(x, 1),
+        hint=None,
+        features=copy._features_for(x, 1),
         timesteps=published["timesteps"].float(),
         context=published["context"],
     )
