@@ -6,14 +6,18 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from siamese_diffusion.models.weights import read_weights
+from siamese_diffusion.training.checkpoints import RunFolder
 from siamese_diffusion.training.train_siamese import main
 from tiny_base import write_tiny_base
 
@@ -158,6 +162,21 @@ def test_another_command_does_not_continue_a_run(
         (uninterrupted / "kept").rename(finished)
     message = capsys.readouterr().err
     assert "--seed was 42, is 7" in message
+
+
+def test_changed_data_does_not_continue_a_run(
+    command: list[str], pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copytree(pairs.parent, tmp_path / "data"))
+    out = tmp_path / "out"
+    arguments = [*command, f"--train_data={data / 'prompt.jsonl'}", f"--output_dir={out}"]
+    assert main([*arguments, "--max_train_steps=1"]) == 0
+    RunFolder(out, "siamese").save_state(1, {}, {})
+    (out / "siamese.safetensors").unlink()
+    mask = next((data / "masks").iterdir())
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    assert main([*arguments, "--max_train_steps=1"]) == 2
+    assert "images, masks or captions have changed" in capsys.readouterr().err
 
 
 def test_an_infinite_loss_stops_and_leaves_the_last_good_state(

@@ -16,17 +16,14 @@ from safetensors.torch import save_file
 from seeded_weights import seeded
 from siamese_diffusion.models.metadata import file_hash, read_metadata
 from siamese_diffusion.models.recipe import RECIPES
-from siamese_diffusion.models.weights import (
-    CONTROL,
-    DECODER,
-    UNET,
-    Kind,
-    merge,
-    read_weights,
-)
+from siamese_diffusion.models.weights import CONTROL, DECODER, UNET, Kind, read_weights
+from siamese_diffusion.tools.comfy_host import ComfyHost
+from siamese_diffusion.training import merge_bundle
 from siamese_diffusion.training.train_siamese import main
 
-SCRIPT = Path(__file__).resolve().parents[1] / "training" / "train_siamese.py"
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "training" / "train_siamese.py"
+WORKFLOWS = ROOT / "workflows"
 SMALL_RUN = [
     "--resolution=64",
     "--train_batch_size=2",
@@ -88,13 +85,51 @@ def test_three_steps_write_a_bundle(trained: Path, nano: Path) -> None:
         assert not torch.equal(tensor, start.float()), f"{key} did not learn"
 
 
-def test_base_and_bundle_are_the_merged_checkpoint(trained: Path, nano: Path) -> None:
+def test_base_and_bundle_are_the_merged_checkpoint(
+    trained: Path, nano: Path, tmp_path: Path
+) -> None:
+    merged = tmp_path / "merged.safetensors"
+    assert merge_bundle.main([str(nano), str(trained / "siamese.safetensors"), str(merged)]) == 0
     base = read_weights(nano).tensors
     bundle = read_weights(trained / "siamese.safetensors")
-    merged = merge(base, bundle)
-    assert set(merged) == set(base) | set(bundle.tensors)
-    for key, tensor in merged.items():
+    found = read_weights(merged)
+    assert found.kind is Kind.MERGED
+    assert set(found.tensors) == set(base) | set(bundle.tensors)
+    for key, tensor in found.tensors.items():
         assert torch.equal(tensor, bundle.tensors[key] if key in bundle.tensors else base[key])
+
+
+def test_a_bundle_is_refused_by_another_base(
+    trained: Path, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.safetensors"
+    save_file({**read_weights(nano).tensors, "extra": seeded("extra", (2, 2))}, other)
+    bundle, merged = trained / "siamese.safetensors", tmp_path / "merged.safetensors"
+    assert merge_bundle.main([str(other), str(bundle), str(merged)]) == 2
+    message = capsys.readouterr().err
+    assert file_hash(nano) in message
+    assert file_hash(other) in message
+    assert not merged.exists()
+
+
+def test_trained_weights_make_images_in_comfyui(
+    trained: Path, nano: Path, pairs: Path, host: ComfyHost
+) -> None:
+    """The whole path: pairs, train_siamese.py, a real ComfyUI server, a PNG."""
+    shutil.copy(nano, host.models / "checkpoints" / "e2e_base.safetensors")
+    shutil.copy(trained / "siamese.safetensors", host.models / "controlnet" / "e2e.safetensors")
+    mask = next((pairs.parent / "masks").iterdir())
+    shutil.copy(mask, host.input / "e2e_mask.png")
+    prompt = json.loads((WORKFLOWS / "api" / "siamese_mask_to_image.json").read_text())
+    inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
+    inputs["CheckpointLoaderSimple"]["ckpt_name"] = "e2e_base.safetensors"
+    inputs["SiameseBundleLoader"]["bundle_name"] = "e2e.safetensors"
+    inputs["LoadImageMask"]["image"] = "e2e_mask.png"
+    inputs["SiameseSampler"]["steps"] = 4
+    [picture] = host.images(host.run(prompt))
+    with Image.open(picture) as image:
+        assert image.size == (64, 64)
+        assert image.getextrema() != ((0, 0), (0, 0), (0, 0))
 
 
 def test_a_run_shows_what_it_did(trained: Path) -> None:

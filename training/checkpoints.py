@@ -60,6 +60,13 @@ class RunFolder:
         self.losses = folder / "losses.png"
         self.states = folder / "state"
 
+    def begin(self, record: Mapping[str, Any]) -> None:
+        """Make the folder and write config.json."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / ".config.json.tmp"
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(self.config)
+
     def weights(self, step: int | None = None) -> Path:
         """`NAME.safetensors` for the finished run, `NAME-step00000100.safetensors` before."""
         suffix = "" if step is None else f"-step{step:0{STEP_DIGITS}d}"

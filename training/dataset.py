@@ -62,6 +62,14 @@ class Dataset:
             for number, colour in enumerate(colours, first)
         }
 
+    def fingerprint(self) -> str:
+        """Changes with any image, mask or caption, and with their order."""
+        digest = hashlib.sha256()
+        masks = {mask: file_hash(mask) for mask in {pair.mask for pair in self.infos}}
+        for pair in self.pairs:
+            digest.update(f"{self.infos[pair].digest}{masks[pair.mask]}{pair.caption}".encode())
+        return digest.hexdigest()
+
     def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
         """(training, validation) with about `fraction` of the file stems in the second.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -36,6 +36,13 @@ class Batch:
     text: Tensor
     mask: Tensor
     image: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Samples start..stop - 1."""
+        return Batch(*(getattr(self, field.name)[start:stop] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,7 @@ def consistency_weight(recipe: Recipe, mask: Tensor, size: torch.Size) -> Tensor
     """
     if recipe.consistency == "uniform":
         return None
-    lesion = (mask.amax(1, keepdim=True) > 0.5).to(mask.dtype)
+    lesion = (mask.amax(1, keepdim=True) > 0).to(mask.dtype)  # any class of a palette mask
     area = lesion.mean((1, 2, 3), keepdim=True)
     lesion = functional.adaptive_avg_pool2d(lesion, (size[0], size[1]))
     return lesion * (1 - area) + (1 - lesion) * area

@@ -60,6 +60,19 @@ class Reporter:
         self.accelerator.log(values, step=step)
 
     @torch.no_grad()
+    def validate(self, step: int, validation: TrainingData) -> None:
+        """Log the mean loss terms of held-out pairs: always the same noise and timesteps."""
+        self.objective.nets.eval()
+        sums: dict[str, float] = {}
+        for batch in validation.validation_batches(self.config.train_batch_size, self.config.seed):
+            with self.accelerator.autocast():
+                losses = self.objective.losses(batch.to(self.accelerator.device), step)
+            for name, values in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(values.sum())
+        terms = {f"validation_{name}": total / len(validation) for name, total in sums.items()}
+        self._log(step, {"validation": sum(terms.values()), **terms})
+
+    @torch.no_grad()
     def preview(self, step: int, bar: tqdm | None) -> None:
         """Write the grid mask | real | sampled | outline, and the loss curves.
 

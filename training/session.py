@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 
 from .checkpoints import RunFolder
 from .data import TrainingData
 from .dataset import Dataset
 from .errors import ConfigError
+from .host import BaseModel
 from .latent_cache import DiskCache, MemoryCache
 from .options import TrainConfig
 from .standalone import load_base_model
+from .summary import DatasetSummary
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -25,72 +29,138 @@ FREE_TO_CHANGE = {
     "save_every_n_steps",
     "keep_last_n",
     "sample_every_n_steps",
+    "validate_every_n_steps",
     "sample_count",
     "sample_steps",
     "sample_cfg",
     "tokenizer_cache_dir",
     "cache_latents_to_disk",
+    "log_with",
 }
 
 
 def start(config: TrainConfig, dataset: Dataset) -> None:
-    """Train, or continue what the same command began.
+    """Train, or continue what the same command began; with `--dry_run`, only describe it.
 
     Raises ConfigError, WeightsError or FileNotFoundError for bad input, NotFiniteError when the
     loss is not finite.
     """
-    pairs, _held_out = dataset.split(config.validation_split, config.seed)
+    training, held_out = dataset.split(config.validation_split, config.seed)
     folder = RunFolder(config.output_dir, config.output_name)
+    record = {**json.loads(config.to_json()), "dataset": dataset.fingerprint()}
+    state = None if config.dry_run else state_to_continue(config, folder, record)
+    base = load_base_model(
+        config.pretrained_model_name_or_path, config.tokenizer_cache_dir, config.v_parameterization
+    )
+    accelerator = make_accelerator(config)
+    if accelerator.is_main_process:
+        for note in dataset.notes:
+            log.warning("Note: %s", note)
+    if config.dry_run:
+        trainer = Trainer(config, base, TrainingData(training, config.framing()), accelerator)
+        log.info("%s", describe(config, training, held_out, trainer))
+        return
+    data, validation = prepare_data(config, training, held_out, base, accelerator)
+    trainer = Trainer(config, base, data, accelerator, validation)
+    if state is not None:
+        trainer.resume(state)
+    folder.begin(record)
+    if config.log_with is not None:
+        accelerator.init_trackers("logs", record)
+    trainer.train()
+    accelerator.end_training()
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Devices, processes and precision. Raises ConfigError for what cannot work here."""
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            log_with=config.log_with,
+            project_dir=config.output_dir,
+        )
+    except (ValueError, ImportError) as error:
+        raise ConfigError(
+            f"--mixed_precision {config.mixed_precision} or --log_with {config.log_with}: {error}"
+        ) from error
+    if accelerator.distributed_type is DistributedType.DEEPSPEED:
+        raise ConfigError(
+            "accelerate launch --use_deepspeed: not supported; use several processes without it."
+        )
+    return accelerator
+
+
+def prepare_data(
+    config: TrainConfig,
+    training: Dataset,
+    held_out: Dataset,
+    base: BaseModel,
+    accelerator: Accelerator,
+) -> tuple[TrainingData, TrainingData | None]:
+    """Encode training and validation pairs; the second is None where none are held out."""
+    on_disk = config.cache_latents_to_disk
+    cache = DiskCache(config.output_dir.parent / ".siamese_cache") if on_disk else MemoryCache()
+    data = TrainingData(training, config.framing(), cache)
+    quiet = not accelerator.is_main_process
+    data.prepare(base, accelerator.device, quiet)
+    if not held_out.pairs:
+        return data, None
+    as_it_is = replace(config.framing(), flip=False, rotate=False)
+    validation = TrainingData(held_out, as_it_is, cache)
+    validation.prepare(base, accelerator.device, quiet)
+    return data, validation
+
+
+def describe(config: TrainConfig, training: Dataset, held_out: Dataset, trainer: Trainer) -> str:
+    """What a run would be: its data, steps, parameters and memory."""
+    trained = sum(p.numel() for p in trainer.parameters)
+    frozen = sum(p.numel() for p in trainer.nets.parameters()) - trained
+    # Weight, gradient and AdamW's two averages, in float32.
+    memory = (trained * 16 + frozen * 4) / 2**30
+    recipe = trainer.objective.recipe
+    rows = {
+        "validation pairs": len(held_out.pairs),
+        "recipe": f"{config.recipe} {recipe.to_json()}",
+        "steps": f"{config.max_train_steps} of {trainer.global_batch} pairs "
+        f"({trainer.order.batches_per_epoch} steps an epoch)",
+        "parameters": f"{trained:,} trained, {frozen:,} frozen",
+        "memory": f"{memory:.1f} GiB for weights, gradients and AdamW; activations come on top",
+    }
+    table = DatasetSummary.of(training, config.framing()).render()
+    return "\n".join([table, *(f"{name:<18}{value}" for name, value in rows.items())])
+
+
+def state_to_continue(
+    config: TrainConfig, folder: RunFolder, record: dict[str, Any]
+) -> Path | None:
+    """The state to go on from: `--resume`, or the newest in the output folder.
+
+    Raises ConfigError if that run is finished, or if another command or dataset made it.
+    """
     if folder.weights().is_file():
         raise ConfigError(
             f"--output_dir: {folder.weights()} exists, that run is finished. Choose another "
             "--output_dir or --output_name."
         )
-    state = config.resume or state_to_continue(config, folder)
-    base = load_base_model(
-        config.pretrained_model_name_or_path, config.tokenizer_cache_dir, config.v_parameterization
-    )
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        log_with=config.log_with,
-        project_dir=config.output_dir,
-    )
-    if accelerator.is_main_process:
-        for note in dataset.notes:
-            log.warning("Note: %s", note)
-    on_disk = config.cache_latents_to_disk
-    cache = DiskCache(config.output_dir.parent / ".siamese_cache") if on_disk else MemoryCache()
-    data = TrainingData(pairs, config.framing(), cache)
-    data.prepare(base, accelerator.device, quiet=not accelerator.is_main_process)
-    trainer = Trainer(config, base, data, accelerator)
-    if state is not None:
-        trainer.resume(state)
-    config.output_dir.mkdir(parents=True, exist_ok=True)
-    folder.config.write_text(config.to_json() + "\n", encoding="utf-8")
-    if config.log_with is not None:
-        accelerator.init_trackers("logs", json.loads(config.to_json()))
-    trainer.train()
-    accelerator.end_training()
-
-
-def state_to_continue(config: TrainConfig, folder: RunFolder) -> Path | None:
-    """The newest state in the output folder. Raises ConfigError if another command made it."""
+    if config.resume is not None:
+        return config.resume
     state = folder.latest_state()
     if state is None:
         # What a run without any state has logged will be logged again.
         folder.drop_metrics_after(0)
         return None
     previous = json.loads(folder.config.read_text(encoding="utf-8"))
-    now = json.loads(config.to_json())
     changed = [
         f"--{name} was {previous.get(name)!r}, is {value!r}"
-        for name, value in now.items()
-        if name not in FREE_TO_CHANGE and previous.get(name) != value
+        for name, value in record.items()
+        if name not in (*FREE_TO_CHANGE, "dataset") and previous.get(name) != value
     ]
+    if previous["dataset"] != record["dataset"]:
+        changed.append("images, masks or captions have changed")
     if changed:
         raise ConfigError(
             f"--output_dir: {config.output_dir} holds a run of another command "
-            f"({'; '.join(changed)}). Choose another --output_dir, or give the same command to "
-            "resume that run."
+            f"({'; '.join(changed)}). Choose another --output_dir, or give the same command and "
+            "data to resume that run."
         )
     return state

@@ -63,7 +63,7 @@ class DatasetSummary:
             for number, (value, name) in enumerate(self.classes.items())
         ]
         rows.append(("captions", f"{self.captions} distinct; empty: {self.empty_captions}"))
-        return "\n".join(f"{name:<16}{value}".rstrip() for name, value in rows)
+        return "\n".join(f"{name:<18}{value}".rstrip() for name, value in rows)
 
     def _pairs(self) -> str:
         repeated = f" ({self.distinct} distinct)" if self.distinct != self.pairs else ""

@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,7 +25,7 @@ from .data import TrainingData
 from .errors import NotFiniteError
 from .host import BaseModel
 from .networks import SiameseNetworks, new_controlnet
-from .objective import Batch, Objective
+from .objective import Objective
 from .optimizers import make_optimizer, make_scheduler
 from .options import TrainConfig
 from .order import BatchOrder
@@ -42,7 +41,12 @@ class Trainer:
     """Trains ControlNet and decoder on the pairs; all that is random depends on (seed, step)."""
 
     def __init__(
-        self, config: TrainConfig, base: BaseModel, data: TrainingData, accelerator: Accelerator
+        self,
+        config: TrainConfig,
+        base: BaseModel,
+        data: TrainingData,
+        accelerator: Accelerator,
+        validation: TrainingData | None = None,
     ) -> None:
         self.config, self.base, self.data, self.accelerator = config, base, data, accelerator
         self.folder = RunFolder(config.output_dir, config.output_name)
@@ -65,6 +69,7 @@ class Trainer:
         self.global_batch = self.process_batch * accelerator.num_processes
         self.order = BatchOrder(data.sizes, self.global_batch, config.seed)
         self.reporter = Reporter(config, self.folder, base, data, self.objective, accelerator)
+        self.validation = validation
         self.step = 0
         self._stop_requested = False
 
@@ -99,7 +104,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         size, first = config.train_batch_size, self.accelerator.process_index * self.process_batch
         for start in range(first, first + self.process_batch, size):
-            batch = _slice(whole, start, start + size, self.accelerator.device)
+            batch = whole.rows(start, start + size).to(self.accelerator.device)
             with self.accelerator.autocast():
                 losses = self.objective.losses(batch, self.step, self._backward)
             for name, values in losses.items():
@@ -219,15 +224,22 @@ class Trainer:
             self.save_state()
         if _due(step, config.sample_every_n_steps):
             self._on_main(lambda: self.reporter.preview(step, bar))
+        if self.validation and _due(step, config.validate_every_n_steps):
+            self._validate(self.validation)
 
     def _finish(self) -> None:
         if self.step < self.config.max_train_steps:
             self.save_state()
             log.warning("Stopped at step %d. The same command again resumes.", self.step)
             return
+        if self.validation:
+            self._validate(self.validation)
         self._on_main(lambda: self.reporter.preview(self.step, None))
         # Last, because this file says that the run is finished.
         self._on_main(lambda: self.save_weights(self.folder.weights()))
+
+    def _validate(self, validation: TrainingData) -> None:
+        self._on_main(lambda: self.reporter.validate(self.step, validation))
 
     def _on_main(self, action: Callable[[], None]) -> None:
         """Run on the main process with the weights to show; the others wait."""
@@ -267,11 +279,6 @@ def make_networks(
 
 def _due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
-
-
-def _slice(batch: Batch, start: int, stop: int, device: torch.device) -> Batch:
-    parts = {f.name: getattr(batch, f.name)[start:stop].to(device) for f in fields(batch)}
-    return Batch(**parts)
 
 
 @contextmanager

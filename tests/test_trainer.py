@@ -1,0 +1,240 @@
+"""Settings of the trainer against what they must equal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from siamese_diffusion.models.weights import StateDict, read_weights
+from siamese_diffusion.training.train_siamese import main
+from tiny_base import SD1, SD2, write_tiny_base
+
+SCRIPT = Path(__file__).resolve().parents[1] / "training" / "train_siamese.py"
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps its settings for the whole process; each run here has its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_base(tmp_path_factory.mktemp("tiny") / "tiny.safetensors")
+
+
+def flags(base: Path, pairs: Path, out: Path, *more: str) -> list[str]:
+    return [
+        f"--pretrained_model_name_or_path={base}",
+        f"--train_data={pairs}",
+        f"--output_dir={out}",
+        "--resolution=64",
+        "--max_train_steps=3",
+        "--learning_rate=1e-3",
+        "--sample_steps=1",
+        "--sample_count=1",
+        *more,
+    ]
+
+
+def train(base: Path, pairs: Path, out: Path, *more: str) -> StateDict:
+    assert main(flags(base, pairs, out, *more)) == 0
+    return read_weights(out / "siamese.safetensors").tensors
+
+
+@pytest.fixture(scope="module")
+def plain_folder(tiny: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three steps on batches of four."""
+    folder = tmp_path_factory.mktemp("plain")
+    train(tiny, pairs, folder, "--train_batch_size=4")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(plain_folder: Path) -> StateDict:
+    return read_weights(plain_folder / "siamese.safetensors").tensors
+
+
+def losses(folder: Path) -> list[float]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+# AdamW turns the smallest gradients into whole steps, so single weights may differ by rounding.
+ROUNDING = 3e-4  # a tenth of three steps of 1e-3
+
+
+def differing(found: StateDict, expected: StateDict, tolerance: float) -> float:
+    """Share of weights that differ by more than `tolerance`."""
+    assert found.keys() == expected.keys()
+    count = sum(int(((found[k] - v).abs() > tolerance).sum()) for k, v in expected.items())
+    return count / sum(v.numel() for v in expected.values())
+
+
+def test_accumulation_equals_a_larger_batch(
+    tiny: Path, pairs: Path, plain: StateDict, tmp_path: Path
+) -> None:
+    found = train(tiny, pairs, tmp_path, "--train_batch_size=2", "--gradient_accumulation_steps=2")
+    assert differing(found, plain, ROUNDING) < 1e-3
+
+
+def test_two_processes_equal_one(
+    tiny: Path, pairs: Path, plain: StateDict, plain_folder: Path, tmp_path: Path
+) -> None:
+    launcher = [
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
+        "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no",
+        "--num_cpu_threads_per_process=1",
+    ]  # fmt: skip
+    result = subprocess.run(
+        [*launcher, str(SCRIPT), *flags(tiny, pairs, tmp_path, "--train_batch_size=2")],
+        # Processes on CPUs instead of GPUs, without MPI.
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    found = read_weights(tmp_path / "siamese.safetensors").tensors
+    assert differing(found, plain, ROUNDING) < 1e-3
+    # The losses of both processes' samples: those of the one process with the same batches.
+    assert losses(tmp_path) == pytest.approx(losses(plain_folder), rel=1e-5)
+
+
+def test_checkpointing_and_layout_change_nothing(
+    tiny: Path, pairs: Path, plain: StateDict, tmp_path: Path
+) -> None:
+    found = train(
+        tiny, pairs, tmp_path, "--train_batch_size=4", "--gradient_checkpointing",
+        "--channels_last",
+    )  # fmt: skip
+    assert differing(found, plain, ROUNDING) < 1e-3
+
+
+def test_half_precision_stays_near(
+    tiny: Path, pairs: Path, plain: StateDict, tmp_path: Path
+) -> None:
+    train(tiny, pairs, tmp_path, "--train_batch_size=4", "--mixed_precision=bf16")
+    found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(0.1 < line["loss"] < 10 for line in found)
+
+
+@pytest.mark.parametrize("recipe", ["concat", "adaptive", "mask_only"])
+def test_every_recipe_trains(recipe: str, tiny: Path, pairs: Path, tmp_path: Path) -> None:
+    train(tiny, pairs, tmp_path, "--train_batch_size=2", f"--recipe={recipe}")
+    bundle = read_weights(tmp_path / "siamese.safetensors")
+    channels = bundle.control()["input_hint_block.0.initial_conv.weight"].shape[1]
+    assert channels == (4 if recipe == "concat" else 3)
+    terms = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert ("loss_consistency" in terms) == (recipe != "mask_only")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arguments"),
+    [("Adafactor", ()), ("SGDNesterov", ()), ("torch.optim.RAdam", ("betas=(0.9,0.98)",))],
+)
+def test_optimizers_by_name(
+    optimizer: str, arguments: tuple[str, ...], tiny: Path, pairs: Path, tmp_path: Path
+) -> None:
+    more = [f"--optimizer_type={optimizer}", "--train_batch_size=2"]
+    if arguments:
+        more += ["--optimizer_args", *arguments]
+    tensors = train(tiny, pairs, tmp_path, *more)
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--optimizer_type=Nonsense"], "--optimizer_type is 'Nonsense'; known are adamw"),
+        (["--optimizer_type=nowhere.Optimizer"], "pip install nowhere"),
+        (["--optimizer_args", "weight_decay:0.1"], "not key=value"),
+        (["--optimizer_args", "speed=1"], "AdamW says"),
+        (["--resolution=100"], "--resolution is '100'; expected SIZE or WIDTH,HEIGHT"),
+        (["--max_train_steps=0"], "--max_train_steps is 0; it must be above 0"),
+        (["--sdpa"], "--sdpa: PyTorch's scaled dot product attention is always used"),
+        (["--config_file=missing.toml"], "--config_file missing.toml"),
+    ],
+)
+def test_bad_flags(
+    more: list[str],
+    expected: str,
+    tiny: Path,
+    pairs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    assert main(flags(tiny, pairs, out, *more)) == 2
+    assert expected in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_config_file_gives_flags_and_the_command_line_wins(
+    tiny: Path, pairs: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        f"pretrained_model_name_or_path = '{tiny}'\n[data]\ntrain_data = '{pairs}'\n"
+        "resolution = '64'\n[training]\nmax_train_steps = 1\ntrain_batch_size = 2\n"
+        "optimizer_args = ['weight_decay=0.1']\n[output]\nsample_steps = 1\nseed = 3\n",
+        encoding="utf-8",
+    )
+    out = tmp_path / "out"
+    assert main([f"--config_file={file}", f"--output_dir={out}", "--seed=5"]) == 0
+    config = json.loads((out / "config.json").read_text())
+    assert (config["seed"], config["max_train_steps"]) == (5, 1)
+    assert config["optimizer_args"] == ["weight_decay=0.1"]
+
+
+def test_wrong_entries_of_a_config_file_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("learing_rate = 1e-5\nseed = 'x'\nxformers = 'yes'\n", encoding="utf-8")
+    assert main([f"--config_file={file}"]) == 2
+    message = capsys.readouterr().err
+    for expected in ("learing_rate is not a flag", "seed = 'x'", "xformers = 'yes'"):
+        assert expected in message
+
+
+def test_stable_diffusion_2_with_v_prediction(pairs: Path, tmp_path: Path) -> None:
+    base = write_tiny_base(tmp_path / "sd2.safetensors", SD2)
+    train(base, pairs, tmp_path / "out", "--v_parameterization", "--train_batch_size=2")
+    metadata = read_weights(tmp_path / "out" / "siamese.safetensors").metadata
+    assert metadata["modelspec.prediction_type"] == "v"
+    assert SD1 != SD2
+
+
+def test_a_dry_run_describes_and_writes_nothing(
+    tiny: Path, pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    with caplog.at_level("INFO"):
+        assert main(flags(tiny, pairs, out, "--dry_run", "--validation_split=0.34")) == 0
+    text = caplog.text
+    for expected in ("pairs", "validation pairs", "trained", "GiB", "lesion", "coverage"):
+        assert expected in text
+    assert not out.exists()
+
+
+def test_the_validation_loss_is_logged_and_repeatable(
+    tiny: Path, pairs: Path, tmp_path: Path
+) -> None:
+    more = ["--validation_split=0.34", "--validate_every_n_steps=1", "--train_batch_size=2"]
+    found = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        train(tiny, pairs, folder, *more)
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        found.append([(line["step"], line["validation"]) for line in lines if "validation" in line])
+    assert found[0] == found[1]
+    assert [step for step, _ in found[0]] == [1, 2, 3]
