@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from seeded_weights import made_up_bundle
 from siamese_diffusion.models.dhi import DenseHintInput
 from siamese_diffusion.models.weights import CONTROL, UNET, read_weights, write_weights
-from siamese_diffusion.tools.comfy_host import ROOT, ComfyHost, HostError
+from siamese_diffusion.tools.comfy_host import PACK_NAME, ComfyHost, HostError
 from workflow_prompts import (
     BASE,
     BUNDLE,
@@ -86,7 +87,9 @@ def test_every_input_and_output_is_explained(host: ComfyHost) -> None:
         assert all(info["output_tooltips"]), name
         for inputs in info["input"].values():
             assert [key for key, spec in inputs.items() if not spec[1].get("tooltip")] == [], name
-        assert (ROOT / "web" / "docs" / f"{name}.md").is_file()
+        page = f"{host.url}/extensions/{PACK_NAME}/docs/{name}.md"
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(page) as answer:
+            assert f"# {info['display_name']}" in answer.read().decode()
 
 
 # Images
