@@ -22,7 +22,7 @@ from ..models.metadata import SiameseMetadata
 from ..models.weights import write_weights
 from .checkpoints import STATE_WEIGHTS, RunFolder, bundle_tensors, load_bundle, read_state
 from .data import TrainingData
-from .errors import NotFiniteError
+from .errors import ConfigError, NotFiniteError
 from .host import BaseModel
 from .networks import SiameseNetworks, new_controlnet
 from .objective import Objective
@@ -268,8 +268,11 @@ def make_networks(
         nets.unet.enable_gradient_checkpointing()
         nets.controlnet.enable_gradient_checkpointing()
     if config.xformers:
-        nets.unet.enable_xformers_memory_efficient_attention()
-        nets.controlnet.enable_xformers_memory_efficient_attention()
+        try:
+            nets.unet.enable_xformers_memory_efficient_attention()
+            nets.controlnet.enable_xformers_memory_efficient_attention()
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"--xformers: {error} Or leave the flag out.") from error
     if config.channels_last:
         nets.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.torch_compile:
