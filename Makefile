@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG := ../../pyproject.toml
+# Threads that wait must sleep: tests run a server beside them, and spinning threads starve it.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: setup test lint demo
 
