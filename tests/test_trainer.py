@@ -14,6 +14,7 @@ import torch
 from accelerate.state import AcceleratorState
 from siamese_diffusion.models.weights import StateDict, read_weights
 from siamese_diffusion.training.train_siamese import main
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_base import SD1, SD2, write_tiny_base
 
 SCRIPT = Path(__file__).resolve().parents[1] / "training" / "train_siamese.py"
@@ -239,3 +240,10 @@ def test_the_validation_loss_is_logged_and_repeatable(
         found.append([(line["step"], line["validation"]) for line in lines if "validation" in line])
     assert found[0] == found[1]
     assert [step for step, _ in found[0]] == [1, 2, 3]
+
+
+def test_tensorboard_gets_losses_and_previews(tiny: Path, pairs: Path, tmp_path: Path) -> None:
+    train(tiny, pairs, tmp_path, "--log_with=tensorboard", "--train_batch_size=2")
+    events = EventAccumulator(str(tmp_path / "logs")).Reload()
+    assert [event.step for event in events.Scalars("loss_mask")] == [1, 2, 3]
+    assert [event.step for event in events.Images("preview")] == [3]

@@ -66,7 +66,8 @@ def start(config: TrainConfig, dataset: Dataset) -> None:
         trainer.resume(state)
     folder.begin(record)
     if config.log_with is not None:
-        accelerator.init_trackers("logs", record)
+        # TensorBoard takes no lists and no None.
+        accelerator.init_trackers("logs", {name: str(value) for name, value in record.items()})
     trainer.train()
     accelerator.end_training()
 
