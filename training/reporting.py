@@ -93,7 +93,8 @@ class Reporter:
         save_picture(picture, path)
         plot_losses(self.folder.metrics, self.folder.losses)
         for tracker in self.accelerator.trackers:
-            tracker.log_images({"preview": np.asarray(picture)[None]}, step=step)
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({"preview": np.asarray(picture)[None]}, step=step, **layout)
         (bar.write if bar else log.info)(f"Preview: {path}")
 
     def _conditions(self, mask: torch.Tensor) -> Conditions:
