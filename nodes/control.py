@@ -14,10 +14,13 @@ import comfy.model_detection
 import comfy.model_management
 import comfy.ops
 import comfy.utils
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..models.dhi import DOWNSCALE, DenseHintInput
 from ..models.metadata import read_metadata
+from ..models.recipe import RECIPES, Recipe
 from ..models.weights import DHI_KEY, StateDict, WeightFile, WeightsError, check_keys
 
 
@@ -38,8 +41,9 @@ class HintBlock(DenseHintInput):
 class SiameseNetwork(comfy.cldm.cldm.ControlNet):
     """ComfyUI's ControlNet network, its hint block replaced by the DHI."""
 
-    def __init__(self, hint_channels: int, **config: Any) -> None:
+    def __init__(self, hint_channels: int, recipe: Recipe, **config: Any) -> None:
         super().__init__(hint_channels=hint_channels, **config)
+        self.recipe = recipe
         self.context_dim: int = config["context_dim"]
         self.input_hint_block = HintBlock(
             hint_channels,
@@ -66,16 +70,25 @@ class SiameseNetwork(comfy.cldm.cldm.ControlNet):
 
 
 class SiameseControl(comfy.controlnet.ControlNet):
-    """One use of a Siamese ControlNet; each copy has a hint and hint features of its own."""
+    """One use of a Siamese ControlNet; each copy has a hint and hint features of its own.
+
+    photo_channels: how many channels of the hint, the first ones, are a photograph's and may be
+    smoothed when resized; the others are a mask's.
+    """
 
     def __init__(self, network: SiameseNetwork | None, **settings: Any) -> None:
         # The parent resizes a hint that the network then ignores: this keeps it small.
         super().__init__(network, compression_ratio=1, **settings)
+        self.photo_channels = 0
         self._features: dict[Any, Tensor] = {}
 
     @property
     def hint_channels(self) -> int:
         return self.control_model.input_hint_block.hint_channels
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.control_model.recipe
 
     def copy(self) -> SiameseControl:
         other = SiameseControl(
@@ -83,6 +96,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
         )
         other.control_model = self.control_model
         other.control_model_wrapped = self.control_model_wrapped
+        other.photo_channels = self.photo_channels
         self.copy_to(other)
         return other
 
@@ -129,13 +143,19 @@ class SiameseControl(comfy.controlnet.ControlNet):
         return features if masks == 1 else features.repeat(batched_number, 1, 1, 1)
 
     def _encode(self, x_noisy: Tensor) -> Tensor:
-        """Run the DHI on the hint, resized to 8 times the latent: nearest, never cropped."""
-        height, width = (DOWNSCALE * size for size in x_noisy.shape[-2:])
-        hint = comfy.utils.common_upscale(
-            self.cond_hint_original, width, height, "nearest-exact", "disabled"
-        )
+        """Run the DHI on the hint, stretched to 8 times the latent: masks by nearest neighbour."""
+        size = tuple(DOWNSCALE * size for size in x_noisy.shape[-2:])
+        photo = self.cond_hint_original[:, : self.photo_channels]
+        mask = self.cond_hint_original[:, self.photo_channels :]
+        parts = []
+        if photo.shape[1]:
+            # As training reads photographs: linear, averaging when they shrink.
+            parts.append(functional.interpolate(photo, size, mode="bilinear", antialias=True))
+        if mask.shape[1]:
+            parts.append(functional.interpolate(mask, size, mode="nearest-exact"))
         dtype = self.manual_cast_dtype or self.control_model.dtype
-        return self.control_model.input_hint_block.encode(hint.to(x_noisy.device, dtype))
+        hint = torch.cat(parts, dim=1).to(x_noisy.device, dtype)
+        return self.control_model.input_hint_block.encode(hint)
 
     def _check_text_width(self, model: Any) -> None:
         """SD 1.x, SD 2.x and SDXL differ in the width of their text; mixed, they fail obscurely."""
@@ -155,12 +175,13 @@ def load_control(weights: WeightFile) -> SiameseControl:
     Raises WeightsError for missing or unexpected keys, or metadata that contradicts the weights.
     """
     state_dict = weights.control()
-    channels = _hint_channels(weights, state_dict)
+    channels = state_dict[DHI_KEY].shape[1]
+    recipe = _recipe(weights, channels)
     load_device = comfy.model_management.get_torch_device()
     config = _network_config(weights, state_dict)
     cast_dtype = comfy.model_management.unet_manual_cast(config["dtype"], load_device)
     operations = comfy.ops.pick_operations(config["dtype"], cast_dtype)
-    network = SiameseNetwork(channels, operations=operations, **config)
+    network = SiameseNetwork(channels, recipe, operations=operations, **config)
     try:
         network.load_state_dict(state_dict, strict=False)
     finally:
@@ -169,17 +190,21 @@ def load_control(weights: WeightFile) -> SiameseControl:
     return SiameseControl(network, load_device=load_device, manual_cast_dtype=cast_dtype)
 
 
-def _hint_channels(weights: WeightFile, state_dict: StateDict) -> int:
-    """Input channels of the DHI, from the weights; the recipe must allow them."""
-    channels = state_dict[DHI_KEY].shape[1]
+def _recipe(weights: WeightFile, channels: int) -> Recipe:
+    """The recipe in the metadata, which must allow the DHI's `channels`; else what these suggest.
+
+    Raises WeightsError when they contradict each other.
+    """
     metadata = read_metadata(weights.metadata, str(weights.path))
-    allowed = {metadata.recipe.hint_channels(n) for n in (1, 3)} if metadata else {channels}
+    if metadata is None:
+        return RECIPES["published" if channels == 3 else "concat"]
+    allowed = {metadata.recipe.hint_channels(n) for n in (1, 3)}
     if channels not in allowed:
         raise WeightsError(
             f"{weights.path}: its recipe needs {sorted(allowed)} hint channels; its weights have "
             f"{channels}. The file is damaged or mixed from two; train it again."
         )
-    return channels
+    return metadata.recipe
 
 
 def _network_config(weights: WeightFile, state_dict: StateDict) -> dict[str, Any]:

@@ -22,19 +22,24 @@ ENCODER = ("time_embed.", "input_blocks.", "middle_block.")
 HOST_UNET = "diffusion_model."
 
 
-def with_decoder(model: Any, weights: WeightFile) -> Any:
+def with_decoder(model: Any, weights: WeightFile, strength: float = 1.0) -> Any:
     """A clone of ComfyUI's MODEL with the file's decoder; the original stays as it was.
 
-    The weights are those of the merged checkpoint, bit for bit, whether LoRAs are applied before
-    or after. A file without a decoder leaves them unchanged.
+    With strength 1 the weights are those of the merged checkpoint, bit for bit, with 0 the base's,
+    in between their weighted mean; LoRAs may be applied before or after. A file without a decoder
+    leaves the base's.
     Raises WeightsError when the file was made for another architecture.
     """
     check_fits(weights, unet_tensors(model))
     clone = model.clone()
     decoder = without_prefix(weights.decoder(), UNET)
-    # "set" puts the weight itself in place; adding its difference to the base would round.
-    patches = {HOST_UNET + key: ("set", (value,)) for key, value in decoder.items()}
-    clone.add_patches(patches)
+    if strength == 1.0:
+        # "set" puts the weight itself in place; adding its difference to the base would round.
+        patches: Any = {HOST_UNET + key: ("set", (value,)) for key, value in decoder.items()}
+        clone.add_patches(patches)
+    else:
+        patches = {HOST_UNET + key: (value,) for key, value in decoder.items()}
+        clone.add_patches(patches, strength, 1.0 - strength)
     for key in patches:
         # First in line, so that LoRAs already applied to the base still count.
         clone.patches[key].insert(0, clone.patches[key].pop())

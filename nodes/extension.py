@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .conditioning import SiameseApplyMask
 from .loaders import SiameseBundleLoader, SiameseCheckpointLoader
+from .model_info import SiameseModelInfo
 from .sampler import SiameseSampler
 
 
@@ -13,4 +14,10 @@ class SiameseExtension(ComfyExtension):
     """ComfyUI asks it once, at start-up."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [SiameseCheckpointLoader, SiameseBundleLoader, SiameseApplyMask, SiameseSampler]
+        return [
+            SiameseCheckpointLoader,
+            SiameseBundleLoader,
+            SiameseModelInfo,
+            SiameseApplyMask,
+            SiameseSampler,
+        ]

@@ -102,6 +102,10 @@ class SiameseBundleLoader(io.ComfyNode):
                     "A bundle written by train_siamese.py, in models/controlnet. A file with the "
                     "ControlNet alone works too, without the trained decoder.",
                 ),
+                io.Float.Input(
+                    "decoder_strength", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+                    tooltip="Share of the trained decoder: 1 as trained, 0 the base model's own.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -109,15 +113,15 @@ class SiameseBundleLoader(io.ComfyNode):
                 ),
                 io.ControlNet.Output(display_name="CONTROL_NET", tooltip=CONTROL_TOOLTIP),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, bundle_name: str, **_links: Any) -> str:
+    def fingerprint_inputs(cls, bundle_name: str, **_others: Any) -> str:
         return file_fingerprint("controlnet", bundle_name)
 
     @classmethod
-    def execute(cls, model: Any, bundle_name: str) -> io.NodeOutput:
+    def execute(cls, model: Any, bundle_name: str, decoder_strength: float = 1.0) -> io.NodeOutput:
         weights = read_weights(
             file_path("controlnet", bundle_name), expect=[Kind.BUNDLE, Kind.CONTROL_ONLY]
         )
-        return io.NodeOutput(with_decoder(model, weights), load_control(weights))
+        return io.NodeOutput(with_decoder(model, weights, decoder_strength), load_control(weights))

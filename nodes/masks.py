@@ -1,13 +1,15 @@
-"""Masks as ComfyUI gives them -> hints as the Dense Hint Input takes them."""
+"""Masks and images as ComfyUI gives them -> hints as the Dense Hint Input takes them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 # The published code reads masks back with `> 127` of 255.
 THRESHOLD = 0.5
 HINT_CHANNELS = (3, 4, 6)
+PHOTO_CHANNELS = 3  # of hints with 4 or 6 channels, the first ones
 
 
 def mask_batch(mask: Tensor) -> Tensor:
@@ -24,15 +26,79 @@ def mask_batch(mask: Tensor) -> Tensor:
     return mask
 
 
-def mask_hint(mask: Tensor, channels: int) -> Tensor:
+def binary_mask(mask: Tensor, threshold: float = THRESHOLD, invert: bool = False) -> Tensor:
+    """Masks in [0, 1] -> (B, H, W) of zeros and ones: above `threshold` is one, or `invert`ed."""
+    return ((mask_batch(mask) > threshold) != invert).float()
+
+
+def mask_hint(
+    mask: Tensor, channels: int, threshold: float = THRESHOLD, invert: bool = False
+) -> Tensor:
     """Masks in [0, 1] -> hint (B, channels, H, W) of zeros and ones for the mask branch.
 
     3 channels: the mask in each. 4 or 6, of recipes that train on [image, mask]: zeros for the
     image's 3, the mask in the rest. Raises ValueError for any other number or mask shape.
     """
-    binary = (mask_batch(mask) > THRESHOLD).float()[:, None]  # (B, 1, H, W)
+    binary = binary_mask(mask, threshold, invert)[:, None]  # (B, 1, H, W)
+    mask_channels = _mask_channels(channels)
+    return _after_no_photo(binary.expand(-1, mask_channels, -1, -1), channels)
+
+
+def palette_hint(palette: Tensor, channels: int) -> Tensor:
+    """Palette images (B, H, W, 3) in [0, 1] -> hint (B, channels, H, W): their colours, unchanged.
+
+    Raises ValueError for weights whose hints have room for one mask channel only.
+    """
+    if _mask_channels(channels) != 3:
+        raise ValueError(
+            "These weights were trained on binary masks, not on palette masks: connect 'mask' "
+            "instead of 'palette'."
+        )
+    return _after_no_photo(photo_batch(palette), channels)
+
+
+def photo_hint(photo: Tensor, hint: Tensor) -> Tensor:
+    """Images (B, H, W, 3) in [0, 1] -> hint of the image branch, channels as in `hint`.
+
+    `hint` is that of the mask branch; its mask is stretched to the image by nearest neighbour
+    where the weights take both. Raises ValueError when there is neither one image nor one mask,
+    nor as many of both.
+    """
+    photos = photo_batch(photo)
+    channels = hint.shape[1]
+    if channels == PHOTO_CHANNELS:
+        return photos
+    counts = len(photos), len(hint)
+    if counts[0] != counts[1] and 1 not in counts:
+        raise ValueError(
+            f"{counts[0]} images for {counts[1]} masks: give one image for all masks, or one for "
+            "each."
+        )
+    masks = functional.interpolate(
+        hint[:, PHOTO_CHANNELS:], photos.shape[-2:], mode="nearest-exact"
+    )
+    count = max(counts)
+    parts = (part.expand(count, -1, -1, -1) for part in (photos, masks.to(photos)))
+    return torch.cat([*parts], dim=1)
+
+
+def photo_batch(image: Tensor) -> Tensor:
+    """ComfyUI IMAGE (B, H, W, 3 or 4) -> (B, 3, H, W), alpha left out. Raises ValueError."""
+    if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
+        raise ValueError(
+            f"The image has shape {list(image.shape)}; expected [batch, height, width, 3]. Connect "
+            "an IMAGE output, such as that of 'Load Image'."
+        )
+    return image[..., :3].movedim(-1, 1)
+
+
+def _mask_channels(channels: int) -> int:
+    """How many of a hint's channels the mask has. Raises ValueError for unknown hints."""
     if channels not in HINT_CHANNELS:
         raise ValueError(f"These weights take hints of {channels} channels, not {HINT_CHANNELS}.")
-    image_channels = 0 if channels == 3 else 3
-    no_image = torch.zeros_like(binary).expand(-1, image_channels, -1, -1)
-    return torch.cat([no_image, binary.expand(-1, channels - image_channels, -1, -1)], dim=1)
+    return channels if channels == PHOTO_CHANNELS else channels - PHOTO_CHANNELS
+
+
+def _after_no_photo(mask: Tensor, channels: int) -> Tensor:
+    """(B, M, H, W) -> (B, channels, H, W): zeros where the image branch has the image."""
+    return functional.pad(mask, (0, 0, 0, 0, channels - mask.shape[1], 0))

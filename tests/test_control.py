@@ -10,7 +10,7 @@ import pytest
 import torch
 from seeded_weights import load_model, made_up_bundle, relative_error, weight_file
 from siamese_diffusion.models.recipe import RECIPES
-from siamese_diffusion.models.weights import CONTROL, Kind, StateDict, WeightsError
+from siamese_diffusion.models.weights import CONTROL, UNET, Kind, StateDict, WeightsError
 from torch import Tensor
 
 pytest_plugins = ["comfy_inside"]
@@ -213,6 +213,106 @@ def test_weights_of_image_and_mask_get_an_empty_image(
     assert relative_error(sample(control, masks(1)), sample()) > 0.01
 
 
+# The image branch, for comparison
+
+
+def photos(count: int, height: int = SIZE, width: int = SIZE) -> Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.rand(count, height, width, 3, generator=generator)
+
+
+def control_of(network: Any, x: Tensor, *hints: tuple[Any, Tensor, float]) -> list[Tensor]:
+    """The ControlNet's own outputs for latents x: the sum of hint times weight."""
+    total: list[Tensor] = []
+    timesteps, context = torch.tensor([500.0]), random(1, 77, 768)
+    for hint, _, weight in hints:
+        features = network.input_hint_block.encode(hint)
+        out = network(x, hint, timesteps, context, features)
+        parts = [weight * part for part in (*out["middle"], *out["output"])]
+        total = [a + b for a, b in zip(total, parts, strict=True)] if total else parts
+    return total
+
+
+@pytest.mark.parametrize(("recipe", "channels"), [("published", 3), ("concat", 4)])
+def test_the_image_branch_is_that_of_training(
+    pack: SimpleNamespace, base: StateDict, sample: Sample, recipe: str, channels: int
+) -> None:
+    """c_m + w c_i as published; c_m + w (c_i - c_m) for concat, whose c_i sees image and mask."""
+    weight, mask, photo = 0.3, masks(1), photos(1)
+    made_up = made_up_bundle(base, channels)
+    file = weight_file(made_up, Kind.BUNDLE, **metadata(RECIPES[recipe].to_json()))
+    control = pack.control.load_control(file)
+    hint = pack.masks.mask_hint(mask, channels)
+    image = photo.movedim(-1, 1)
+    seen = image if channels == 3 else torch.cat([image, mask[:, None]], 1)
+    kept = 1.0 if recipe == "published" else 1 - weight
+    network, x = control.control_model, random(1, 4, 4, 4)
+    expected = control_of(network, x, (hint, x, kept), (seen, x, weight))
+
+    prompt = [[random(1, 77, 768), {}]]
+    pair = pack.conditioning.apply_both(
+        (prompt, prompt), control, hint, photo, weight, pack.conditioning.Timing()
+    )
+    chain = pair[0][0][1]["control"]
+    found = [torch.zeros(())] * len(expected)
+    while chain is not None:
+        chain.cond_hint = None
+        features = chain._features_for(x, 1)
+        out = network(x, hint, torch.tensor([500.0]), random(1, 77, 768), features)
+        parts = (*out["middle"], *out["output"])
+        found = [a + chain.strength * b for a, b in zip(found, parts, strict=True)]
+        chain = chain.previous_controlnet
+    for a, b in zip(found, expected, strict=True):
+        assert relative_error(a, b) < ROUNDING
+
+
+def test_a_photograph_shrinks_smoothly_and_its_mask_by_nearest_neighbour(
+    pack: SimpleNamespace, base: StateDict, dhi_inputs: list[Tensor], control: Any
+) -> None:
+    photo = photos(1, 4 * SIZE, 4 * SIZE)
+    branch = control.copy()
+    branch.photo_channels = 3
+    branch.set_cond_hint(photo.movedim(-1, 1))._features_for(random(1, 4, 4, 4), 1)
+    assert branch.copy().photo_channels == 3
+    assert dhi_inputs[0].std() < 0.5 * photo.std()  # noise averages out
+    hint = pack.masks.photo_hint(photo, pack.masks.mask_hint(masks(1), 4))
+    assert hint.shape == (1, 4, 4 * SIZE, 4 * SIZE)
+    assert hint[:, 3].unique().tolist() == [0, 1]
+
+
+def test_images_and_masks_that_do_not_pair_are_an_error(pack: SimpleNamespace) -> None:
+    hint = pack.masks.mask_hint(masks(2), 4)
+    assert pack.masks.photo_hint(photos(1), hint).shape[0] == 2
+    with pytest.raises(ValueError, match="3 images for 2 masks"):
+        pack.masks.photo_hint(photos(3), hint)
+    with pytest.raises(ValueError, match=r"image has shape .*expected \[batch, height, width, 3\]"):
+        pack.masks.photo_hint(photos(1)[0], hint)
+
+
+def test_weights_without_an_image_branch_refuse_an_image(
+    pack: SimpleNamespace, bundle: StateDict
+) -> None:
+    recipe = RECIPES["mask_only"].to_json()
+    control = pack.control.load_control(weight_file(bundle, Kind.BUNDLE, **metadata(recipe)))
+    with pytest.raises(ValueError, match="trained without an image branch"):
+        pack.conditioning.apply_both(
+            ([], []), control, pack.masks.mask_hint(masks(1), 3), photos(1), 1.0, None
+        )
+
+
+@pytest.mark.parametrize("channels", [3, 6])
+def test_palette_colours_are_kept(pack: SimpleNamespace, channels: int) -> None:
+    palette = photos(2)
+    hint = pack.masks.palette_hint(palette, channels)
+    assert torch.equal(hint[:, -3:], palette.movedim(-1, 1))
+    assert not hint[:, :-3].any()
+
+
+def test_binary_weights_refuse_a_palette(pack: SimpleNamespace) -> None:
+    with pytest.raises(ValueError, match=r"trained on binary masks.*connect 'mask'"):
+        pack.masks.palette_hint(photos(1), 4)
+
+
 # Once a run
 
 
@@ -394,6 +494,19 @@ def test_a_lora_counts_before_and_after(
     expected = unet_weights(pack, merged)
     assert_same(unet_weights(pack, pack.decoder.with_decoder(before, weights)), expected)
     assert_same(unet_weights(pack, after), expected)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.25])
+def test_decoder_strength_is_the_share_of_the_trained_decoder(
+    pack: SimpleNamespace, base: StateDict, bundle: StateDict, model: Any, strength: float
+) -> None:
+    key = "out.2.weight"
+    trained = pack.decoder.with_decoder(model, weight_file(bundle, Kind.BUNDLE), strength)
+    found = unet_weights(pack, trained)
+    expected = torch.lerp(base[UNET + key], bundle[UNET + key], strength)
+    assert relative_error(found[key], expected) < ROUNDING
+    if strength == 0.0:
+        assert_same(found, unet_weights(pack, model))
 
 
 def test_a_bundle_for_another_architecture_is_an_error(

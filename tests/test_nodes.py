@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import urllib.request
 from pathlib import Path
@@ -13,40 +14,35 @@ import torch
 from safetensors.torch import save_file
 from seeded_weights import made_up_bundle
 from siamese_diffusion.models.dhi import DenseHintInput
+from siamese_diffusion.models.metadata import SiameseMetadata
+from siamese_diffusion.models.recipe import RECIPES
 from siamese_diffusion.models.weights import CONTROL, UNET, read_weights, write_weights
 from siamese_diffusion.tools.comfy_host import PACK_NAME, ComfyHost, HostError
 from workflow_prompts import (
     BASE,
     BUNDLE,
+    MASK,
     MERGED,
     Prompt,
     bundle_prompt,
+    image,
+    images,
     merged_prompt,
-    pixels,
+    node,
+    texts,
     write_mask,
 )
 
 pytest_plugins = ["served_models"]
 
 
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
-
-
-def images(host: ComfyHost, prompt: Prompt) -> list[Any]:
-    return [pixels(path) for path in host.images(host.run(prompt))]
-
-
-def image(host: ComfyHost, prompt: Prompt) -> Any:
-    (only,) = images(host, prompt)
-    return only
-
-
-def with_apply_mask(prompt: Prompt, batch_size: int = 1, strength: float = 1.0) -> Prompt:
+def with_apply_mask(
+    prompt: Prompt, batch_size: int = 1, strength: float = 1.0, **settings: Any
+) -> Prompt:
     """The prompt with SiameseApplyMask and the core KSampler in place of SiameseSampler."""
     sampler = prompt["6"]["inputs"]
     prompt["apply"] = node(
-        "SiameseApplyMask", strength=strength, start_percent=0.0, end_percent=1.0,
+        "SiameseApplyMask", strength=strength, start_percent=0.0, end_percent=1.0, **settings,
         **{name: sampler[name] for name in ("positive", "negative", "control_net", "mask")},
     )  # fmt: skip
     prompt["empty"] = node("EmptyLatentImage", width=64, height=64, batch_size=batch_size)
@@ -85,7 +81,8 @@ def test_every_input_and_output_is_explained(host: ComfyHost) -> None:
         assert info["description"]
         assert info["display_name"].startswith("Siamese ")
         assert all(info["output_tooltips"]), name
-        for inputs in info["input"].values():
+        for kind in set(info["input"]) & {"required", "optional"}:
+            inputs = info["input"][kind]
             assert [key for key, spec in inputs.items() if not spec[1].get("tooltip")] == [], name
         page = f"{host.url}/extensions/{PACK_NAME}/docs/{name}.md"
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(page) as answer:
@@ -135,6 +132,113 @@ def test_counts_that_do_not_fit_are_an_error(served: ComfyHost) -> None:
     prompt = two_masks(with_apply_mask(bundle_prompt(), batch_size=3))
     with pytest.raises(HostError, match="2 masks for 3 latents: give one mask for all"):
         served.run(prompt)
+
+
+def test_threshold_and_invert_turn_any_mask_into_the_same_hint(served: ComfyHost) -> None:
+    expected = image(served, with_apply_mask(bundle_prompt()))
+    prompt = with_apply_mask(bundle_prompt(), threshold=0.2, invert=True)
+    # White becomes 0.1, black 0.6: the lesion is what is not above 0.2.
+    prompt["dark"] = node("SolidMask", value=0.5, width=64, height=64)
+    prompt["light"] = node("SolidMask", value=0.6, width=64, height=64)
+    prompt["less"] = node(
+        "MaskComposite", destination=["3", 0], source=["dark", 0], x=0, y=0, operation="multiply"
+    )
+    prompt["grey"] = node(
+        "MaskComposite", destination=["light", 0], source=["less", 0], x=0, y=0,
+        operation="subtract",
+    )  # fmt: skip
+    prompt["apply"]["inputs"]["mask"] = ["grey", 0]
+    assert np.array_equal(image(served, prompt), expected)
+
+
+def test_a_palette_image_is_a_mask_with_colours(served: ComfyHost) -> None:
+    expected = image(served, with_apply_mask(bundle_prompt()))
+    prompt = with_apply_mask(bundle_prompt())
+    del prompt["apply"]["inputs"]["mask"]
+    with pytest.raises(HostError, match="Neither of 'mask' and 'palette' connected"):
+        served.run(prompt)
+    prompt["palette"] = node("LoadImage", image=MASK)
+    prompt["apply"]["inputs"]["palette"] = ["palette", 0]
+    assert np.allclose(image(served, prompt).astype(int), expected, atol=1)  # rounding
+    prompt["apply"]["inputs"]["mask"] = ["3", 0]
+    with pytest.raises(HostError, match="Both of 'mask' and 'palette' connected"):
+        served.run(prompt)
+
+
+def test_an_image_guides_as_much_as_its_weight(served: ComfyHost) -> None:
+    mask_branch = image(served, with_apply_mask(bundle_prompt()))
+    found = []
+    for weight in (0.0, 0.5, 1.0):
+        prompt = with_apply_mask(bundle_prompt(), image_weight=weight, image=["photo", 0])
+        prompt["photo"] = node("EmptyImage", width=80, height=48, batch_size=1, color=0x8040C0)
+        found.append(image(served, prompt))
+    assert np.array_equal(found[0], mask_branch)
+    assert not np.array_equal(found[1], mask_branch)
+    assert not np.array_equal(found[2], found[1])
+
+
+def test_decoder_strength_goes_from_the_base_to_the_trained_decoder(served: ComfyHost) -> None:
+    found = []
+    for strength in (0.0, 0.5, 1.0):
+        prompt = bundle_prompt()
+        prompt["2"]["inputs"]["decoder_strength"] = strength
+        found.append(image(served, prompt))
+    base = bundle_prompt(model=["1", 0])
+    assert np.array_equal(found[0], image(served, base))
+    assert np.array_equal(found[2], image(served, bundle_prompt()))
+    assert not np.array_equal(found[1], found[0])
+    assert not np.array_equal(found[1], found[2])
+
+
+# What a file is
+
+
+def info_prompt(file_name: str) -> Prompt:
+    return {"1": node("SiameseModelInfo", file_name=file_name)}
+
+
+def test_model_info_tells_all_that_a_bundle_knows(served: ComfyHost) -> None:
+    metadata = SiameseMetadata(
+        recipe=RECIPES["adaptive"],
+        resolution=(384, 256),
+        step=3000,
+        base_hash="f" * 64,
+        mask_classes={"0": "background", "1": "polyp"},
+    )
+    base = read_weights(served.models / "checkpoints" / BASE).tensors
+    path = served.models / "controlnet" / "told.safetensors"
+    write_weights(path, made_up_bundle(base), metadata.to_strings())
+    (text,) = texts(served, info_prompt(f"controlnet/{path.name}"))
+    for line in (
+        "kind: a Siamese bundle",
+        "with the node 'Siamese Bundle Loader'",
+        "recipe: adaptive (image_hint image",
+        "resolution: 384x256",
+        'mask classes: {"0": "background", "1": "polyp"}',
+        f"base model: SHA-256 {'f' * 64}",
+        "step: 3000",
+        "hint channels: 3",
+    ):
+        assert line in text
+
+
+@pytest.mark.parametrize(
+    ("file_name", "expected"),
+    [
+        (f"checkpoints/{MERGED}", "kind: a merged Siamese.*metadata: none.*trained decoder: "),
+        (f"checkpoints/{BASE}", "kind: a Stable Diffusion 1.x checkpoint without Siamese"),
+    ],
+)
+def test_model_info_tells_what_keys_say(served: ComfyHost, file_name: str, expected: str) -> None:
+    (text,) = texts(served, info_prompt(file_name))
+    assert re.search(expected, text, re.DOTALL)
+
+
+def test_model_info_of_a_damaged_file_is_an_error(served: ComfyHost) -> None:
+    path = served.models / "controlnet" / "damaged.safetensors"
+    path.write_bytes(b"not a model")
+    with pytest.raises(HostError, match=r"damaged.safetensors: not a safetensors file"):
+        served.run(info_prompt(f"controlnet/{path.name}"))
 
 
 # Running

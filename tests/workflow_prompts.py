@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from siamese_diffusion.tools.comfy_host import ROOT
+from siamese_diffusion.tools.comfy_host import ROOT, ComfyHost
 
 BASE, BUNDLE, MERGED, MASK = "base.safetensors", "bundle.safetensors", "merged.safetensors", "a.png"
 WORKFLOW = ROOT / "workflows" / "api" / "siamese_mask_to_image.json"
@@ -46,3 +46,23 @@ def merged_prompt(**sampler: Any) -> Prompt:
 def pixels(path: Path) -> Any:
     """(H, W, 3) in 0..255."""
     return np.asarray(Image.open(path).convert("RGB"))
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def images(host: ComfyHost, prompt: Prompt) -> list[Any]:
+    """Run it; the pictures that it saved, each (H, W, 3) in 0..255."""
+    return [pixels(path) for path in host.images(host.run(prompt))]
+
+
+def image(host: ComfyHost, prompt: Prompt) -> Any:
+    (only,) = images(host, prompt)
+    return only
+
+
+def texts(host: ComfyHost, prompt: Prompt) -> list[str]:
+    """Run it; the texts that its nodes showed."""
+    outputs = host.run(prompt)["outputs"].values()
+    return [text for output in outputs for text in output.get("text", [])]
