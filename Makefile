@@ -5,7 +5,7 @@ CONFIG := ../../pyproject.toml
 # Threads that wait must sleep: tests run a server beside them, and spinning threads starve it.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup test lint demo
+.PHONY: setup test lint demo bench
 
 setup:
 	@$(PYTHON) tools/setup_env.py
@@ -23,3 +23,7 @@ lint: setup
 
 demo: setup
 	$(BIN)/python -m siamese_diffusion.tools.demo
+
+# Minutes, on a machine that does nothing else; writes benchmarks/results/ and docs/benchmarks.md.
+bench: setup
+	$(BIN)/python -m siamese_diffusion.benchmarks
