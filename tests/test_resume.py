@@ -171,7 +171,9 @@ def test_changed_data_does_not_continue_a_run(
     out = tmp_path / "out"
     arguments = [*command, f"--train_data={data / 'prompt.jsonl'}", f"--output_dir={out}"]
     assert main([*arguments, "--max_train_steps=1"]) == 0
-    RunFolder(out, "siamese").save_state(1, {}, {})
+    folder = RunFolder(out, "siamese")
+    folder.clear(folder.unfinished_state(1))
+    folder.complete_state(folder.unfinished_state(1), 1)
     (out / "siamese.safetensors").unlink()
     mask = next((data / "masks").iterdir())
     Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..models.weights import CONTROL, UNET, StateDict, WeightsError, read_weights, write_weights
+from ..models.weights import CONTROL, UNET, StateDict, WeightsError, read_weights
 from .ldm_keys import (
     UNetShape,
     control_to_diffusers,
@@ -23,6 +20,7 @@ from .networks import SiameseNetworks
 
 DECODER_NAMES = ("up_blocks.", "conv_norm_out.", "conv_out.")
 STATE_WEIGHTS = "weights.safetensors"
+AVERAGE = "ema.pt"
 STEP_DIGITS = 8  # as sd-scripts names its files
 
 
@@ -87,21 +85,22 @@ class RunFolder:
         states = self.complete_states()
         return states[-1] if states else None
 
-    def save_state(self, step: int, tensors: StateDict, optimizer: Mapping[str, Any]) -> None:
-        """Write all that a resumed run needs, under a temporary name first.
+    def unfinished_state(self, step: int) -> Path:
+        """Where a state is written before it is complete; the same on all processes."""
+        return self.states / f".step{step:0{STEP_DIGITS}d}.tmp"
 
-        Order, noise and caption dropout are functions of (seed, step), so no random state is kept.
-        """
+    def clear(self, folder: Path) -> None:
+        """Make an empty folder of it."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+
+    def complete_state(self, folder: Path, step: int) -> None:
+        """Give a finished state folder its final name."""
+        (folder / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
         final = self.states / f"step{step:0{STEP_DIGITS}d}"
-        temporary = self.states / f".{final.name}.{os.getpid()}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        write_weights(temporary / STATE_WEIGHTS, tensors, {"step": str(step)})
-        torch.save(dict(optimizer), temporary / "optimizer.pt")
-        (temporary / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
         if final.exists():
             shutil.rmtree(final)
-        temporary.rename(final)
+        folder.rename(final)
 
     def prune(self, keep: int) -> None:
         """Keep only the newest `keep` states and intermediate weights; delete unfinished files."""
@@ -128,13 +127,12 @@ def _escape(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def read_state(state: Path) -> tuple[int, dict[str, Any]]:
-    """(step, optimizer and scheduler state) of a state folder. Raises WeightsError if damaged."""
+def read_step(state: Path) -> int:
+    """The step of a state folder. Raises WeightsError if it is none."""
     try:
-        step = json.loads((state / "state.json").read_text(encoding="utf-8"))["step"]
-        return step, torch.load(state / "optimizer.pt", map_location="cpu", weights_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        return int(json.loads((state / "state.json").read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError) as error:
         raise WeightsError(
-            f"{state}: not a complete training state ({error}). Delete it to resume from an "
-            "earlier one."
+            f"{state}: not a training state ({error}). Give a folder such as "
+            "OUTPUT_DIR/state/step00000500."
         ) from error

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 
 from .checkpoints import RunFolder
 from .data import TrainingData
@@ -75,7 +75,7 @@ def start(config: TrainConfig, dataset: Dataset) -> None:
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Devices, processes and precision. Raises ConfigError for what cannot work here."""
     try:
-        accelerator = Accelerator(
+        return Accelerator(
             mixed_precision=config.mixed_precision,
             log_with=config.log_with,
             project_dir=config.output_dir,
@@ -84,11 +84,6 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         raise ConfigError(
             f"--mixed_precision {config.mixed_precision} or --log_with {config.log_with}: {error}"
         ) from error
-    if accelerator.distributed_type is DistributedType.DEEPSPEED:
-        raise ConfigError(
-            "accelerate launch --use_deepspeed: not supported; use several processes without it."
-        )
-    return accelerator
 
 
 def prepare_data(
@@ -114,7 +109,7 @@ def prepare_data(
 
 def describe(config: TrainConfig, training: Dataset, held_out: Dataset, trainer: Trainer) -> str:
     """What a run would be: its data, steps, parameters and memory."""
-    trained = sum(p.numel() for p in trainer.parameters)
+    trained = sum(p.numel() for p in trainer.update.parameters)
     frozen = sum(p.numel() for p in trainer.nets.parameters()) - trained
     # Weight, gradient and AdamW's two averages, in float32.
     memory = (trained * 16 + frozen * 4) / 2**30

@@ -10,27 +10,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from torch import Tensor, distributed
+from torch import Tensor
 from tqdm import tqdm
 
 from ..models.metadata import SiameseMetadata
 from ..models.weights import write_weights
-from .checkpoints import STATE_WEIGHTS, RunFolder, bundle_tensors, load_bundle, read_state
+from .checkpoints import (
+    AVERAGE,
+    STATE_WEIGHTS,
+    RunFolder,
+    bundle_tensors,
+    load_bundle,
+    read_step,
+)
 from .data import TrainingData
 from .errors import ConfigError, NotFiniteError
 from .host import BaseModel
 from .networks import SiameseNetworks, new_controlnet
 from .objective import Objective
-from .optimizers import make_optimizer, make_scheduler
 from .options import TrainConfig
 from .order import BatchOrder
 from .reporting import Reporter
 from .schedule import NoiseSchedule
+from .updates import make_update
 
 log = logging.getLogger(__name__)
 
@@ -56,17 +62,11 @@ class Trainer:
         )
         schedule = NoiseSchedule(base.prediction, accelerator.device)
         self.objective = Objective(self.nets, schedule, recipe, config.max_train_steps)
-        self.parameters = [p for p in self.nets.parameters() if p.requires_grad]
-        optimizer = make_optimizer(
-            config.optimizer_type, config.optimizer_args, self.parameters, config.learning_rate
-        )
-        self.scheduler = make_scheduler(
-            config.lr_scheduler, optimizer, config.lr_warmup_steps, config.max_train_steps
-        )
-        self.optimizer = accelerator.prepare(optimizer)
-        self.ema = EMAModel(self.parameters, decay=config.ema_decay) if config.ema_decay else None
+        self.update = make_update(config, self.nets, accelerator)
+        parameters = self.update.parameters
+        self.ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
         self.process_batch = config.train_batch_size * config.gradient_accumulation_steps
-        self.global_batch = self.process_batch * accelerator.num_processes
+        self.global_batch = self.update.global_batch
         self.order = BatchOrder(data.sizes, self.global_batch, config.seed)
         self.reporter = Reporter(config, self.folder, base, data, self.objective, accelerator)
         self.validation = validation
@@ -89,8 +89,8 @@ class Trainer:
                 terms, stop = self.train_step()
                 self.step += 1
                 bar.update()
-                rate = float(self.scheduler.get_last_lr()[0])
                 seconds = time.perf_counter() - started
+                rate = self.update.learning_rate
                 self.reporter.log_step(self.step, terms, rate, seconds, bar)
                 if not stop:
                     self._periodic(bar)
@@ -106,38 +106,15 @@ class Trainer:
         for start in range(first, first + self.process_batch, size):
             batch = whole.rows(start, start + size).to(self.accelerator.device)
             with self.accelerator.autocast():
-                losses = self.objective.losses(batch, self.step, self._backward)
+                losses = self.objective.losses(batch, self.step, self.update.backward)
             for name, values in losses.items():
                 sums[name] = sums.get(name, 0.0) + values.float().sum()
         terms, stop = self._gather(sums)
         self._check_finite(terms, indices)
-        self._sum_gradients()
-        if config.max_grad_norm > 0:
-            self.accelerator.clip_grad_norm_(self.parameters, config.max_grad_norm)
-        self.optimizer.step()
-        self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.update.apply()
         if self.ema:
-            self.ema.step(self.parameters)
+            self.ema.step(self.update.parameters)
         return terms, stop
-
-    def _backward(self, terms: Tensor) -> None:
-        """Every sample counts once, whichever process and forward pass it is in."""
-        self.accelerator.backward(terms.sum() / self.global_batch)
-
-    def _sum_gradients(self) -> None:
-        """Add up the processes' gradients.
-
-        By hand, because a step has several backward passes, which DDP's hooks do not expect.
-        """
-        if self.accelerator.num_processes == 1:
-            return
-        for parameter in self.parameters:
-            if parameter.grad is None:  # no sample of this process was augmented, say
-                parameter.grad = torch.zeros_like(parameter)
-        pending = [distributed.all_reduce(p.grad, async_op=True) for p in self.parameters]
-        for work in pending:
-            work.wait()
 
     def _gather(self, sums: dict[str, Tensor]) -> tuple[dict[str, float], bool]:
         """Means over the global batch; a stop requested on one process stops them all."""
@@ -162,30 +139,32 @@ class Trainer:
 
     def resume(self, state: Path) -> None:
         """Continue from a state folder: weights, optimizer, learning rate, average and step."""
-        self.step, saved = read_state(state)
+        self.step = read_step(state)
         load_bundle(state / STATE_WEIGHTS, self.nets, self.base.shape)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scheduler.load_state_dict(saved["scheduler"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        self.update.load(state)
         if self.ema:
-            self.ema.load_state_dict(saved["ema"])
+            average = torch.load(state / AVERAGE, map_location="cpu", weights_only=True)
+            self.ema.load_state_dict(average)
         if self.accelerator.is_main_process:
             self.folder.drop_metrics_after(self.step)
         log.info("Resuming from %s", state)
 
     def save_state(self) -> None:
-        """Write everything that `resume` needs."""
-        if self.accelerator.is_main_process:
-            saved: dict[str, Any] = {
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(),
-            }
-            if self.accelerator.scaler is not None:
-                saved["scaler"] = self.accelerator.scaler.state_dict()
+        """Write everything that `resume` needs; all processes take part.
+
+        Order, noise and caption dropout are functions of (seed, step): no random state is kept.
+        """
+        folder, main = self.folder.unfinished_state(self.step), self.accelerator.is_main_process
+        if main:
+            self.folder.clear(folder)
+            write_weights(folder / STATE_WEIGHTS, bundle_tensors(self.nets, self.base.shape), {})
             if self.ema:
-                saved["ema"] = self.ema.state_dict()
-            self.folder.save_state(self.step, bundle_tensors(self.nets, self.base.shape), saved)
+                torch.save(self.ema.state_dict(), folder / AVERAGE)
+        self.accelerator.wait_for_everyone()
+        self.update.save(folder)
+        self.accelerator.wait_for_everyone()
+        if main:
+            self.folder.complete_state(folder, self.step)
             self.folder.prune(self.config.keep_last_n)
         self.accelerator.wait_for_everyone()
 
@@ -207,13 +186,13 @@ class Trainer:
     def _weights_to_show(self) -> Iterator[None]:
         """The averaged weights, where there are any."""
         if self.ema:
-            self.ema.store(self.parameters)
-            self.ema.copy_to(self.parameters)
+            self.ema.store(self.update.parameters)
+            self.ema.copy_to(self.update.parameters)
         try:
             yield
         finally:
             if self.ema:
-                self.ema.restore(self.parameters)
+                self.ema.restore(self.update.parameters)
 
     def _periodic(self, bar: tqdm) -> None:
         config, step = self.config, self.step
