@@ -5,9 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .conditioning import SiameseApplyMask
+from .dataset import SiameseLoadMaskFolder, SiameseSavePairs
 from .loaders import SiameseBundleLoader, SiameseCheckpointLoader
 from .model_info import SiameseModelInfo
 from .sampler import SiameseSampler
+from .synthesize import SiameseSynthesizeDataset
 
 
 class SiameseExtension(ComfyExtension):
@@ -20,4 +22,7 @@ class SiameseExtension(ComfyExtension):
             SiameseModelInfo,
             SiameseApplyMask,
             SiameseSampler,
+            SiameseLoadMaskFolder,
+            SiameseSavePairs,
+            SiameseSynthesizeDataset,
         ]

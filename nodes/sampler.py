@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -15,6 +16,7 @@ from .conditioning import apply_mask
 from .masks import mask_batch
 from .sampling import (
     PUBLISHED_SCHEDULER,
+    Callback,
     Conditioning,
     Settings,
     sample,
@@ -39,7 +41,7 @@ class SiameseSampler(io.ComfyNode):
                 "50 steps, CFG 9. Decode the latents with 'VAE Decode'."
             ),
             search_aliases=["siamese", "mask to image", "ksampler", "dataset"],
-            inputs=[*_connections(), *_settings()],
+            inputs=[*model_inputs(), _mask_input(), *sampling_inputs()],
             outputs=[
                 io.Latent.Output(
                     display_name="LATENT", tooltip="One latent for each mask, in the same order."
@@ -64,13 +66,36 @@ class SiameseSampler(io.ComfyNode):
         width: int = 0,
         height: int = 0,
     ) -> io.NodeOutput:
-        positive, negative = apply_mask(positive, negative, control_net, mask)
-        empty = empty_latents(mask, width, height)
-        empty = comfy.sample.fix_empty_latent_channels(model, empty)
-        noise = comfy.sample.prepare_noise(empty, seed)
+        sources = Sources(model, positive, negative, control_net)
         settings = Settings(steps, cfg, sampler_name, scheduler, seed)
-        samples = sample(model, noise, positive, negative, settings)
-        return io.NodeOutput({"samples": samples})
+        return io.NodeOutput({"samples": sample_masks(sources, mask, (width, height), settings)})
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a mask is sampled with: MODEL, prompts and Siamese CONTROL_NET."""
+
+    model: Any
+    positive: Conditioning
+    negative: Conditioning
+    control_net: Any
+
+
+def sample_masks(
+    sources: Sources,
+    mask: Tensor,
+    size: tuple[int, int],
+    settings: Settings,
+    callback: Callback | None = None,
+) -> Tensor:
+    """A latent (B, 4, h, w) for each of B masks; size (width, height) in pixels, 0 the mask's own.
+
+    Raises ValueError when mask, size or ControlNet do not fit.
+    """
+    positive, negative = apply_mask(sources.positive, sources.negative, sources.control_net, mask)
+    empty = comfy.sample.fix_empty_latent_channels(sources.model, empty_latents(mask, *size))
+    noise = comfy.sample.prepare_noise(empty, settings.seed)
+    return sample(sources.model, noise, positive, negative, settings, callback)
 
 
 def empty_latents(mask: Tensor, width: int, height: int) -> Tensor:
@@ -96,7 +121,8 @@ def empty_latents(mask: Tensor, width: int, height: int) -> Tensor:
     )
 
 
-def _connections() -> list[io.Input]:
+def model_inputs() -> list[io.Input]:
+    """The connections that `Sources` holds."""
     return [
         io.Model.Input("model", tooltip="MODEL of a Siamese loader."),
         io.Conditioning.Input(
@@ -106,15 +132,19 @@ def _connections() -> list[io.Input]:
             "negative", tooltip="What it should not show; an empty prompt, as published."
         ),
         io.ControlNet.Input("control_net", tooltip="CONTROL_NET of a Siamese loader."),
-        io.Mask.Input(
-            "mask",
-            tooltip="White is the lesion. Values above one half count as white. Several masks "
-            "make several images.",
-        ),
     ]
 
 
-def _settings() -> list[io.Input]:
+def _mask_input() -> io.Input:
+    return io.Mask.Input(
+        "mask",
+        tooltip="White is the lesion. Values above one half count as white. Several masks make "
+        "several images.",
+    )
+
+
+def sampling_inputs() -> list[io.Input]:
+    """Seed, `Settings` and size."""
     size = {"default": 0, "min": 0, "max": 4096, "step": DOWNSCALE, "optional": True}
     return [
         io.Int.Input(

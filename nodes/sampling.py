@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 Conditioning = list[Any]
+Callback = Callable[[int, Tensor, Tensor, int], None]  # step, x0, x, number of steps
 
 # With sampler `ddim`: the published DDIM. ComfyUI's `ddim_uniform` takes the same timesteps, but
 # starts from slightly less noise, and ends without noise where the published code keeps a trace.
@@ -39,14 +41,20 @@ class Settings:
 
 
 def sample(
-    model: Any, noise: Tensor, positive: Conditioning, negative: Conditioning, settings: Settings
+    model: Any,
+    noise: Tensor,
+    positive: Conditioning,
+    negative: Conditioning,
+    settings: Settings,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Noise (B, 4, h, w) -> latents of the same shape, on ComfyUI's intermediate device.
 
-    Sends progress and previews to the page; ends when the user interrupts.
+    Sends progress and previews to the page, or calls `callback` for it after each step; ends when
+    the user interrupts.
     """
     progress = {
-        "callback": latent_preview.prepare_callback(model, settings.steps),
+        "callback": callback or latent_preview.prepare_callback(model, settings.steps),
         "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED,
         "seed": settings.seed,
     }

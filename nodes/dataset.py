@@ -1,0 +1,158 @@
+"""Nodes that read folders of masks and write folders of pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from .folders import (
+    choose,
+    folder_fingerprint,
+    input_folder,
+    output_folder,
+    pictures_below,
+    read_mask,
+)
+from .masks import mask_batch
+from .pair_folder import PairFolder, png_metadata
+from .schema import node_schema
+
+
+class SiameseLoadMaskFolder(io.ComfyNode):
+    """Folder of masks -> list of masks, list of stems."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="SiameseLoadMaskFolder",
+            display_name="Siamese Load Mask Folder",
+            description=(
+                "Loads the masks of a folder as a list, in natural order, with their names. The "
+                "nodes after it run once for each mask. For many hundred masks use 'Siamese "
+                "Synthesize Dataset', which holds one at a time."
+            ),
+            search_aliases=["siamese", "load images from folder", "batch", "directory"],
+            inputs=mask_folder_inputs(),
+            outputs=[
+                io.Mask.Output(
+                    display_name="mask", is_output_list=True, tooltip="One mask for each file."
+                ),
+                io.String.Output(
+                    display_name="stem", is_output_list=True,
+                    tooltip="The file's path below the folder without extension, for 'Siamese "
+                    "Save Pairs'.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str, subfolders: bool, **_others: Any) -> str:
+        return folder_fingerprint(folder, subfolders)
+
+    @classmethod
+    def execute(cls, folder: str, subfolders: bool, start: int, count: int) -> io.NodeOutput:
+        pictures = choose(pictures_below(input_folder(folder), subfolders), start, count)
+        progress = comfy.utils.ProgressBar(len(pictures))
+        masks = []
+        for path in pictures.values():
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            masks.append(read_mask(path))
+            progress.update(1)
+        return io.NodeOutput(masks, list(pictures))
+
+
+def mask_folder_inputs() -> list[io.Input]:
+    """Which masks of which folder."""
+    return [
+        io.String.Input(
+            "folder", default="masks",
+            tooltip="A folder in ComfyUI's input folder: 'masks' is input/masks. White is the "
+            "lesion; values above one half count as white.",
+        ),
+        io.Boolean.Input(
+            "subfolders", default=False, tooltip="Also the masks in folders below it."
+        ),
+        io.Int.Input(
+            "start", default=0, min=0, max=10**9,
+            tooltip="Number of the first mask in natural order (mask2 before mask10), from 0.",
+        ),
+        io.Int.Input(
+            "count", default=0, min=0, max=10**9, tooltip="How many masks; 0 for all from start."
+        ),
+    ]  # fmt: skip
+
+
+class SiameseSavePairs(io.ComfyNode):
+    """Images and masks -> files that train_siamese.py and segmentation networks read."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="SiameseSavePairs",
+            display_name="Siamese Save Pairs",
+            description=(
+                "Saves images with their masks as a dataset: images/, masks/ and prompt.jsonl. "
+                "Nothing is overwritten."
+            ),
+            search_aliases=["siamese", "save image", "dataset", "export"],
+            inputs=[
+                io.Image.Input("image", tooltip="One or more images."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="The mask of each image, or one mask for all. Saved as exact black "
+                    "and white, at the image's size.",
+                ),
+                io.String.Input(
+                    "stem", default="pair",
+                    tooltip="Name of the files, without extension; connect 'stem' of 'Siamese "
+                    "Load Mask Folder'. A number follows when the name is taken.",
+                ),
+                *output_inputs(),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, image: Tensor, mask: Tensor, stem: str, folder: str, prompt: str
+    ) -> io.NodeOutput:
+        masks = mask_batch(mask)
+        if len(masks) not in (1, len(image)):
+            raise ValueError(
+                f"{len(masks)} masks for {len(image)} images: give one mask for all images, or one "
+                "for each."
+            )
+        pairs = PairFolder(output_folder(folder), png_metadata(cls.hidden))
+        saved = []
+        for index, picture in enumerate(image):
+            name = pairs.free_name(stem)
+            pairs.write(name, picture, masks[index % len(masks)], prompt)
+            saved.append(saved_result(pairs.image(name)))
+        return io.NodeOutput(ui=ui.SavedImages(saved))
+
+
+def output_inputs(folder: str = "folder") -> list[io.Input]:
+    """Where a dataset goes, and its caption; `folder` is the id of the first."""
+    return [
+        io.String.Input(
+            folder, default="siamese/dataset",
+            tooltip="A folder in ComfyUI's output folder; it is made when it is not there.",
+        ),
+        io.String.Input(
+            "prompt", default="", multiline=True,
+            tooltip="The text that was sampled with; it becomes the caption in prompt.jsonl.",
+        ),
+    ]  # fmt: skip
+
+
+def saved_result(path: Path) -> ui.SavedResult:
+    """A file below the output folder, for the page to show."""
+    relative = path.relative_to(folder_paths.get_output_directory())
+    return ui.SavedResult(relative.name, relative.parent.as_posix(), io.FolderType.output)

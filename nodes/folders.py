@@ -1,0 +1,118 @@
+"""Folders below ComfyUI's input and output folders, and the masks in them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import folder_paths
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+# Not possible in file names on Windows, where the data set may go next.
+FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
+
+
+def relative_path(text: str, what: str) -> PurePosixPath:
+    """A path that stays below the folder it is joined to.
+
+    Raises ValueError for an empty or absolute path, one with "..", or with characters that not
+    every system allows; `what` names it in the message.
+    """
+    path = PurePosixPath(text.strip().replace("\\", "/"))
+    if not path.parts or path.is_absolute() or ".." in path.parts or FORBIDDEN.search(str(path)):
+        raise ValueError(
+            f"{what} is {text!r}; expected a name or a relative path such as 'siamese/polyps', "
+            'without "..", a drive or any of < > : " | ? *'
+        )
+    return path
+
+
+def input_folder(name: str) -> Path:
+    """A folder below ComfyUI's input folder. Raises ValueError when there is none of that name."""
+    root = Path(folder_paths.get_input_directory())
+    folder = root / relative_path(name, "folder")
+    if not folder.is_dir():
+        known = sorted((f.name for f in root.iterdir() if f.is_dir()), key=natural)
+        found = f"the folders there are: {', '.join(known[:10])}" if known else "it has no folders"
+        raise ValueError(f"No folder {name!r} in ComfyUI's input folder ({root}); {found}.")
+    return folder
+
+
+def output_folder(name: str) -> Path:
+    """A folder below ComfyUI's output folder; it may not exist yet. Raises ValueError."""
+    return Path(folder_paths.get_output_directory()) / relative_path(name, "folder")
+
+
+def natural(text: str) -> list[int | str]:
+    """Sort key: frame2 before frame10."""
+    parts = re.split(r"(\d+)", text.casefold())
+    return [int(part) if part.isdecimal() else part for part in parts]
+
+
+def pictures_below(folder: Path, subfolders: bool) -> dict[str, Path]:
+    """Pictures by relative path without extension, in natural order; hidden ones left out.
+
+    Raises ValueError when two have one name or there are none.
+    """
+    found: dict[str, Path] = {}
+    paths = folder.rglob("*") if subfolders else folder.iterdir()
+    for path in sorted(paths, key=lambda path: natural(path.as_posix())):
+        relative = path.relative_to(folder)
+        if path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
+            continue
+        if any(part.startswith(".") for part in relative.parts):
+            continue
+        stem = relative.with_suffix("").as_posix()
+        if stem in found:
+            raise ValueError(
+                f"{folder}: {found[stem].name} and {path.name} have one name; keep one of them."
+            )
+        found[stem] = path
+    if not found:
+        kinds = ", ".join(sorted(PICTURE_SUFFIXES))
+        raise ValueError(f"{folder}: no pictures ({kinds}).")
+    return found
+
+
+def choose(pictures: Mapping[str, Path], start: int, count: int) -> dict[str, Path]:
+    """`count` pictures from number `start`, counted from 0; 0 for all from there on.
+
+    Raises ValueError when there is none at `start`.
+    """
+    if start >= len(pictures):
+        raise ValueError(f"start is {start}, but there are {len(pictures)} masks, from 0.")
+    stop = start + count if count else None
+    return dict(list(pictures.items())[start:stop])
+
+
+def folder_fingerprint(name: str, subfolders: bool) -> str:
+    """Changes when a picture in the folder is added, removed or written again."""
+    try:
+        pictures = pictures_below(input_folder(name), subfolders).values()
+        states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in pictures]
+    except (ValueError, OSError) as error:
+        return str(error)  # running the node reports it
+    return hashlib.sha256(repr(states).encode()).hexdigest()
+
+
+def read_mask(path: Path) -> Tensor:
+    """A mask file -> (1, H, W) of zeros and ones: one above half of the file's range, as trained.
+
+    Raises ValueError naming a file that cannot be decoded.
+    """
+    try:
+        with Image.open(path) as file:
+            picture = ImageOps.exif_transpose(file)
+            if picture.mode.startswith("I"):  # 16 bits
+                white = np.asarray(picture) > 0x7FFF
+            else:
+                white = np.asarray(picture.convert("L")) > 0x7F
+    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be decoded as an image ({error}).") from error
+    return torch.from_numpy(white.astype(np.float32))[None]

@@ -1,0 +1,289 @@
+"""Folders of masks and datasets, through the nodes of a real server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
+from siamese_diffusion.training.pairs import read_prompt_jsonl
+from workflow_prompts import Prompt, bundle_prompt, image, images, node, pixels, texts, write_mask
+
+pytest_plugins = ["served_models"]
+
+CAPTION = 'a "polyp", größer'
+
+
+@pytest.fixture
+def folder(served: ComfyHost) -> str:
+    """Name of a new folder in the input folder: masks of growing width, one in a subfolder."""
+    root = Path(tempfile.mkdtemp(prefix="my masks ", dir=served.input))
+    (root / "sub").mkdir()
+    for width, stem in enumerate(("m1", "m2", "m10", "sub/m3"), start=1):
+        write_mask(root / f"{stem}.png", (slice(0, 32), slice(0, 8 * width)))
+    (root / "notes.txt").write_text("not a mask", "utf-8")
+    (root / ".hidden.png").write_bytes(b"")
+    return root.name
+
+
+def load_prompt(folder: str, **settings: Any) -> Prompt:
+    """Shows the masks of a folder, their widths telling which they are."""
+    inputs = {"folder": folder, "subfolders": False, "start": 0, "count": 0, **settings}
+    return {
+        "load": node("SiameseLoadMaskFolder", **inputs),
+        "image": node("MaskToImage", mask=["load", 0]),
+        "show": node("PreviewImage", images=["image", 0]),
+        "stem": node("PreviewAny", source=["load", 1]),
+    }
+
+
+def save_prompt(
+    folder: str, stem: Any = "pair", mask: Any = ("3", 0), batch_size: int = 1
+) -> Prompt:
+    """Saves plain images with the served mask."""
+    return {
+        "3": node("LoadImageMask", image="a.png", channel="red"),
+        "image": node("EmptyImage", width=96, height=64, batch_size=batch_size, color=0x4080C0),
+        "save": node(
+            "SiameseSavePairs", image=["image", 0], mask=list(mask), stem=stem, folder=folder,
+            prompt=CAPTION,
+        ),
+    }  # fmt: skip
+
+
+def dataset_prompt(folder: str, output: str, **settings: Any) -> Prompt:
+    """The shipped workflow's models into SiameseSynthesizeDataset."""
+    prompt = bundle_prompt()
+    sampler = prompt.pop("6")["inputs"]
+    for unused in ("3", "7", "8"):
+        del prompt[unused]
+    inputs = {
+        **{name: value for name, value in sampler.items() if name != "mask"},
+        **{"vae": ["1", 2], "folder": folder, "subfolders": False, "start": 0, "count": 0},
+        **{"output_folder": output, "prompt": CAPTION, "images_per_mask": 1, **settings},
+    }
+    return {**prompt, "make": node("SiameseSynthesizeDataset", **inputs)}
+
+
+def files(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+
+def shown_text(history: dict[str, Any], node_id: str) -> str:
+    return history["outputs"][node_id]["text"][0]
+
+
+# Loading
+
+
+def test_masks_come_in_natural_order_with_their_stems(served: ComfyHost, folder: str) -> None:
+    history = served.run(load_prompt(folder))
+    assert history["outputs"]["stem"]["text"] == ["m1", "m2", "m10"]
+    widths = [int(pixels(path)[0, :, 0].sum()) // 255 for path in served.images(history)]
+    assert widths == [8, 16, 24]
+
+
+@pytest.mark.parametrize(
+    ("settings", "stems"),
+    [
+        ({"subfolders": True}, ["m1", "m2", "m10", "sub/m3"]),
+        ({"start": 1}, ["m2", "m10"]),
+        ({"start": 1, "count": 1}, ["m2"]),
+        ({"count": 9}, ["m1", "m2", "m10"]),
+    ],
+)
+def test_subfolders_start_and_count_choose_masks(
+    served: ComfyHost, folder: str, settings: dict[str, Any], stems: list[str]
+) -> None:
+    assert texts(served, load_prompt(folder, **settings)) == stems
+
+
+def test_a_changed_folder_is_read_again(served: ComfyHost, folder: str) -> None:
+    assert len(texts(served, load_prompt(folder))) == 3
+    write_mask(served.input / folder / "m11.png", (slice(0, 1), slice(0, 1)))
+    assert len(texts(served, load_prompt(folder))) == 4
+
+
+def test_grey_sixteen_bits_and_palettes_are_cut_at_one_half(served: ComfyHost) -> None:
+    root = served.input / "kinds"
+    root.mkdir()
+    grey = np.array([[0, 127, 128, 255]], np.uint8)
+    Image.fromarray(grey).save(root / "grey.png")
+    Image.fromarray(grey.astype(np.uint16) << 8).save(root / "sixteen.png")
+    palette = Image.fromarray(np.array([[0, 0, 1, 1]], np.uint8), mode="L").convert("P")
+    palette.putpalette([0, 0, 0, 255, 255, 255])
+    palette.save(root / "palette.png")
+    for found in images(served, load_prompt("kinds")):
+        assert found[0, :, 0].tolist() == [0, 0, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere", r"No folder 'nowhere' in ComfyUI's input folder .*the folders there are"),
+        ("../output", r"expected a name or a relative path"),
+        ("/etc", r"expected a name or a relative path"),
+        ("", r"expected a name or a relative path"),
+        ("empty", r"no pictures \(.bmp"),
+        ("twice", r"a.bmp and a.png have one name; keep one"),
+        ("broken", r"broken.png: cannot be decoded as an image"),
+    ],
+)
+def test_a_wrong_folder_is_an_error(served: ComfyHost, name: str, message: str) -> None:
+    for extra in ("empty", "twice", "broken"):
+        (served.input / extra).mkdir(exist_ok=True)
+    for file in ("a.png", "a.bmp"):
+        write_mask(served.input / "twice" / file, (slice(0, 1), slice(0, 1)))
+    (served.input / "broken" / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(HostError, match=f"SiameseLoadMaskFolder.*{message}"):
+        served.run(load_prompt(name))
+
+
+def test_a_start_beyond_the_masks_is_an_error(served: ComfyHost, folder: str) -> None:
+    with pytest.raises(HostError, match="start is 3, but there are 3 masks"):
+        served.run(load_prompt(folder, start=3))
+
+
+# Saving
+
+
+def test_pairs_are_saved_as_the_trainer_reads_them(served: ComfyHost) -> None:
+    saved = served.images(served.run(save_prompt("saved/pairs", "sub/polyp 7")))
+    root = served.output / "saved" / "pairs"
+    assert saved == [root / "images" / "sub" / "polyp 7.png"]
+    assert files(root) == ["images/sub/polyp 7.png", "masks/sub/polyp 7.png", "prompt.jsonl"]
+    with Image.open(root / "masks" / "sub" / "polyp 7.png") as mask:
+        assert (mask.mode, mask.size) == ("L", (96, 64))
+        assert np.unique(np.asarray(mask)).tolist() == [0, 255]
+    (pair,) = read_prompt_jsonl(root / "prompt.jsonl").pairs
+    assert (pair.image, pair.caption) == (saved[0], CAPTION)
+    assert pair.mask.is_file()
+    assert pixels(saved[0])[0, 0].tolist() == [0x40, 0x80, 0xC0]
+
+
+def test_nothing_is_overwritten(served: ComfyHost) -> None:
+    root = served.output / "kept"
+    served.run(save_prompt("kept", "a", batch_size=2))
+    before = {path: path.read_bytes() for path in root.rglob("*.png")}
+    (root / "prompt.jsonl").write_text(
+        (root / "prompt.jsonl").read_text("utf-8").rstrip("\n"), "utf-8"
+    )
+    served.run(save_prompt("kept", "a", batch_size=3))
+    assert {path: path.read_bytes() for path in before} == before
+    names = [pair.stem for pair in read_prompt_jsonl(root / "prompt.jsonl").pairs]
+    assert names == ["a", "a_2", "a_3", "a_4", "a_5"]
+    assert [name for name in files(root) if "tmp" in name] == []
+
+
+def test_images_carry_the_workflow_and_masks_do_not(served: ComfyHost) -> None:
+    prompt = save_prompt("with workflow")
+    (saved,) = served.images(served.run(prompt))
+    with Image.open(saved) as file:
+        assert json.loads(file.text["prompt"])["save"] == prompt["save"]
+    with Image.open(saved.parents[1] / "masks" / saved.name) as file:
+        assert file.text == {}
+
+
+@pytest.mark.parametrize("folder", ["../elsewhere", "/tmp/elsewhere", "", "a/../../b", "a:b"])
+def test_folders_outside_the_output_folder_are_refused(served: ComfyHost, folder: str) -> None:
+    with pytest.raises(HostError, match=r"SiameseSavePairs.*expected a name or a relative path"):
+        served.run(save_prompt(folder))
+
+
+def test_stems_that_leave_the_folder_are_refused(served: ComfyHost) -> None:
+    with pytest.raises(HostError, match=r"stem is '\.\./\.\./a'; expected a name"):
+        served.run(save_prompt("stems", "../../a"))
+
+
+def test_masks_and_images_that_do_not_pair_are_an_error(served: ComfyHost) -> None:
+    prompt = save_prompt("counts", mask=("two", 0), batch_size=3)
+    prompt["batch"] = node("EmptyImage", width=8, height=8, batch_size=2, color=0)
+    prompt["two"] = node("ImageToMask", image=["batch", 0], channel="red")
+    with pytest.raises(HostError, match="2 masks for 3 images"):
+        served.run(prompt)
+
+
+def test_a_damaged_index_is_an_error(served: ComfyHost) -> None:
+    (served.output / "damaged").mkdir()
+    (served.output / "damaged" / "prompt.jsonl").write_text("{", "utf-8")
+    with pytest.raises(HostError, match=r"prompt.jsonl, line 1: not a JSON object"):
+        served.run(save_prompt("damaged"))
+
+
+# Synthesizing
+
+
+def test_a_folder_becomes_a_dataset(served: ComfyHost, folder: str) -> None:
+    history = served.run(dataset_prompt(folder, "made", images_per_mask=2, subfolders=True))
+    root = served.output / "made"
+    assert "8 pairs" in shown_text(history, "make")
+    assert "8 new, 0 were there already" in shown_text(history, "make")
+    assert len(served.images(history)) == 4
+    pairs = read_prompt_jsonl(root / "prompt.jsonl").pairs
+    assert [f"{pair.image.parent.name}/{pair.stem}" for pair in pairs] == [
+        *(f"images/{stem}_{index}" for stem in ("m1", "m2", "m10") for index in (1, 2)),
+        *(f"sub/m3_{index}" for index in (1, 2)),
+    ]
+    assert {pair.caption for pair in pairs} == {CAPTION}
+    contents = {pair.image.read_bytes() for pair in pairs}
+    assert len(contents) == len(pairs)
+    for pair in pairs:
+        original = served.input / folder / pair.mask.relative_to(root / "masks")
+        source = original.with_name(original.name.rsplit("_", 1)[0] + ".png")
+        assert np.array_equal(pixels(pair.mask), pixels(source))
+
+
+def test_an_image_depends_on_its_mask_and_number_alone(served: ComfyHost, folder: str) -> None:
+    served.run(dataset_prompt(folder, "all", images_per_mask=2))
+    served.run(dataset_prompt(folder, "one", start=2))
+    first, again = (served.output / name / "images" / "m10_1.png" for name in ("all", "one"))
+    assert np.array_equal(pixels(first), pixels(again))
+    assert files(served.output / "one") == ["images/m10_1.png", "masks/m10_1.png", "prompt.jsonl"]
+
+
+def test_it_goes_on_where_it_was_interrupted(served: ComfyHost, folder: str) -> None:
+    root = served.output / "interrupted"
+    running = served.queue(dataset_prompt(folder, "interrupted", steps=40))
+    while not (root / "images" / "m1_1.png").exists():
+        time.sleep(0.05)
+    served.interrupt()
+    with pytest.raises(HostError, match="interrupted at SiameseSynthesizeDataset"):
+        served.wait(running, timeout=60)
+    done = {path: path.stat().st_mtime_ns for path in root.rglob("*_1.png")}
+    assert 2 <= len(done) < 6
+    (root / "prompt.jsonl").unlink()  # as if it had been killed before the line was written
+    history = served.run(dataset_prompt(folder, "interrupted"))
+    assert f"{3 - len(done) // 2} new" in shown_text(history, "make")
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert len(read_prompt_jsonl(root / "prompt.jsonl").pairs) == 3
+    shutil.rmtree(root)
+    assert "3 new" in shown_text(served.run(dataset_prompt(folder, "interrupted")), "make")
+
+
+def test_a_mask_that_does_not_fit_is_named(served: ComfyHost, folder: str) -> None:
+    write_mask(served.input / folder / "m3.png", (slice(0, 1), slice(0, 1)), width=50)
+    with pytest.raises(HostError, match=r"m3.png: The mask is 50x64 pixels.*Set width 48"):
+        served.run(dataset_prompt(folder, "odd"))
+    assert "images/m2_1.png" in files(served.output / "odd")
+
+
+def test_the_sampler_makes_the_same_image_from_the_same_seed(
+    served: ComfyHost, folder: str
+) -> None:
+    """One path through sampling: only the seed is the dataset's own."""
+    from hashlib import sha256
+
+    served.run(dataset_prompt(folder, "same", count=1))
+    seed = int.from_bytes(sha256(b"0/1/m1").digest()[:8], "big")
+    prompt = bundle_prompt(seed=seed)
+    shutil.copy(served.input / folder / "m1.png", served.input / "m1.png")
+    prompt["3"]["inputs"]["image"] = "m1.png"
+    found = pixels(served.output / "same" / "images" / "m1_1.png").astype(int)
+    assert np.abs(found - image(served, prompt)).max() <= 1  # SaveImage cuts off, we round
