@@ -7,7 +7,9 @@ from comfy_api.latest import ComfyExtension, io
 from .conditioning import SiameseApplyMask
 from .dataset import SiameseLoadMaskFolder, SiameseSavePairs
 from .loaders import SiameseBundleLoader, SiameseCheckpointLoader
+from .mask_nodes import SiameseAugmentMask, SiameseRandomMask
 from .model_info import SiameseModelInfo
+from .picture_nodes import SiameseContactSheet, SiameseFilterPairs, SiameseOverlay
 from .sampler import SiameseSampler
 from .synthesize import SiameseSynthesizeDataset
 
@@ -25,4 +27,9 @@ class SiameseExtension(ComfyExtension):
             SiameseLoadMaskFolder,
             SiameseSavePairs,
             SiameseSynthesizeDataset,
+            SiameseAugmentMask,
+            SiameseRandomMask,
+            SiameseOverlay,
+            SiameseContactSheet,
+            SiameseFilterPairs,
         ]

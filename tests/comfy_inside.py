@@ -29,14 +29,17 @@ def pack() -> SimpleNamespace:
         decoder,
         loaders,
         masks,
+        pictures,
         sampler,
         sampling,
+        shapes,
     )
 
-    return SimpleNamespace(
-        **{m.__name__.rsplit(".", 1)[1]: m
-           for m in (conditioning, control, decoder, loaders, masks, sampler, sampling)}
-    )  # fmt: skip
+    modules = (
+        *(conditioning, control, decoder, loaders),
+        *(masks, pictures, sampler, sampling, shapes),
+    )
+    return SimpleNamespace(**{module.__name__.rsplit(".", 1)[1]: module for module in modules})
 
 
 @pytest.fixture

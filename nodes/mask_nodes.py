@@ -1,0 +1,149 @@
+"""Nodes that make new masks."""
+
+from __future__ import annotations
+
+import hashlib
+
+import comfy.model_management
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from .masks import binary_mask
+from .sampler import MAX_SEED
+from .schema import node_schema
+from .shapes import Changes, augment, random_mask
+
+
+def seed_input(tooltip: str) -> io.Input:
+    return io.Int.Input(
+        "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip=tooltip
+    )
+
+
+def generator(seed: int) -> torch.Generator:
+    """Always on the CPU: the same seed gives the same masks on every machine."""
+    return torch.Generator().manual_seed(seed)
+
+
+class SiameseAugmentMask(io.ComfyNode):
+    """Masks -> other masks that are as plausible."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="SiameseAugmentMask",
+            display_name="Siamese Augment Mask",
+            description=(
+                "Makes new masks from old ones: flipped, turned, scaled and bent at random. They "
+                "stay black and white."
+            ),
+            search_aliases=["siamese", "augmentation", "elastic", "flip", "rotate", "mask"],
+            inputs=[
+                io.Mask.Input(
+                    "mask",
+                    tooltip="White is the lesion. Values above one half count as white. Each mask "
+                    "changes in its own way.",
+                ),
+                seed_input("Same seed, same changes."),
+                io.Int.Input(
+                    "variants", default=1, min=1, max=1000,
+                    tooltip="How many new masks of each mask.",
+                ),
+                io.Boolean.Input("flip", default=True, tooltip="Mirror half of them."),
+                io.Float.Input(
+                    "rotation", default=20.0, min=0.0, max=180.0, step=1.0,
+                    tooltip="Largest turn in degrees, to either side, about the centre.",
+                ),
+                io.Float.Input(
+                    "scale", default=0.2, min=0.0, max=0.9, step=0.01,
+                    tooltip="Largest change of size: 0.2 is from 0.8 to 1.2 times.",
+                ),
+                io.Float.Input(
+                    "elastic", default=0.5, min=0.0, max=1.0, step=0.01,
+                    tooltip="How strongly outlines are bent: 0 not at all, 1 strongly.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="The new masks, those of the first mask first; the sizes stay.",
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, *, mask: Tensor, seed: int, variants: int, **changes: float) -> io.NodeOutput:
+        how = Changes(**changes)  # type: ignore[arg-type]  # one of them is a bool
+        made = []
+        for item in binary_mask(mask).cpu():
+            source = generator(_seed_of(item, seed))
+            for _ in range(variants):
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                made.append(augment(item, how, source))
+        return io.NodeOutput(torch.stack(made))
+
+
+def _seed_of(mask: Tensor, seed: int) -> int:
+    """A seed of the mask's own: ComfyUI runs a list mask by mask, with one seed for all."""
+    digest = hashlib.sha256(f"{seed}/{tuple(mask.shape)}/".encode() + mask.numpy().tobytes())
+    return int.from_bytes(digest.digest()[:8], "big")
+
+
+class SiameseRandomMask(io.ComfyNode):
+    """Seed -> masks with lesion-like shapes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        size = {"default": 384, "min": 8, "max": 4096, "step": 8}
+        share = {"min": 0.1, "max": 90.0, "step": 0.1}
+        return node_schema(
+            node_id="SiameseRandomMask",
+            display_name="Siamese Random Mask",
+            description="Draws masks with round, irregular shapes like lesions, at random.",
+            search_aliases=["siamese", "shape", "blob", "synthetic mask", "lesion"],
+            inputs=[
+                seed_input("Same seed, same masks."),
+                io.Int.Input("width", **size, tooltip="In pixels; 384 as published."),
+                io.Int.Input("height", **size, tooltip="In pixels; 384 as published."),
+                io.Int.Input(
+                    "count", default=1, min=1, max=1000, tooltip="How many masks, as one batch."
+                ),
+                io.Int.Input(
+                    "lesions", default=1, min=1, max=20,
+                    tooltip="How many shapes in each mask. They may touch.",
+                ),
+                io.Float.Input(
+                    "smallest", default=3.0, **share,
+                    tooltip="Area of the smallest shape, in percent of the picture.",
+                ),
+                io.Float.Input(
+                    "largest", default=15.0, **share,
+                    tooltip="Area of the largest shape, in percent of the picture.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(display_name="mask", tooltip="Black and white, lesions white.")
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        *,
+        seed: int,
+        width: int,
+        height: int,
+        count: int,
+        lesions: int,
+        smallest: float,
+        largest: float,
+    ) -> io.NodeOutput:
+        if smallest > largest:
+            raise ValueError(
+                f"smallest is {smallest:g} % and largest {largest:g} %: exchange them."
+            )
+        source = generator(seed)
+        area = (smallest / 100, largest / 100)
+        masks = [random_mask(width, height, lesions, area, source) for _ in range(count)]
+        return io.NodeOutput(torch.stack(masks))

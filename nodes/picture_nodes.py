@@ -1,0 +1,194 @@
+"""Nodes for looking at pairs, and for leaving some out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from .masks import photo_batch
+from .pictures import COLOURS, Pair, contrast, fitted, overlay, pairs_of, sheet, side_by_side
+from .schema import node_schema, show_text
+
+NAMED = 10  # dropped pairs in the text
+
+
+class SiameseOverlay(io.ComfyNode):
+    """Image and mask -> the image with the mask drawn on it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="SiameseOverlay",
+            display_name="Siamese Overlay",
+            description="Draws a mask on an image: an outline around the lesion, and a tint on it.",
+            search_aliases=["siamese", "outline", "contour", "preview mask", "draw mask"],
+            inputs=[
+                io.Image.Input("image", tooltip="One or more images."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="The mask of each image, or one for all; stretched to the image by "
+                    "nearest neighbour.",
+                ),
+                io.Combo.Input(
+                    "colour", options=list(COLOURS), default="green",
+                    tooltip="Of outline and tint.",
+                ),
+                io.Int.Input(
+                    "outline", default=2, min=0, max=50,
+                    tooltip="Width of the outline in pixels, just outside the lesion; 0 for none.",
+                ),
+                io.Float.Input(
+                    "tint", default=0.15, min=0.0, max=1.0, step=0.01,
+                    tooltip="How strongly the lesion is coloured: 0 not at all, 1 covers it.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="image", tooltip="The images, drawn on.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, image: Tensor, mask: Tensor, colour: str, outline: int, tint: float
+    ) -> io.NodeOutput:
+        drawn = [overlay(pair, colour, outline, tint) for pair in pairs_of([image], [mask])]
+        return io.NodeOutput(torch.cat(drawn))
+
+
+class SiameseContactSheet(io.ComfyNode):
+    """Images, with or without masks -> one picture of them all."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="SiameseContactSheet",
+            display_name="Siamese Contact Sheet",
+            description="Puts all images of a batch or list on one picture, each beside its mask.",
+            search_aliases=["siamese", "grid", "montage", "image grid", "overview"],
+            inputs=[
+                io.Image.Input("image", tooltip="Images of any size: batches, lists or both."),
+                io.Int.Input(
+                    "columns", default=0, min=0, max=100,
+                    tooltip="Images in a row; 0 makes the picture about square.",
+                ),
+                io.Int.Input(
+                    "cell_size", default=192, min=16, max=1024,
+                    tooltip="Longer side of each image on the sheet, in pixels.",
+                ),
+                io.Mask.Input(
+                    "mask", optional=True,
+                    tooltip="The mask of each image, shown to its left; or one for all.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="image", tooltip="The sheet.")],
+            is_input_list=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        image: list[Tensor],
+        columns: list[int],
+        cell_size: list[int],
+        mask: list[Tensor] | None = None,
+    ) -> io.NodeOutput:
+        size = cell_size[0]
+        if mask:
+            cells = [side_by_side(pair, size) for pair in pairs_of(image, mask)]
+        else:
+            photos = [one for batch in image for one in photo_batch(batch).split(1)]
+            cells = [fitted(photo, size, "bilinear") for photo in photos]
+        wide = cells[0].shape[-1] / size
+        across = columns[0] or max(1, round(math.sqrt(len(cells) / wide)))
+        return io.NodeOutput(sheet(cells, min(across, len(cells))))
+
+
+class SiameseFilterPairs(io.ComfyNode):
+    """Pairs -> those whose image shows a lesion where the mask says."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="SiameseFilterPairs",
+            display_name="Siamese Filter Pairs",
+            description=(
+                "Drops pairs whose image shows no difference where the mask begins. Measure: the "
+                "mean colour of the lesion against that of a ring around it."
+            ),
+            search_aliases=["siamese", "quality", "reject", "select images", "contrast"],
+            inputs=[
+                io.Image.Input("image", tooltip="Images: batches, lists or both."),
+                io.Mask.Input("mask", tooltip="The mask of each image, or one for all."),
+                io.Float.Input(
+                    "minimum", default=0.03, min=0.0, max=1.0, step=0.001,
+                    tooltip="Pairs with less contrast are dropped. Contrast is the mean over red, "
+                    "green and blue of the difference, 0 to 1, between the mean colour inside the "
+                    "mask and that of a ring around it, 5 % of the image wide.",
+                ),
+                io.String.Input(
+                    "stem", default="pair",
+                    tooltip="Names of the pairs, from 'Siamese Load Mask Folder'.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="image", is_output_list=True, tooltip="The images that stay."
+                ),
+                io.Mask.Output(
+                    display_name="mask", is_output_list=True, tooltip="Their masks."
+                ),
+                io.String.Output(
+                    display_name="stem", is_output_list=True, tooltip="Their names."
+                ),
+                io.String.Output(
+                    display_name="text", tooltip="How many were dropped; also shown on the node."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_input_list=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, image: list[Tensor], mask: list[Tensor], minimum: list[float], stem: list[str]
+    ) -> io.NodeOutput:
+        pairs = pairs_of(image, mask)
+        if len(stem) not in (1, len(pairs)):
+            raise ValueError(
+                f"{len(stem)} stems for {len(pairs)} images: give one stem for all images, or one "
+                "for each."
+            )
+        stems = stem * len(pairs) if len(stem) == 1 else stem
+        values = [contrast(pair) for pair in pairs]
+        kept = [i for i, value in enumerate(values) if value is None or value >= minimum[0]]
+        text = _report(stems, values, minimum[0])
+        if not kept:
+            raise ValueError(f"{text}. Nothing is left: lower 'minimum', or look at the images.")
+        show_text(cls.hidden.unique_id, text)
+        images, masks = _as_comfy([pairs[i] for i in kept])
+        return io.NodeOutput(images, masks, [stems[i] for i in kept], text, ui=ui.PreviewText(text))
+
+
+def _report(stems: Sequence[str], values: Sequence[float | None], minimum: float) -> str:
+    """How many pairs were dropped, and the first of them."""
+    dropped = [
+        f"{stem} ({value:.3f})"
+        for stem, value in zip(stems, values, strict=True)
+        if value is not None and value < minimum
+    ]
+    text = f"Kept {len(stems) - len(dropped)} of {len(stems)} pairs, dropped {len(dropped)}"
+    if dropped:
+        more = ", ..." if len(dropped) > NAMED else ""
+        text += f" with contrast below {minimum:g}: {', '.join(dropped[:NAMED])}{more}"
+    unmeasured = sum(value is None for value in values)
+    if unmeasured:
+        text += f"; {unmeasured} kept without a measure, their masks are empty or full"
+    return text
+
+
+def _as_comfy(pairs: Sequence[Pair]) -> tuple[list[Any], list[Any]]:
+    """Lists of IMAGE (1, H, W, 3) and MASK (1, H, W)."""
+    return [image.movedim(1, -1) for image, _ in pairs], [mask[:, 0] for _, mask in pairs]

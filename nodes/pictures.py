@@ -1,0 +1,102 @@
+"""Looking at pairs: outlines, sheets, and how well an image shows its mask. Plain tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .masks import binary_mask, photo_batch
+
+COLOURS = {
+    "green": (0.1, 1.0, 0.2),
+    "yellow": (1.0, 0.9, 0.1),
+    "cyan": (0.1, 0.9, 1.0),
+    "red": (1.0, 0.15, 0.1),
+    "white": (1.0, 1.0, 1.0),
+}
+GAP = 8  # pixels between the cells of a sheet
+BACKGROUND = 0.15
+RING = 0.05  # of the shorter side: how far around the lesion its surroundings go
+
+Pair = tuple[Tensor, Tensor]  # image (1, 3, H, W) in [0, 1], mask (1, 1, H, W) of zeros and ones
+
+
+def pairs_of(images: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Pair]:
+    """ComfyUI's IMAGEs and MASKs, batches of any size -> pairs; masks as large as their image.
+
+    One mask serves all images. Raises ValueError for other counts that differ.
+    """
+    photos = [one for image in images for one in photo_batch(image).split(1)]
+    cut = [one[:, None] for mask in masks for one in binary_mask(mask).split(1)]
+    if len(cut) not in (1, len(photos)):
+        raise ValueError(
+            f"{len(cut)} masks for {len(photos)} images: give one mask for all images, or one for "
+            "each."
+        )
+    cut = cut * len(photos) if len(cut) == 1 else cut
+    return [
+        (photo, functional.interpolate(mask.to(photo), photo.shape[-2:], mode="nearest-exact"))
+        for photo, mask in zip(photos, cut, strict=True)
+    ]
+
+
+def overlay(pair: Pair, colour: str, outline: int, tint: float) -> Tensor:
+    """Image (1, H, W, 3): the mask tinted, and an outline of `outline` pixels just outside it."""
+    image, mask = pair
+    paint = torch.tensor(COLOURS[colour]).to(image).view(1, 3, 1, 1)
+    image = torch.lerp(image, paint.expand_as(image), tint * mask)
+    edge = grown(mask, outline) - mask
+    return torch.lerp(image, paint.expand_as(image), edge).movedim(1, -1)
+
+
+def grown(mask: Tensor, pixels: int) -> Tensor:
+    """(1, 1, H, W): the mask and all that is at most `pixels` away from it, diagonally too."""
+    return functional.max_pool2d(mask, 2 * pixels + 1, 1, pixels)
+
+
+def contrast(pair: Pair) -> float | None:
+    """Mean colour of the lesion against that of a ring around it: mean absolute difference, 0..1.
+
+    None when the mask is empty or leaves no surroundings.
+    """
+    image, mask = pair
+    ring = grown(mask, max(1, round(RING * min(mask.shape[-2:])))) - mask
+    if not mask.any() or not ring.any():
+        return None
+    lesion, around = (
+        (image * part).sum((-2, -1)) / part.sum((-2, -1)) for part in (mask, ring)
+    )  # (1, 3) each
+    return float((lesion - around).abs().mean())
+
+
+def sheet(cells: Sequence[Tensor], columns: int) -> Tensor:
+    """Cells (1, 3, h, w) of one size -> a picture (1, H, W, 3), filled row by row."""
+    rows = math.ceil(len(cells) / columns)
+    height, width = (size + GAP for size in cells[0].shape[-2:])
+    page = torch.full((1, 3, rows * height + GAP, columns * width + GAP), BACKGROUND)
+    for number, cell in enumerate(cells):
+        top, left = (number // columns) * height + GAP, (number % columns) * width + GAP
+        page[..., top : top + height - GAP, left : left + width - GAP] = cell.cpu()
+    return page.movedim(1, -1)
+
+
+def fitted(picture: Tensor, size: int, mode: str) -> Tensor:
+    """(1, C, H, W) -> (1, 3, size, size): scaled to fit, in the middle of the background."""
+    height, width = picture.shape[-2:]
+    factor = size / max(height, width)
+    target = [max(1, round(height * factor)), max(1, round(width * factor))]
+    smooth = mode == "bilinear"
+    scaled = functional.interpolate(picture, target, mode=mode, antialias=smooth)
+    top, left = (size - target[0]) // 2, (size - target[1]) // 2
+    padding = (left, size - target[1] - left, top, size - target[0] - top)
+    return functional.pad(scaled.expand(-1, 3, -1, -1), padding, value=BACKGROUND)
+
+
+def side_by_side(pair: Pair, size: int) -> Tensor:
+    """Mask and image in one cell (1, 3, size, 2 size)."""
+    image, mask = pair
+    return torch.cat([fitted(mask, size, "nearest-exact"), fitted(image, size, "bilinear")], -1)
