@@ -156,12 +156,7 @@ class SiameseFilterPairs(io.ComfyNode):
         cls, image: list[Tensor], mask: list[Tensor], minimum: list[float], stem: list[str]
     ) -> io.NodeOutput:
         pairs = pairs_of(image, mask)
-        if len(stem) not in (1, len(pairs)):
-            raise ValueError(
-                f"{len(stem)} stems for {len(pairs)} images: give one stem for all images, or one "
-                "for each."
-            )
-        stems = stem * len(pairs) if len(stem) == 1 else stem
+        stems = _stem_of_each(stem, [len(batch) for batch in image])
         values = [contrast(pair) for pair in pairs]
         kept = [i for i, value in enumerate(values) if value is None or value >= minimum[0]]
         text = _report(stems, values, minimum[0])
@@ -170,6 +165,23 @@ class SiameseFilterPairs(io.ComfyNode):
         show_text(cls.hidden.unique_id, text)
         images, masks = _as_comfy([pairs[i] for i in kept])
         return io.NodeOutput(images, masks, [stems[i] for i in kept], text, ui=ui.PreviewText(text))
+
+
+def _stem_of_each(stems: Sequence[str], batches: Sequence[int]) -> list[str]:
+    """A stem for each image: one for all, one for each batch, or one for each image.
+
+    Raises ValueError for any other number of stems.
+    """
+    images = sum(batches)
+    if len(stems) == images:
+        return list(stems)
+    if len(stems) == 1:
+        return [stems[0]] * images
+    if len(stems) == len(batches):
+        return [stem for stem, size in zip(stems, batches, strict=True) for _ in range(size)]
+    raise ValueError(
+        f"{len(stems)} stems for {images} images: give one stem for all images, or one for each."
+    )
 
 
 def _report(stems: Sequence[str], values: Sequence[float | None], minimum: float) -> str:

@@ -263,6 +263,17 @@ def test_pairs_with_contrast_stay_and_keep_their_names(served: ComfyHost, folder
     assert sorted(path.stem for path in saved) == ["m1", "m2", "m3"]
 
 
+def test_a_stem_names_each_image_of_its_batch(served: ComfyHost, folder: str) -> None:
+    prompt = filter_prompt(folder)
+    prompt["new"] = augment_prompt(variants=2)["new"]
+    prompt["new"]["inputs"]["mask"] = ["load", 0]
+    prompt["image"]["inputs"]["mask"] = ["new", 0]
+    prompt["filter"]["inputs"]["mask"] = ["new", 0]
+    assert texts(served, prompt) == ["Kept 6 of 6 pairs, dropped 0"]
+    saved = (served.output / f"filtered {folder}" / "images").iterdir()
+    assert sorted(path.stem for path in saved) == ["m1", "m1_2", "m2", "m2_2", "m3", "m3_2"]
+
+
 def test_the_filter_says_what_it_dropped(served: ComfyHost, folder: str) -> None:
     write_mask(served.input / folder / "m4.png", (slice(0, 0), slice(0, 0)))
     others = served.input / f"others {folder}"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from siamese_diffusion.tools.comfy_host import ROOT, ComfyHost
+from workflow_prompts import BASE, BUNDLE, MASK, MERGED, write_mask
+
+pytest_plugins = ["served_models"]
 
 FOLDER = ROOT / "workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.json"))
@@ -58,6 +63,14 @@ def widget_values(node: Graph, info: Graph) -> Graph:
 def test_every_workflow_has_both_forms() -> None:
     assert WORKFLOWS
     assert [p.name for p in WORKFLOWS] == sorted(p.name for p in (FOLDER / "api").glob("*.json"))
+
+
+def test_help_pages_name_workflows_that_exist() -> None:
+    pages = (ROOT / "web" / "docs").glob("*.md")
+    named = {
+        name for page in pages for name in re.findall(r"\*(siamese_\w+)\*", page.read_text("utf-8"))
+    }
+    assert named == {path.stem for path in WORKFLOWS}
 
 
 @each_workflow
@@ -115,7 +128,8 @@ def test_links_and_ids_are_consistent(path: Path) -> None:
 @each_workflow
 def test_the_page_can_say_which_model_is_missing_and_where_it_goes(path: Path) -> None:
     for node in read(path)["nodes"]:
-        loads = [value for value in node["widgets_values"] if str(value).endswith(".safetensors")]
+        values = map(str, node["widgets_values"])
+        loads = [value for value in values if value.endswith((".safetensors", ".pth"))]
         models = node["properties"].get("models", [])
         assert [model["name"] for model in models] == loads
         assert all(model["url"].startswith("https://") for model in models)
@@ -143,3 +157,36 @@ def test_nodes_lie_in_groups_and_do_not_overlap(path: Path) -> None:
             gx <= x and gy <= y and x + width <= gx + gw and y + height <= gy + gh
             for gx, gy, gw, gh in groups
         ), node["type"]
+
+
+def on_served_files(prompt: Graph, stem: str) -> Graph:
+    """The prompt on the served weights and masks, small and fast, into a folder of its own."""
+    for entry in prompt.values():
+        merged = entry["class_type"] == "SiameseCheckpointLoader"
+        small = {
+            **{"ckpt_name": MERGED if merged else BASE, "bundle_name": BUNDLE},
+            **{"image": MASK if entry["class_type"] == "LoadImageMask" else "painted.png"},
+            **{"steps": 2, "width": 64, "height": 64, "minimum": 0.0},
+            "folder": stem if entry["class_type"] == "SiameseSavePairs" else "workflow masks",
+            "output_folder": stem,
+        }
+        for name, value in entry["inputs"].items():
+            if name in small and not isinstance(value, list):
+                entry["inputs"][name] = small[name]
+    return prompt
+
+
+@each_workflow
+def test_every_workflow_ends_in_pictures(served: ComfyHost, path: Path) -> None:
+    (served.input / "workflow masks").mkdir(exist_ok=True)
+    for name in ("m1", "m2"):
+        mask = served.input / "workflow masks" / f"{name}.png"
+        write_mask(mask, (slice(8, 40), slice(8, 24 + 8 * int(name[1]))))
+    Image.new("RGBA", (64, 64), (90, 60, 200, 0)).save(served.input / "painted.png")
+    history = served.run(on_served_files(api_form(path), path.stem))
+    pictures = served.images(history)
+    assert pictures
+    assert all(picture.is_file() for picture in pictures)
+    if path.stem.endswith("dataset"):
+        pairs = (served.output / path.stem / "prompt.jsonl").read_text("utf-8").splitlines()
+        assert len(pairs) >= 2
