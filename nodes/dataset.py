@@ -146,7 +146,7 @@ def output_inputs(folder: str = "folder") -> list[io.Input]:
             tooltip="A folder in ComfyUI's output folder; it is made when it is not there.",
         ),
         io.String.Input(
-            "prompt", default="", multiline=True,
+            "prompt", default="",
             tooltip="The text that was sampled with; it becomes the caption in prompt.jsonl.",
         ),
     ]  # fmt: skip
