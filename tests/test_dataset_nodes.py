@@ -186,9 +186,9 @@ def test_images_carry_the_workflow_and_masks_do_not(served: ComfyHost) -> None:
     prompt = save_prompt("with workflow")
     (saved,) = served.images(served.run(prompt))
     with Image.open(saved) as file:
-        assert json.loads(file.text["prompt"])["save"] == prompt["save"]
+        assert json.loads(file.info["prompt"])["save"] == prompt["save"]
     with Image.open(saved.parents[1] / "masks" / saved.name) as file:
-        assert file.text == {}
+        assert file.info == {}
 
 
 @pytest.mark.parametrize("folder", ["../elsewhere", "/tmp/elsewhere", "", "a/../../b", "a:b"])

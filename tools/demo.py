@@ -1,0 +1,300 @@
+"""The whole product on made-up data, without any download: `make demo`.
+
+Makes image-mask pairs and a nano Stable Diffusion, trains a Siamese model on them, runs the
+workflow in a real ComfyUI on masks that training never saw, and measures whether the lesions are
+where the masks say. Finished stages are kept in demo_output/ and reused; --fresh starts over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from .comfy_host import ROOT, ComfyHost, HostError
+from .pairs import Bools, Bytes, find_lesion, iou, write_pairs
+
+OUTPUT = ROOT / "demo_output"
+WORKFLOW = ROOT / "workflows" / "siamese_mask_to_image.json"
+WORKFLOW_API = ROOT / "workflows" / "api" / "siamese_mask_to_image.json"
+BASE_NAME = "nano_sd15.safetensors"
+BUNDLE_NAME = "siamese_demo.safetensors"
+MASK_NAME = "demo_mask_{:02}.png"
+REQUIRED_IOU = 0.6
+SHUFFLED_LIMIT = 0.25
+
+
+class DemoError(RuntimeError):
+    """The demo cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What two CPU cores do in about ten minutes; a change makes old stages start over."""
+
+    size: int = 64  # pixels
+    train_pairs: int = 256
+    test_masks: int = 16
+    base_steps: int = 200
+    steps: int = 200
+    batch: int = 8
+    learning_rate: float = 2e-4
+    sampling_steps: int = 50
+    cfg: float = 9.0
+
+
+class Demo:
+    """The stages, each a method that keeps what an earlier run has finished."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.folder, self.settings = folder, settings
+        self.host = ComfyHost(folder / "comfyui")
+        self.train, self.test = folder / "pairs" / "train", folder / "pairs" / "test"
+        self.base = self.host.models / "checkpoints" / BASE_NAME
+        self.bundle = self.host.models / "controlnet" / BUNDLE_NAME
+        self.start = time.monotonic()
+
+    def run(self) -> bool:
+        """All stages; True when the figures are good enough."""
+        self.title(1, "image-mask pairs")
+        self.make_pairs()
+        self.title(2, f"nano base model, {self.settings.base_steps} steps")
+        self.make_base()
+        self.title(3, f"Siamese model, {self.settings.steps} steps")
+        self.train_siamese()
+        self.title(4, f"sampling {self.settings.test_masks} unseen masks in ComfyUI")
+        images = self.sample()
+        self.title(5, "do the lesions follow the masks?")
+        return self.report(images)
+
+    def title(self, number: int, text: str) -> None:
+        print(f"\n[{number}/5] {text} ({time.monotonic() - self.start:.0f} s so far)", flush=True)
+
+    # Stages
+
+    def make_pairs(self) -> None:
+        """Pairs to train on, and others to sample."""
+        settings = self.settings
+        write_pairs(self.train, settings.train_pairs, settings.size, seed=0)
+        write_pairs(self.test, settings.test_masks, settings.size, seed=1)
+        print(f"{settings.train_pairs} pairs in {self.train}")
+        print(f"{settings.test_masks} pairs in {self.test}, unknown to training")
+
+    def make_base(self) -> None:
+        """The stand-in for Stable Diffusion."""
+        if self.base.is_file():
+            print(f"kept: {self.base}")
+            return
+        from .nano import build_nano  # diffusers and transformers take seconds to import
+
+        settings = self.settings
+        build_nano(
+            self.base,
+            pairs=self.train / "prompt.jsonl",
+            steps=settings.base_steps,
+            resolution=settings.size,
+        )
+        print(self.base)
+
+    def train_siamese(self) -> None:
+        """Run train_siamese.py as a user would, and put its bundle where ComfyUI looks."""
+        if self.bundle.is_file():
+            print(f"kept: {self.bundle}")
+            return
+        settings, run = self.settings, self.folder / "run"
+        flags = {
+            "pretrained_model_name_or_path": self.base,
+            "train_data": self.train / "prompt.jsonl",
+            "output_dir": run,
+            "output_name": self.bundle.stem,
+            "resolution": settings.size,
+            "train_batch_size": settings.batch,
+            "max_train_steps": settings.steps,
+            "learning_rate": settings.learning_rate,
+            "sample_every_n_steps": 0,
+            "sample_steps": 20,
+        }
+        command = [sys.executable, str(ROOT / "training" / "train_siamese.py")]
+        for name, value in flags.items():
+            command += [f"--{name}", str(value)]
+        print(shlex.join(command), flush=True)
+        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+            raise DemoError("train_siamese.py failed; its message is above.")
+        self.bundle.parent.mkdir(parents=True, exist_ok=True)
+        (run / BUNDLE_NAME).replace(self.bundle)
+
+    def sample(self) -> list[Bytes]:
+        """Images (size, size, 3) of the test masks, in their order."""
+        masks = sorted((self.test / "masks").iterdir())
+        images = []
+        with self.host as host:
+            for number, mask in enumerate(masks):
+                shutil.copy(mask, host.input / MASK_NAME.format(number))
+            for number in tqdm(range(len(masks)), desc="sampling", unit="image"):
+                (path,) = host.images(host.run(self.prompt(number)))
+                images.append(read_rgb(path))
+        self.write_page_workflow()
+        return images
+
+    def prompt(self, number: int) -> dict[str, Any]:
+        """The workflow's API form for test mask `number`."""
+        settings = self.settings
+        values: dict[str, dict[str, Any]] = {
+            "CheckpointLoaderSimple": {"ckpt_name": BASE_NAME},
+            "SiameseBundleLoader": {"bundle_name": BUNDLE_NAME},
+            "LoadImageMask": {"image": MASK_NAME.format(number), "channel": "red"},
+            "SiameseSampler": {
+                "seed": number,
+                "steps": settings.sampling_steps,
+                "cfg": settings.cfg,
+            },
+            "SaveImage": {"filename_prefix": "demo/siamese"},
+        }
+        return patch_prompt(json.loads(WORKFLOW_API.read_text("utf-8")), values)
+
+    def write_page_workflow(self) -> None:
+        """The same workflow for the page's own list, with the demo's files chosen."""
+        graph = json.loads(WORKFLOW.read_text("utf-8"))
+        first = {
+            "CheckpointLoaderSimple": BASE_NAME,
+            "SiameseBundleLoader": BUNDLE_NAME,
+            "LoadImageMask": MASK_NAME.format(0),
+        }
+        for node in graph["nodes"]:
+            if node["type"] in first:
+                node["widgets_values"][0] = first[node["type"]]
+        path = self.host.base / "user" / "default" / "workflows" / WORKFLOW.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(graph), "utf-8")
+
+    def report(self, images: Sequence[Bytes]) -> bool:
+        """Print and write the figures, and the contact sheet."""
+        real = [read_rgb(path) for path in sorted((self.test / "images").iterdir())]
+        masks = [read_rgb(path)[..., 0] > 127 for path in sorted((self.test / "masks").iterdir())]
+        found = [find_lesion(image) for image in images]
+        figures = {
+            "iou": mean_iou(masks, found),
+            "ceiling": mean_iou(masks, [find_lesion(image) for image in real]),
+            "shuffled": shuffled_iou(masks, found),
+        }
+        good = figures["iou"] >= REQUIRED_IOU and figures["shuffled"] < SHUFFLED_LIMIT
+        sheet = self.folder / "contact_sheet.png"
+        contact_sheet(masks, images, found).save(sheet)
+        seconds = round(time.monotonic() - self.start)
+        results = self.folder / "results.json"
+        results.write_text(
+            json.dumps({**figures, "seconds": seconds, "settings": asdict(self.settings)}, indent=2)
+        )
+        print(f"images:        {self.host.output / 'demo'}")
+        print(f"contact sheet: {sheet} (mask | sampled | lesion found)")
+        print(f"training:      {self.folder / 'run'} (loss curves, preview)")
+        print(f"results:       {results}")
+        print(
+            f"mean IoU of mask and lesion found: {figures['iou']:.2f} (needed: {REQUIRED_IOU}); "
+            f"in real images: {figures['ceiling']:.2f}; with shuffled masks: "
+            f"{figures['shuffled']:.2f} (needed: below {SHUFFLED_LIMIT}); {seconds} s in all"
+        )
+        return good
+
+
+def patch_prompt(prompt: dict[str, Any], values: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Set inputs by node class. Raises DemoError for a class or input that the prompt lacks."""
+    for class_type, inputs in values.items():
+        nodes = [node for node in prompt.values() if node["class_type"] == class_type]
+        if not nodes:
+            raise DemoError(f"{WORKFLOW_API}: has no node {class_type}.")
+        for node in nodes:
+            if missing := set(inputs) - set(node["inputs"]):
+                raise DemoError(f"{WORKFLOW_API}: {class_type} has no input {sorted(missing)}.")
+            node["inputs"] |= inputs
+    return prompt
+
+
+def read_rgb(path: Path) -> Bytes:
+    """An image file -> (H, W, 3) in 0..255."""
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def mean_iou(masks: Sequence[Bools], found: Sequence[Bools]) -> float:
+    return float(np.mean([iou(a, b) for a, b in zip(masks, found, strict=True)]))
+
+
+def shuffled_iou(masks: Sequence[Bools], found: Sequence[Bools]) -> float:
+    """Mean IoU of every lesion found with every mask but its own."""
+    values = [iou(a, b) for i, a in enumerate(masks) for j, b in enumerate(found) if i != j]
+    return float(np.mean(values))
+
+
+def contact_sheet(
+    masks: Sequence[Bools],
+    images: Sequence[Bytes],
+    others: Sequence[Bools] | Sequence[Bytes],
+    titles: tuple[str, str, str] = ("mask", "sampled", "lesion found"),
+    columns: int = 4,
+) -> Image.Image:
+    """A picture of triplets of one size, such as mask | sampled | real, `columns` in a row."""
+    cell, gap, head = 96, 4, 16
+    group = 3 * (cell + gap) + 2 * gap
+    rows = -(-len(masks) // columns)
+    sheet = Image.new("RGB", (columns * group, head + rows * (cell + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (mask, image, other) in enumerate(zip(masks, images, others, strict=True)):
+        row, column = divmod(index, columns)
+        pictures = (Image.fromarray(mask), Image.fromarray(image), Image.fromarray(other))
+        for position, picture in enumerate(pictures):
+            x = column * group + position * (cell + gap)
+            large = picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST)
+            sheet.paste(large, (x, head + row * (cell + gap)))
+    for column in range(min(columns, len(masks))):
+        for position, text in enumerate(titles):
+            draw.text((column * group + position * (cell + gap), 2), text, fill="black")
+    return sheet
+
+
+def prepare_folder(folder: Path, settings: Settings, fresh: bool) -> None:
+    """Make the folder; what a run with other settings left there is removed."""
+    stamp = folder / "settings.json"
+    text = json.dumps(asdict(settings), indent=2)
+    known = stamp.read_text("utf-8") if stamp.is_file() else None
+    if folder.is_dir() and (fresh or known != text):
+        if known is None and any(folder.iterdir()):
+            raise DemoError(f"{folder} is not a folder of the demo: move it away.")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(text, "utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 when the figures are reached, 1 when not, 2 when a stage failed."""
+    parser = argparse.ArgumentParser(prog="demo", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--fresh", action="store_true", help="start over")
+    arguments = parser.parse_args(argv)
+    settings = Settings()
+    try:
+        prepare_folder(OUTPUT, settings, arguments.fresh)
+        demo = Demo(OUTPUT, settings)
+        good = demo.run()
+    except (DemoError, HostError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("Good." if good else "NOT reached.")
+    print(f"Workflow in the page's list: {WORKFLOW.stem}. ComfyUI with all this in a browser:")
+    serve = [sys.executable, "-m", "siamese_diffusion.tools.comfy_host"]
+    print(shlex.join([*serve, "--base", str(demo.host.base)]))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
