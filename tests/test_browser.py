@@ -1,4 +1,4 @@
-"""Every shipped workflow in a real browser: dropped on the page, run, restored from its picture."""
+"""The page in a real browser: workflows dropped, run and restored; help pages and templates."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 from siamese_diffusion.models.weights import read_weights
-from siamese_diffusion.tools.comfy_host import ROOT, ComfyHost
+from siamese_diffusion.tools.comfy_host import PACK_NAME, ROOT, ComfyHost
 from workflow_prompts import BASE, BUNDLE, MERGED, write_mask
 
 pytest_plugins = ["served_models"]
 
-DRIVER = ROOT / "tests" / "browser.mjs"
+SCRIPTS = ROOT / "tests" / "page"
 MODULES = ROOT / ".venv" / "browser"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 # Small and fast; 0 keeps every pair.
@@ -55,9 +55,9 @@ def page_host(served: ComfyHost) -> ComfyHost:
     return served
 
 
-def used_in_the_page(host: ComfyHost, workflow: Path) -> dict[str, Any]:
-    """What browser.mjs found out."""
-    command = ["node", DRIVER, MODULES, CHROMIUM, host.url, workflow, json.dumps(VALUES)]
+def in_the_page(host: ComfyHost, script: str, *arguments: str) -> dict[str, Any]:
+    """What a script of tests/page found out."""
+    command = ["node", SCRIPTS / script, MODULES, CHROMIUM, host.url, *arguments]
     done = subprocess.run(
         [*map(str, command)], capture_output=True, text=True, timeout=600, check=False
     )
@@ -71,5 +71,12 @@ def used_in_the_page(host: ComfyHost, workflow: Path) -> dict[str, Any]:
 def test_a_workflow_loads_runs_and_comes_back_from_its_picture(
     page_host: ComfyHost, workflow: Path
 ) -> None:
-    found = used_in_the_page(page_host, workflow)
+    found = in_the_page(page_host, "workflow.mjs", str(workflow), json.dumps(VALUES))
     assert found == {"problems": [], "ended": "execution_success", "message": "", "restored": True}
+
+
+def test_help_opens_and_the_template_browser_lists_every_workflow(page_host: ComfyHost) -> None:
+    found = in_the_page(page_host, "help.mjs", "SiameseSynthesizeDataset", PACK_NAME)
+    assert "Ten thousand masks need no more than ten" in found["help"]
+    for workflow in (ROOT / "workflows").glob("*.json"):
+        assert workflow.stem in found["templates"].replace(" ", "_").lower()

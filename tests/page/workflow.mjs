@@ -1,29 +1,12 @@
 // Uses a workflow as a person does, in a real browser: drops it on ComfyUI's page, makes it small,
 // presses Run, and drops a picture that it made back onto the page. Prints one JSON object.
 //
-//     node browser.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL WORKFLOW.json VALUES
+//     node workflow.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL WORKFLOW.json VALUES
 //
 // VALUES: a JSON object, widget name -> value, set in every node that has such a widget.
 
 import { readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
-
-const [modules, executablePath, url, workflow, values] = process.argv.slice(2);
-const { chromium } = createRequire(`${modules}/`)("playwright-core");
-const MINUTE = 60_000;
-
-/** The page, once its graph and all nodes are there. */
-async function open(browser) {
-  const page = await browser.newPage({ viewport: { width: 1600, height: 900 } });
-  await page.goto(url);
-  await page.waitForFunction(
-    () => window.app?.graph && window.LiteGraph?.registered_node_types?.SiameseSampler,
-    null,
-    { timeout: 2 * MINUTE },
-  );
-  await page.getByTestId("queue-button").waitFor();
-  return page;
-}
+import { MINUTE, inPage } from "./page.mjs";
 
 /** Drop a file of that content on an empty canvas and wait for its graph. */
 async function drop(page, { base64, name, type }, nodes) {
@@ -67,7 +50,7 @@ function graph(page) {
   });
 }
 
-function setValues(page) {
+function setValues(page, values) {
   return page.evaluate((wanted) => {
     for (const node of window.app.graph.nodes)
       for (const widget of node.widgets ?? [])
@@ -108,15 +91,13 @@ function lastPicture(page) {
   });
 }
 
-const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
-try {
-  const page = await open(browser);
+await inPage(async (page, workflow, values) => {
   const text = await readFile(workflow, "utf-8");
   const count = JSON.parse(text).nodes.length;
   const base64 = Buffer.from(text).toString("base64");
   await drop(page, { base64, name: "workflow.json", type: "application/json" }, count);
   const result = { problems: await problems(page) };
-  await setValues(page);
+  await setValues(page, values);
   const before = await graph(page);
   Object.assign(result, await run(page));
   if (result.ended === "execution_success") {
@@ -124,7 +105,5 @@ try {
     result.restored = (await graph(page)) === before;
     result.problems.push(...(await problems(page)));
   }
-  console.log(JSON.stringify(result));
-} finally {
-  await browser.close();
-}
+  return result;
+});
