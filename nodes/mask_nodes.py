@@ -14,6 +14,8 @@ from .sampler import MAX_SEED
 from .schema import node_schema
 from .shapes import Changes, augment, random_mask
 
+AUGMENTED_TOOLTIP = "The new masks, those of the first mask first; the sizes stay."
+
 
 def seed_input(tooltip: str) -> io.Input:
     return io.Int.Input(
@@ -64,12 +66,7 @@ class SiameseAugmentMask(io.ComfyNode):
                     tooltip="How strongly outlines are bent: 0 not at all, 1 strongly.",
                 ),
             ],
-            outputs=[
-                io.Mask.Output(
-                    display_name="mask",
-                    tooltip="The new masks, those of the first mask first; the sizes stay.",
-                )
-            ],
+            outputs=[io.Mask.Output(display_name="mask", tooltip=AUGMENTED_TOOLTIP)],
         )  # fmt: skip
 
     @classmethod

@@ -29,6 +29,7 @@ def pack() -> SimpleNamespace:
         decoder,
         loaders,
         masks,
+        pair_folder,
         pictures,
         sampler,
         sampling,
@@ -37,7 +38,7 @@ def pack() -> SimpleNamespace:
 
     modules = (
         *(conditioning, control, decoder, loaders),
-        *(masks, pictures, sampler, sampling, shapes),
+        *(masks, pair_folder, pictures, sampler, sampling, shapes),
     )
     return SimpleNamespace(**{module.__name__.rsplit(".", 1)[1]: module for module in modules})
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
 from siamese_diffusion.training.pairs import read_prompt_jsonl
 from workflow_prompts import Prompt, bundle_prompt, image, images, node, pixels, texts, write_mask
 
-pytest_plugins = ["served_models"]
+pytest_plugins = ["comfy_inside", "served_models"]
 
 CAPTION = 'a "polyp", größer'
 
@@ -189,6 +190,15 @@ def test_images_carry_the_workflow_and_masks_do_not(served: ComfyHost) -> None:
         assert json.loads(file.info["prompt"])["save"] == prompt["save"]
     with Image.open(saved.parents[1] / "masks" / saved.name) as file:
         assert file.info == {}
+
+
+def test_disable_metadata_is_heeded(pack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    import comfy.cli_args
+
+    hidden = SimpleNamespace(prompt={"1": {}}, extra_pnginfo={"workflow": {"nodes": []}})
+    assert pack.pair_folder.png_metadata(hidden).chunks
+    monkeypatch.setattr(comfy.cli_args.args, "disable_metadata", True)
+    assert pack.pair_folder.png_metadata(hidden) is None
 
 
 @pytest.mark.parametrize("folder", ["../elsewhere", "/tmp/elsewhere", "", "a/../../b", "a:b"])

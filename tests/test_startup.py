@@ -1,0 +1,59 @@
+"""What the pack costs at ComfyUI's start: little time, and no library that only training needs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+from siamese_diffusion.tools.comfy_host import COMFYUI, PYTHON, ROOT
+
+FORBIDDEN = {"diffusers", "accelerate", "library", "matplotlib", "kornia"}
+SECONDS = 0.3
+
+# Loads what ComfyUI's start loads anyhow, then the pack as ComfyUI does.
+SCRIPT = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import comfy.cli_args
+comfy.cli_args.args.cpu = True
+import nodes, latent_preview, comfy.controlnet, comfy.sample
+from comfy_api.latest import io, ui
+before, start = set(sys.modules), time.process_time()
+import asyncio, importlib.util, json
+spec = importlib.util.spec_from_file_location(
+    "pack", sys.argv[2] + "/__init__.py", submodule_search_locations=[sys.argv[2]]
+)
+pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pack)
+async def start_up():
+    return await (await pack.comfy_entrypoint()).get_node_list()
+classes = asyncio.run(start_up())
+for node in classes:
+    node.GET_SCHEMA()
+print(json.dumps({
+    "seconds": time.process_time() - start,
+    "modules": sorted({name.split(".")[0] for name in set(sys.modules) - before}),
+    "nodes": len(classes),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def start() -> dict[str, Any]:
+    if not COMFYUI.is_dir():
+        pytest.skip("needs ComfyUI: run `make setup`")
+    command = [str(PYTHON), "-c", SCRIPT, str(COMFYUI), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_starting_loads_nothing_that_only_training_needs(start: dict[str, Any]) -> None:
+    assert start["nodes"] >= 4
+    assert not FORBIDDEN & set(start["modules"])
+
+
+def test_starting_takes_little_time(start: dict[str, Any]) -> None:
+    assert start["seconds"] < SECONDS
