@@ -237,12 +237,12 @@ def test_the_summary_of_a_dataset(tmp_path: Path) -> None:
     framing = Framing((64, 64), bucket_sizes((64, 64), 32, 128, 32))
     text = DatasetSummary.of(load(folder), framing).render()
     assert text.splitlines() == [
-        "pairs           4",
-        "picture sizes   64x64 to 128x64, 2 different; most common 64x64 (3)",
-        "trained at      64x64 (3)",
-        "                96x32 (1)",
-        "mask coverage   0.0% to 4.7%, median 4.7%",
-        "empty masks     1",
-        "classes         255: lesion",
-        "captions        4 distinct; empty: 1",
+        "pairs             4",
+        "picture sizes     64x64 to 128x64, 2 different; most common 64x64 (3)",
+        "trained at        64x64 (3)",
+        "                  96x32 (1)",
+        "mask coverage     0.0% to 4.7%, median 4.7%",
+        "empty masks       1",
+        "classes           255: lesion",
+        "captions          4 distinct; empty: 1",
     ]
