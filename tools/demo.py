@@ -48,9 +48,9 @@ class Settings:
     train_pairs: int = 256
     test_masks: int = 16
     base_steps: int = 200
-    steps: int = 200
+    steps: int = 300
     batch: int = 8
-    learning_rate: float = 2e-4
+    learning_rate: float = 3e-4
     sampling_steps: int = 50
     cfg: float = 9.0
 
@@ -123,6 +123,9 @@ class Demo:
             "train_batch_size": settings.batch,
             "max_train_steps": settings.steps,
             "learning_rate": settings.learning_rate,
+            "lr_scheduler": "cosine",
+            "lr_warmup_steps": 20,
+            "max_grad_norm": 1,
             "sample_every_n_steps": 0,
             "sample_steps": 20,
         }
