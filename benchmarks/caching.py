@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..training.latent_cache import MemoryCache
 from ..training.objective import Batch
-from ..training.standalone import KLAutoencoder
+from ..training.single_file import KLAutoencoder
 from .measure import interleave, machine, median_ratio
 from .report import Result, compare
 from .workload import Scale, Step, random_batch, random_networks

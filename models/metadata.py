@@ -22,7 +22,10 @@ ARCHITECTURES = {"epsilon": "stable-diffusion-v1", "v": "stable-diffusion-v2-768
 
 @dataclass(frozen=True)
 class SiameseMetadata:
-    """resolution: (width, height) in pixels; base_hash: SHA-256 of the base checkpoint's file."""
+    """resolution: (width, height) in pixels; base_hash: SHA-256 of the base checkpoint's file.
+
+    host: what trained it, "standalone" or "sd-scripts COMMIT".
+    """
 
     recipe: Recipe
     resolution: tuple[int, int]
@@ -31,6 +34,7 @@ class SiameseMetadata:
     mask_classes: Mapping[str, str]
     prediction_type: str = "epsilon"
     title: str = "Siamese-Diffusion"
+    host: str = "standalone"
 
     def to_strings(self) -> dict[str, str]:
         width, height = self.resolution
@@ -46,6 +50,7 @@ class SiameseMetadata:
             "siamese.recipe": self.recipe.to_json(),
             "siamese.resolution": f"{width}x{height}",
             "siamese.step": str(self.step),
+            "siamese.host": self.host,
             "siamese.base_hash": self.base_hash,
             "siamese.mask_classes": json.dumps(dict(self.mask_classes)),
         }
@@ -74,6 +79,7 @@ def read_metadata(strings: Mapping[str, str], what: str) -> SiameseMetadata | No
             mask_classes=json.loads(strings["siamese.mask_classes"]),
             prediction_type=strings.get("modelspec.prediction_type", "epsilon"),
             title=strings.get("modelspec.title", ""),
+            host=strings.get("siamese.host", "standalone"),
         )
     except (KeyError, ValueError) as error:
         if isinstance(error, WeightsError):

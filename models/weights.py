@@ -125,11 +125,26 @@ def read_weights(path: str | os.PathLike[str], expect: Iterable[Kind] | None = N
         raise WeightsError(f"{path}: no such file.")
     tensors, metadata = _read_any(path)
     kind = identify({key: tuple(value.shape) for key, value in tensors.items()})
+    check_kind(path, kind, expect)
+    return WeightFile(path, kind, tensors, metadata)
+
+
+def check_kind(path: Path, kind: Kind, expect: Iterable[Kind] | None) -> None:
+    """Raise WeightsError unless `kind` is one of `expect`; None: anything is."""
     wanted = tuple(expect) if expect is not None else tuple(Kind)
     if kind not in wanted:
         expected = " or ".join(item.value for item in wanted)
         raise WeightsError(f"{path}: expected {expected}; this is {kind.value}. {ADVICE[kind]}")
-    return WeightFile(path, kind, tensors, metadata)
+
+
+def read_kind(path: Path) -> Kind:
+    """What a .safetensors file is, from its header alone. Raises WeightsError as read_weights."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = file.keys()
+            return identify({key: tuple(file.get_slice(key).get_shape()) for key in keys})
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
 
 
 def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
@@ -155,10 +170,14 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except SafetensorError as error:
-        raise WeightsError(
-            f"{path}: not a safetensors file, or a truncated one ({path.stat().st_size} bytes; "
-            f"{_first(error)}). Copy or download it again."
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: SafetensorError) -> WeightsError:
+    return WeightsError(
+        f"{path}: not a safetensors file, or a truncated one ({path.stat().st_size} bytes; "
+        f"{_first(error)}). Copy or download it again."
+    )
 
 
 def _is_zip(path: Path) -> bool:

@@ -35,6 +35,8 @@ def _import_checkout() -> None:
 
 
 _import_checkout()
+# Tests choose their training host themselves.
+SD_SCRIPTS = os.environ.pop("SD_SCRIPTS_DIR", None)
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +58,22 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyHost]:
     base = tmp_path_factory.mktemp("Comfy UI")  # people's folders have spaces in their names
     with ComfyHost(base) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def sd_scripts() -> Path:
+    """A checkout of kohya-ss sd-scripts; without it the test skips."""
+    if SD_SCRIPTS is None:
+        pytest.skip("needs a checkout of sd-scripts: set SD_SCRIPTS_DIR to its folder")
+    return Path(SD_SCRIPTS).resolve()
+
+
+@pytest.fixture(params=["standalone", "sd-scripts"])
+def host_flags(request: pytest.FixtureRequest) -> list[str]:
+    """The flags that choose a training host: the same tests run on both."""
+    if request.param == "standalone":
+        return ["--host=standalone"]
+    return [f"--sd_scripts={request.getfixturevalue('sd_scripts')}"]
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from siamese_diffusion.training.data import TrainingData
 from siamese_diffusion.training.dataset import Dataset, load_dataset
 from siamese_diffusion.training.framing import Framing
 from siamese_diffusion.training.host import BaseModel
+from siamese_diffusion.training.hosts import choose_host
 from siamese_diffusion.training.options import TrainConfig
 from siamese_diffusion.training.pairs import DatasetError
 from torch import Tensor, nn
@@ -26,14 +27,20 @@ SQUARE = Framing((32, 32))
 
 def config(folder: Path, **flags: object) -> TrainConfig:
     """A configuration of a dataset; --train_data is `folder`/prompt.jsonl unless it is given."""
-    if not {"train_data", "train_data_dir"} & flags.keys():
+    if not {"train_data", "train_data_dir", "dataset_config"} & flags.keys():
         flags["train_data"] = folder / "prompt.jsonl"
     paths = {"pretrained_model_name_or_path": folder / "base", "output_dir": folder / "runs/out"}
     return TrainConfig(**paths, **flags)  # type: ignore[arg-type]
 
 
+def resolve(folder: Path, **flags: object) -> tuple[TrainConfig, Dataset]:
+    """The dataset, and the configuration with what a dataset TOML has set."""
+    settings = config(folder, **flags)
+    return load_dataset(settings, choose_host(settings))
+
+
 def load(folder: Path, **flags: object) -> Dataset:
-    return load_dataset(config(folder, **flags))[1]
+    return resolve(folder, **flags)[1]
 
 
 def problems(folder: Path, **flags: object) -> str:
@@ -83,6 +90,7 @@ class Encoder:
 
     def __init__(self, seed: int = 0) -> None:
         self.module: nn.Module = nn.Conv2d(3, 8, 8, 8)
+        self.settings = ""
         values = torch.Generator().manual_seed(seed)
         for parameter in self.module.parameters():
             parameter.data = torch.randn(parameter.shape, generator=values)

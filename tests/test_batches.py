@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from siamese_diffusion.training.data import TrainingData
-from siamese_diffusion.training.dataset import Dataset, load_dataset
+from siamese_diffusion.training.dataset import Dataset
 from siamese_diffusion.training.errors import ConfigError
 from siamese_diffusion.training.framing import Framing, bucket_sizes, cover_box
 from siamese_diffusion.training.latent_cache import DiskCache
@@ -56,7 +56,7 @@ def test_buckets_are_not_mixed_and_crop_image_and_mask_alike(tmp_path: Path) -> 
     sizes = [(128, 128), (96, 192), (192, 96), (64, 64), (97, 190), (201, 97)]
     flags = {"enable_bucket": True, "min_bucket_reso": 32, "bucket_reso_steps": 16}
     settings = config(write_list(tmp_path, sizes), resolution="64", **flags)
-    data = prepared(load_dataset(settings)[1], settings.framing())
+    data = prepared(load(tmp_path, resolution="64", **flags), settings.framing())
     assert data.sizes == [(64, 64), (48, 80), (80, 48), (64, 64), (48, 80), (80, 48)]
     order = BatchOrder(data.sizes, 2, seed=0)
     for step in range(order.batches_per_epoch * 2):
@@ -228,7 +228,7 @@ def test_validation_batches_are_the_same_at_every_call(tmp_path: Path) -> None:
 
 
 def test_the_summary_of_a_dataset(tmp_path: Path) -> None:
-    folder = write_list(tmp_path, [(64, 64), (64, 64), (128, 64)])
+    folder = write_list(tmp_path, [(64, 64), (64, 64), (192, 64)])
     save(folder / "masks/1.png", lesion(64, 64) * 0)
     index = folder / "prompt.jsonl"
     lines = index.read_text(encoding="utf-8").splitlines()
@@ -238,7 +238,7 @@ def test_the_summary_of_a_dataset(tmp_path: Path) -> None:
     text = DatasetSummary.of(load(folder), framing).render()
     assert text.splitlines() == [
         "pairs             4",
-        "picture sizes     64x64 to 128x64, 2 different; most common 64x64 (3)",
+        "picture sizes     64x64 to 192x64, 2 different; most common 64x64 (3)",
         "trained at        64x64 (3)",
         "                  96x32 (1)",
         "mask coverage     0.0% to 4.7%, median 4.7%",

@@ -143,6 +143,9 @@ def test_command_serves_until_it_is_stopped(
         url = line.split()[1]
         assert answers(url)
         process.send_signal(signal_number)
-        code = process.wait(30)
+        try:
+            code = process.wait(30)
+        finally:
+            process.kill()
     assert code == (0 if signal_number == signal.SIGINT else 128 + signal.SIGTERM)
     assert not answers(url)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from siamese_diffusion.training.dataset import load_dataset
 from siamese_diffusion.training.errors import ConfigError
 from small_datasets import (
-    config,
     lesion,
     load,
     photo,
@@ -103,111 +99,16 @@ def test_the_data_is_given_in_one_way(tmp_path: Path) -> None:
         {"train_data": None},
         one_folder,
         {**folders, "train_data": tmp_path / "a.jsonl"},
+        {"train_data": tmp_path / "a.jsonl", "dataset_config": tmp_path / "a.toml"},
     ):
-        with pytest.raises(ConfigError, match="either as a file with --train_data"):
+        with pytest.raises(ConfigError, match="Give the pairs in one way"):
             load(tmp_path, **flags)
     assert "give it as --train_data_dir" in problems(tmp_path, train_data=tmp_path)
     assert "no such file" in problems(tmp_path)
+    (tmp_path / "a.toml").touch()
+    assert "give it as --dataset_config" in problems(tmp_path, train_data=tmp_path / "a.toml")
     report = problems(tmp_path, **folders)
     assert report.count("no such folder") == 2
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     assert "no pictures" in problems(tmp_path, **folders)
-
-
-# sd-scripts' dataset TOML
-
-
-TOML = """
-[general]
-caption_extension = ".caption"
-shuffle_caption = false
-keep_tokens = 0
-flip_aug = true
-
-[[datasets]]
-resolution = [64, 32]
-batch_size = 3
-enable_bucket = true
-min_bucket_reso = 32
-bucket_reso_steps = 16
-
-  [[datasets.subsets]]
-  image_dir = 'A/images'
-  conditioning_data_dir = 'A/masks'
-  num_repeats = 3
-
-  [[datasets.subsets]]
-  image_dir = 'B/images '
-  conditioning_data_dir = 'B/masks'
-  caption_extension = ".txt"
-"""
-
-
-@pytest.fixture
-def toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Writes a dataset TOML over two folders of pairs; its folders are relative to the cwd."""
-    for name in "AB":
-        write_list(tmp_path / name, [(32, 32), (48, 32)])
-        for suffix in (".txt", ".caption"):
-            caption = tmp_path / name / "images/0"
-            caption.with_suffix(suffix).write_text(f"{name}{suffix}", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-
-    def write(text: str) -> Path:
-        path = tmp_path / "dataset.toml"
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    return write
-
-
-def test_a_dataset_toml_sets_flags_and_folders(toml: Callable[[str], Path], tmp_path: Path) -> None:
-    resolved, dataset = load_dataset(config(tmp_path, train_data=toml(TOML)))
-    assert (resolved.size, resolved.train_batch_size, resolved.flip_aug) == ((64, 32), 3, True)
-    assert resolved.enable_bucket and resolved.bucket_reso_steps == 16
-    counts = Counter((str(p.image), p.caption) for p in dataset.pairs)
-    assert counts == {
-        ("A/images/0.png", "A.caption"): 3,
-        ("A/images/1.png", ""): 3,
-        ("B/images/0.png", "B.txt"): 1,
-        ("B/images/1.png", ""): 1,
-    }
-
-
-def test_a_dataset_toml_with_keys_of_no_effect(toml: Callable[[str], Path], tmp_path: Path) -> None:
-    text = TOML.replace("shuffle_caption = false", "shuffle_caption = true\nrandom_crops = false")
-    text = text.replace("keep_tokens = 0", "keep_tokens = 1")
-    text = text.replace("num_repeats = 3", 'num_repeats = "3"\nresolution = 5')
-    text = text.replace("image_dir = 'B/images '\n", "") + "\n[extra]\nkey = 1"
-    report = problems(tmp_path, train_data=toml(text))
-    assert "5 problems" in report
-    for line in (
-        "extra: unknown",
-        "[general]: shuffle_caption, random_crops, keep_tokens: no effect on this training",
-        "[[datasets]] 1, subset 1: resolution: no effect",
-        "[[datasets]] 1, subset 1: num_repeats is '3'; expected a number above 0",
-        "[[datasets]] 1, subset 2: image_dir is missing",
-    ):
-        assert line in report
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        ("'A/images'", '"A\\images"', "single quotes"),
-        ("'A/images'", "'C/images'", "C/images: no such folder"),
-        ("batch_size = 3", "batch_size = true", "batch_size is True; expected a whole number"),
-        ("resolution = [64, 32]", "resolution = 30", "--resolution is '30'"),
-        (
-            "num_repeats = 3",
-            "flip_aug = false",
-            "flip_aug differs ([[datasets]] 1, subset 1: False",
-        ),
-        ("  [[datasets.subsets]]", "  [[subsets]]", "expected [[datasets.subsets]]"),
-    ],
-)
-def test_other_mistakes_in_a_dataset_toml(
-    old: str, new: str, expected: str, toml: Callable[[str], Path], tmp_path: Path
-) -> None:
-    assert expected in problems(tmp_path, train_data=toml(TOML.replace(old, new)))

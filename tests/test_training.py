@@ -20,27 +20,11 @@ from siamese_diffusion.models.weights import CONTROL, DECODER, UNET, Kind, read_
 from siamese_diffusion.tools.comfy_host import ComfyHost
 from siamese_diffusion.training import merge_bundle
 from siamese_diffusion.training.train_siamese import main
+from small_runs import command
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "training" / "train_siamese.py"
 WORKFLOWS = ROOT / "workflows"
-SMALL_RUN = [
-    "--resolution=64",
-    "--train_batch_size=2",
-    "--sample_steps=2",
-    "--sample_count=2",
-    "--learning_rate=1e-4",
-]
-
-
-def command(base: Path, pairs: Path, out: Path, *flags: str) -> list[str]:
-    return [
-        f"--pretrained_model_name_or_path={base}",
-        f"--train_data={pairs}",
-        f"--output_dir={out}",
-        *SMALL_RUN,
-        *flags,
-    ]
 
 
 def run_script(*flags: str, cwd: Path) -> subprocess.CompletedProcess[str]:

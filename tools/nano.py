@@ -30,7 +30,7 @@ from ..training.ldm_keys import UNetShape, unet_to_ldm
 from ..training.pairs import DatasetError, read_prompt_jsonl
 from ..training.pictures import read_image
 from ..training.schedule import TIMESTEPS, NoiseSchedule
-from ..training.standalone import ClipTextEncoder, load_autoencoder, load_tokenizer
+from ..training.single_file import ClipTextEncoder, load_autoencoder, load_tokenizer
 from .train_autoencoder import ASSET, to_tensor
 
 SHAPE = UNetShape(

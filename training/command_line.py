@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
+from .hosts import find_sd_scripts
 from .options import TrainConfig
+from .sd_scripts_flags import HOST_FLAGS, REFUSED, refuse
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,45 +26,59 @@ example:
 Give the same command again to resume a run that was stopped.
 """
 
-# Flags of sd-scripts that people have in their commands, and that could have no effect here.
-REFUSED = {
-    "--sdpa": "PyTorch's scaled dot product attention is always used; leave the flag out",
-    "--mem_eff_attn": "use --xformers, or neither: PyTorch's own attention is as lean",
-    "--cache_latents": "latents are always cached; leave the flag out",
-    "--cache_text_encoder_outputs": "text embeddings are always cached; leave the flag out",
-    "--network_module": "this trains a ControlNet and the UNet's decoder, not a LoRA",
-    "--network_dim": "this trains a ControlNet and the UNet's decoder, not a LoRA",
-    "--masked_loss": "the mask is the condition here, not a weight of the loss",
-    "--train_text_encoder": "the text encoder is not trained",
-}
-
 
 def parse_args(arguments: Sequence[str] | None = None) -> TrainConfig:
     """Read the command line and `--config_file`. Raises ConfigError; argparse exits with 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    for argument in given:
-        name = argument.partition("=")[0]
-        if name in REFUSED:
-            raise ConfigError(f"{name}: {REFUSED[name]}.")
-    values = vars(build_parser().parse_args(given))
+    refuse([word.partition("=")[0][2:] for word in given if word.startswith("--")])
+    parser = build_parser()
+    namespace, others = parser.parse_known_args(given)
+    values = vars(namespace)
+    from_file: dict[str, Any] = {}
     config_file = values.pop("config_file", None)
     if config_file is not None:
-        values = {**read_config_file(config_file), **values}
+        in_file, from_file = read_config_file(config_file)
+        values = {**in_file, **values}
+    if others or from_file:
+        values["host_options"] = _host_options(parser, others, from_file, values)
     missing = [
         f"--{item.name}"
         for item in fields(TrainConfig)
-        if item.default is MISSING and item.name not in values
+        if item.default is MISSING and item.default_factory is MISSING and item.name not in values
     ]
     if missing:
         raise ConfigError(f"{', '.join(missing)}: required; see --help.")
     return TrainConfig(**values)
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Flags from a TOML file: names as on the command line; tables are only headings.
+def _host_options(
+    parser: argparse.ArgumentParser,
+    others: list[str],
+    from_file: dict[str, Any],
+    values: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Flags that are sd-scripts' own, read by its own parser where it is the host."""
+    names = [word.partition("=")[0] for word in others if word.startswith("--")]
+    foreign = [name for name in names if name[2:] not in HOST_FLAGS]
+    if foreign or not (names or from_file):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    folder = find_sd_scripts(values.get("host"), values.get("sd_scripts"))
+    if folder is None:
+        flags = ", ".join(dict.fromkeys([*names, *(f"--{name}" for name in from_file)]))
+        raise ConfigError(f"{flags}: needs sd-scripts as host; give its folder with --sd_scripts.")
+    from .sd_scripts import parse_flags
 
-    Raises ConfigError for a missing or bad file, listing every unknown name and wrong value.
+    return parse_flags(folder, others, from_file)
+
+
+def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Flags from a TOML file, ours and those of sd-scripts' host.
+
+    Names are as on the command line; tables are only headings. As in sd-scripts the file's name
+    may be given without .toml. Raises ConfigError for a missing or bad file, listing every unknown
+    name and wrong value.
     """
+    path = path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -70,19 +86,23 @@ def read_config_file(path: Path) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in content.items():
         flat |= value if isinstance(value, dict) else {name: value}
+    refuse([name for name, value in flat.items() if value], f"--config_file {path}: ")
+    flat = {name: value for name, value in flat.items() if name not in REFUSED}  # switched off
     hints = get_type_hints(TrainConfig)
-    values, problems = {}, []
+    values, theirs, problems = {}, {}, []
     for name, value in flat.items():
-        if name not in hints:
+        if name in HOST_FLAGS:
+            theirs[name] = value
+        elif name not in hints or name == "host_options":
             problems.append(f"{name} is not a flag")
-            continue
-        try:
-            values[name] = _convert(value, hints[name])
-        except (TypeError, ValueError):
-            problems.append(f"{name} = {value!r}: expected {_type_name(hints[name])}")
+        else:
+            try:
+                values[name] = _convert(value, hints[name])
+            except (TypeError, ValueError):
+                problems.append(f"{name} = {value!r}: expected {_type_name(hints[name])}")
     if problems:
         raise ConfigError(f"--config_file {path}: {'; '.join(problems)}.")
-    return values
+    return values, theirs
 
 
 def _convert(value: Any, hint: Any) -> Any:
@@ -117,6 +137,8 @@ def build_parser() -> argparse.ArgumentParser:
     hints = get_type_hints(TrainConfig)
     groups: dict[str, Any] = {}
     for item in fields(TrainConfig):
+        if "group" not in item.metadata:
+            continue  # not a flag
         name = item.metadata["group"]
         if name not in groups:
             groups[name] = parser.add_argument_group(name)

@@ -57,16 +57,24 @@ class TrainingData:
     # Encoding
 
     @torch.no_grad()
-    def prepare(self, base: BaseModel, device: torch.device, quiet: bool = False) -> None:
+    def prepare(
+        self,
+        base: BaseModel,
+        device: torch.device,
+        quiet: bool = False,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
         """Encode every caption, and every image in each way it may be shown, with progress.
 
-        What the cache has already is not encoded again. Both encoders are on the CPU afterwards.
+        What the cache has already is not encoded again. `part` (k, n): of the images only each
+        n-th from the k-th on. Both encoders are on the CPU afterwards.
         """
-        self._encoders["text"] = weights_hash(base.text_encoder.module)
+        text = base.text_encoder
+        self._encoders["text"] = f"{weights_hash(text.module)} {text.settings}".strip()
         self._encoders["latents"] = weights_hash(base.autoencoder.module)
         captions = sorted({"", *(pair.caption for pair in self.pairs)})
         captions = [caption for caption in captions if self._text_key(caption) not in self._cache]
-        images = self._images_to_encode()
+        images = self._images_to_encode(part)
         base.text_encoder.module.to(device).eval()
         for chunk in tqdm(_chunks(captions, CACHE_BATCH), "text embeddings", disable=quiet):
             embeddings = base.text_encoder.encode(chunk).float().cpu()
@@ -84,10 +92,11 @@ class TrainingData:
                 self._cache.save(self._latents_key(*item), *tensors)
         base.autoencoder.module.to("cpu")
 
-    def _images_to_encode(self) -> list[list[tuple[int, Variant]]]:
+    def _images_to_encode(self, part: tuple[int, int]) -> list[list[tuple[int, Variant]]]:
         """Batches of (index, variant) of one size that the cache lacks, each picture once."""
         missing: dict[Size, dict[str, tuple[int, Variant]]] = defaultdict(dict)
-        for index, size in enumerate(self.sizes):
+        for index in range(part[0], len(self), part[1]):
+            size = self.sizes[index]
             for variant in self.framing.variants(size):
                 key = self._latents_key(index, variant)
                 if key not in self._cache:

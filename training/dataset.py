@@ -15,6 +15,7 @@ from ..models.metadata import file_hash
 from .dataset_toml import read_dataset_toml
 from .errors import ConfigError
 from .framing import Size
+from .host import Host
 from .options import TrainConfig
 from .pairs import DatasetError, Listing, Pair, read_folders, read_prompt_jsonl
 from .pictures import read_image, read_mask, read_palette_mask
@@ -92,30 +93,38 @@ class Dataset:
         return replace(self, pairs=training), replace(self, pairs=validation)
 
 
-def load_dataset(config: TrainConfig) -> tuple[TrainConfig, Dataset]:
+def load_dataset(config: TrainConfig, host: Host) -> tuple[TrainConfig, Dataset]:
     """Read and check what the flags name; a dataset TOML may also set flags.
 
     Raises ConfigError for wrong flags, DatasetError listing everything that is wrong in the files.
     """
-    images, masks, path = config.train_data_dir, config.conditioning_data_dir, config.train_data
-    if path is not None and images is None and masks is None:
-        config, listing = _read_list(path, config)
-        return config, check(str(path), listing, config.mask_mode)
-    if path is None and images is not None and masks is not None:
+    images, masks = config.train_data_dir, config.conditioning_data_dir
+    file, toml = config.train_data, config.dataset_config
+    given = [source for source in (file, toml, images or masks) if source is not None]
+    if len(given) != 1 or (images is None) != (masks is None):
+        raise ConfigError(
+            "Give the pairs in one way: as a prompt.jsonl with --train_data, as a dataset .toml of "
+            "sd-scripts with --dataset_config, or as two folders with --train_data_dir (images) "
+            "and --conditioning_data_dir (masks)."
+        )
+    if images is not None and masks is not None:
         return config, check(str(images), read_folders(images, masks), config.mask_mode)
-    raise ConfigError(
-        "Give the pairs either as a file with --train_data, or as two folders with "
-        "--train_data_dir (images) and --conditioning_data_dir (masks)."
-    )
+    if toml is not None:
+        _check_file(toml, "--dataset_config", ".toml")
+        config, listing = read_dataset_toml(toml, config, host)
+        return config, check(str(toml), listing, config.mask_mode)
+    _check_file(given[0], "--train_data", ".jsonl")
+    return config, check(str(file), read_prompt_jsonl(given[0]), config.mask_mode)
 
 
-def _read_list(path: Path, config: TrainConfig) -> tuple[TrainConfig, Listing]:
+def _check_file(path: Path, flag: str, suffix: str) -> None:
+    """Raise DatasetError for what is no file, or obviously meant for another flag."""
+    if path.is_dir():
+        raise DatasetError(path, ["a folder; give it as --train_data_dir"])
     if not path.is_file():
-        what = "a folder; give it as --train_data_dir" if path.is_dir() else "no such file"
-        raise DatasetError(path, [f"{what} (expected a prompt.jsonl or a dataset .toml)"])
-    if path.suffix.lower() == ".toml":
-        return read_dataset_toml(path, config)
-    return config, read_prompt_jsonl(path)
+        raise DatasetError(path, [f"no such file ({flag} expects a {suffix})"])
+    if flag == "--train_data" and path.suffix.lower() == ".toml":
+        raise DatasetError(path, ["a dataset of sd-scripts; give it as --dataset_config"])
 
 
 def check(source: str, listing: Listing, mask_mode: str) -> Dataset:

@@ -6,16 +6,19 @@ import sys
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
 from .options import TrainConfig
-from .pairs import CAPTION_SUFFIXES, DatasetError, Listing, read_folders
+from .pairs import CAPTION_SUFFIXES, DatasetError, Listing, Pair, read_folders
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+if TYPE_CHECKING:
+    from .host import Host
 
 Table = Mapping[str, Any]
 
@@ -31,43 +34,43 @@ DATASET_FLAGS = {
 }
 SUBSET_FLAGS = {"flip_aug": "flip_aug", "caption_dropout_rate": "caption_dropout_rate"}
 FLAGS = DATASET_FLAGS | SUBSET_FLAGS
-SUBSET_KEYS = {"num_repeats", "caption_extension"}
+SUBSET_KEYS = {"num_repeats", "caption_extension", "caption_prefix", "caption_suffix"}
 FOLDERS = {"image_dir", "conditioning_data_dir"}
 INHERITED = FLAGS.keys() | SUBSET_KEYS
+# Of no effect in sd-scripts either, unless captions are shuffled; or on the speed of reading only.
+HARMLESS = {
+    "cache_info",
+    "caption_separator",
+    "debug_dataset",
+    "keep_tokens",
+    "keep_tokens_separator",
+    "token_warmup_min",
+    "validation_seed",
+}
 # sd-scripts' other switches: they may be there if they are off.
 OFF = {
     "alpha_mask",
     "bucket_no_upscale",
-    "cache_info",
     "caption_dropout_every_n_epochs",
-    "caption_prefix",
-    "caption_suffix",
     "caption_tag_dropout_rate",
     "color_aug",
     "enable_wildcard",
     "is_reg",
-    "keep_tokens",
     "random_crop",
     "shuffle_caption",
     "token_warmup_step",
 }
 
 
-def read_dataset_toml(path: Path, config: TrainConfig) -> tuple[TrainConfig, Listing]:
+def read_dataset_toml(path: Path, config: TrainConfig, host: Host) -> tuple[TrainConfig, Listing]:
     """The flags that the file sets, and the pairs of its subsets, each `num_repeats` times.
 
     As in sd-scripts the file wins over the command line, and its folders are relative to the
     working directory. Raises DatasetError naming every key that is wrong or cannot have an effect.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DatasetError(path, [f"not UTF-8 ({error.reason} at byte {error.start})"]) from error
-    except tomllib.TOMLDecodeError as error:
-        advice = "; write Windows paths in single quotes" if "\\" in str(error) else ""
-        raise DatasetError(path, [f"not TOML ({error}){advice}"]) from error
+    content = _read(path)
     problems: list[str] = []
-    subsets = _subsets(content, problems)
+    subsets = host.resolve_subsets(path, content, problems)
     flags = _flags(subsets, config, problems)
     if problems:
         raise DatasetError(path, problems)
@@ -83,24 +86,41 @@ def read_dataset_toml(path: Path, config: TrainConfig) -> tuple[TrainConfig, Lis
             Path(subset["conditioning_data_dir"].strip()),
             (suffix,) if suffix else CAPTION_SUFFIXES,
         )
+        around = subset.get("caption_prefix"), subset.get("caption_suffix")
+        found.pairs = [_with_caption(pair, *around) for pair in found.pairs]
         found.pairs *= subset.get("num_repeats", 1)
         listing += found
     return config, listing
 
 
-def _subsets(content: Table, problems: list[str]) -> dict[str, Table]:
+def _read(path: Path) -> Table:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DatasetError(path, [f"not UTF-8 ({error.reason} at byte {error.start})"]) from error
+    except tomllib.TOMLDecodeError as error:
+        advice = "; write Windows paths in single quotes" if "\\" in str(error) else ""
+        raise DatasetError(path, [f"not TOML ({error}){advice}"]) from error
+
+
+def _with_caption(pair: Pair, prefix: str | None, suffix: str | None) -> Pair:
+    parts = [part for part in (prefix, pair.caption, suffix) if part]
+    return replace(pair, caption=" ".join(parts))
+
+
+def resolve_subsets(content: Table, problems: list[str]) -> dict[str, Table]:
     """The keys of each subset with those that it inherits, by the subset's name in messages."""
     unknown = sorted(content.keys() - {"general", "datasets"})
     problems += [f"{key}: unknown; expected [general] and [[datasets]]" for key in unknown]
-    shared = _checked("[general]", content.get("general", {}), INHERITED, problems)
+    shared = check_table("[general]", content.get("general", {}), INHERITED, problems)
     found: dict[str, Table] = {}
     for number, dataset in enumerate(_tables(content, "datasets", "file", problems), start=1):
         name = f"[[datasets]] {number}"
         rest = {key: value for key, value in dataset.items() if key != "subsets"}
-        own = _checked(name, rest, INHERITED, problems)
+        own = check_table(name, rest, INHERITED, problems)
         for index, subset in enumerate(_tables(dataset, "subsets", name, problems), start=1):
             where = f"{name}, subset {index}"
-            keys = _checked(where, subset, SUBSET_FLAGS.keys() | SUBSET_KEYS | FOLDERS, problems)
+            keys = check_table(where, subset, SUBSET_FLAGS.keys() | SUBSET_KEYS | FOLDERS, problems)
             missing = sorted(FOLDERS - subset.keys())
             problems += [f"{where}: {key} is missing" for key in missing]
             found[where] = {**shared, **own, **keys}
@@ -116,12 +136,16 @@ def _tables(parent: Table, key: str, where: str, problems: list[str]) -> list[Ta
     return []
 
 
-def _checked(where: str, table: Any, allowed: Set[str], problems: list[str]) -> Table:
+def check_table(where: str, table: Any, allowed: Set[str], problems: list[str]) -> Table:
     """The keys of one table that are right; the others are added to the problems."""
     if not isinstance(table, dict):
         problems.append(f"{where}: expected a table")
         return {}
-    used = {key: value for key, value in table.items() if value or key not in OFF}
+    used = {
+        key: value
+        for key, value in table.items()
+        if key not in HARMLESS and (value or key not in OFF)
+    }
     refused = [key for key in used if key not in allowed]
     if refused:
         problems.append(
@@ -150,8 +174,8 @@ def _wrong(key: str, value: Any) -> str:
     if key == "caption_extension":
         dotted = isinstance(value, str) and value.startswith(".")
         return "" if dotted else 'an extension such as ".txt"'
-    if key in FOLDERS:
-        return "" if isinstance(value, str) else "a path"
+    if key in FOLDERS or key in ("caption_prefix", "caption_suffix"):
+        return "" if isinstance(value, str) else "a text"
     if key == "num_repeats":
         return "" if whole and value > 0 else "a number above 0"
     return "" if whole else "a whole number"

@@ -14,12 +14,17 @@ AS_IT_IS: Variant = (False, 0)
 
 
 def bucket_sizes(size: Size, smallest: int, largest: int, step: int) -> tuple[Size, ...]:
-    """`size` itself, and sizes of at most its area: sides are multiples of `step` in a range."""
+    """sd-scripts' buckets: sides are multiples of `step` in a range, areas at most `size`'s.
+
+    Like there, a range that does not fit the step is widened to the next multiples.
+    """
     area = size[0] * size[1]
-    found = {size}
-    for width in range(math.ceil(smallest / step) * step, largest + 1, step):
-        height = min(area // width, largest) // step * step
-        if height >= smallest:
+    smallest, largest = smallest // step * step, math.ceil(largest / step) * step
+    side = math.isqrt(area) // step * step
+    found = {(side, side)}
+    for width in range(max(smallest, step), largest + 1, step):
+        height = min(area // width // step * step, largest)
+        if height >= max(smallest, step):
             found |= {(width, height), (height, width)}
     return tuple(sorted(found))
 
@@ -40,11 +45,13 @@ class Framing:
     rotate: bool = False
 
     def training_size(self, picture: Size) -> Size:
-        """The size at which a picture of this size is trained."""
+        """The size at which a picture of this size is trained; a bucket's by sd-scripts' rule."""
         if not self.buckets:
             return self.size
-        aspect = math.log(picture[0] / picture[1])
-        return min(self.buckets, key=lambda b: (abs(math.log(b[0] / b[1]) - aspect), -b[0] * b[1]))
+        if picture in self.buckets:
+            return picture
+        aspect = picture[0] / picture[1]
+        return min(self.buckets, key=lambda bucket: abs(bucket[0] / bucket[1] - aspect))
 
     def variants(self, size: Size) -> list[Variant]:
         """Every way a picture of this training size may be shown."""

@@ -1,16 +1,25 @@
-"""What a training host provides: the base model's parts, whoever loaded them."""
+"""What a training host provides; the two are standalone.py and sd_scripts.py."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from diffusers import UNet2DConditionModel
-from torch import Tensor, nn
+from .dataset_toml import Table
+from .options import TrainConfig
 
-from .ldm_keys import UNetShape
-from .schedule import Prediction
+if TYPE_CHECKING:  # Seconds to import: only once the data is known to be good.
+    from accelerate import Accelerator
+    from diffusers import UNet2DConditionModel
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from .ldm_keys import UNetShape
+    from .objective import Batch
+    from .schedule import Prediction
 
 
 class Autoencoder(Protocol):
@@ -29,16 +38,18 @@ class TextEncoder(Protocol):
     """Turns captions into the conditioning that the UNet attends to."""
 
     module: nn.Module
+    settings: str  # what, besides the weights, decides the embeddings
 
     def encode(self, captions: Sequence[str]) -> Tensor:
-        """Embeddings (B, 77, D) in float32; longer captions are cut at 77 tokens."""
+        """Embeddings (B, T, D) in float32, T = 77 unless set otherwise; longer captions are cut."""
 
 
 @dataclass(frozen=True)
 class BaseModel:
     """A Stable Diffusion 1.x/2.x model in memory, on the CPU in float32.
 
-    base_hash: SHA-256 of the checkpoint file, as it goes to the metadata of what is trained on it.
+    base_hash: SHA-256 of the checkpoint file, as it goes to the metadata of what is trained on it;
+    of a diffusers folder, that of its weight files' hashes.
     """
 
     unet: UNet2DConditionModel
@@ -47,3 +58,35 @@ class BaseModel:
     text_encoder: TextEncoder
     prediction: Prediction
     base_hash: str
+
+
+class Host(Protocol):
+    """Loads what is trained, and lends what training scripts usually have.
+
+    name: for people, and for the metadata of what is trained.
+    """
+
+    name: str
+
+    def resolve_subsets(self, path: Path, content: Table, problems: list[str]) -> dict[str, Table]:
+        """A dataset TOML's subsets with the keys they inherit, by the subset's name in messages."""
+
+    def load_base_model(self, config: TrainConfig, accelerator: Accelerator) -> BaseModel:
+        """Raises WeightsError or FileNotFoundError for what is no Stable Diffusion 1.x or 2.x."""
+
+    def make_optimizer(
+        self, config: TrainConfig, parameters: list[nn.Parameter]
+    ) -> tuple[Optimizer, LRScheduler]:
+        """The optimizer, and its learning rate over the steps. Raises ConfigError.
+
+        That is for an unknown name, a missing package or a wrong argument.
+        """
+
+    def vary(self, batch: Batch, seed: int, step: int) -> Batch:
+        """The batch of a step with the host's noise and timestep options; on the CPU."""
+
+    def loss_weight(self, timesteps: Tensor) -> Tensor | None:
+        """Weight of each sample's loss (B,), or None for 1; timesteps (B,)."""
+
+    def metadata(self, config: TrainConfig) -> dict[str, str]:
+        """What the host's options add to the weights' metadata."""

@@ -106,6 +106,24 @@ def _read_shape(unet: Mapping[str, Tensor]) -> UNetShape:
     )
 
 
+def read_diffusers_shape(unet: Mapping[str, Tensor]) -> UNetShape:
+    """Read a UNet's shape from its state dict under diffusers' names."""
+    levels: list[tuple[int, bool]] = []
+    while f"down_blocks.{len(levels)}.resnets.0.conv1.weight" in unet:
+        block = f"down_blocks.{len(levels)}."
+        channels = unet[f"{block}resnets.0.conv1.weight"].shape[0]
+        levels.append((channels, f"{block}attentions.0.norm.weight" in unet))
+    first = [key for key in unet if key.startswith("down_blocks.0.resnets.")]
+    middle = "mid_block.attentions.0."
+    return UNetShape(
+        channels=tuple(channels for channels, _ in levels),
+        attention=tuple(attention for _, attention in levels),
+        resnets=sum(key.endswith(".conv1.weight") for key in first),
+        context_dim=unet[f"{middle}transformer_blocks.0.attn2.to_k.weight"].shape[1],
+        linear_projection=unet[f"{middle}proj_in.weight"].ndim == 2,
+    )
+
+
 def _encoder_modules(shape: UNetShape) -> dict[str, str]:
     names = dict(SHARED_NAMES)
     index = 1

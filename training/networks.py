@@ -6,7 +6,7 @@ for both branches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -40,6 +40,9 @@ class Encoded:
     skips: tuple[Tensor, ...]
     middle: Tensor
     time: Tensor
+
+
+Decode = Callable[[Encoded, Tensor, Control], Tensor]
 
 
 class SiameseNetworks(nn.Module):
@@ -92,6 +95,13 @@ class SiameseNetworks(nn.Module):
         hidden = self.unet.conv_act(self.unet.conv_norm_out(hidden))
         return self.unet.conv_out(hidden)
 
+    def decode_frozen(self, encoded: Encoded, text: Tensor, control: Control | None) -> Tensor:
+        """As `decode`, for use inside `frozen_decoder`.
+
+        A function of its own, because a compiled one overlooks a change of requires_grad.
+        """
+        return SiameseNetworks.decode(self, encoded, text, control)
+
     def cast_frozen(self, dtype: torch.dtype) -> None:
         """Keep what does not learn in half precision; autocast would convert it at every use."""
         unet = self.unet
@@ -103,13 +113,14 @@ class SiameseNetworks(nn.Module):
         self.control = torch.compile(self.control)  # type: ignore[method-assign]
         self.encode = torch.compile(self.encode)  # type: ignore[method-assign]
         self.decode = torch.compile(self.decode)  # type: ignore[method-assign]
+        self.decode_frozen = torch.compile(self.decode_frozen)  # type: ignore[method-assign]
 
     @contextmanager
-    def frozen_decoder(self) -> Iterator[None]:
-        """Inside, losses reach the ControlNet through D without computing D's own gradients."""
+    def frozen_decoder(self) -> Iterator[Decode]:
+        """A D through which losses reach the ControlNet without computing D's own gradients."""
         self.decoder.requires_grad_(False)
         try:
-            yield
+            yield self.decode_frozen
         finally:
             self.decoder.requires_grad_(True)
 

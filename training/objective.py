@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..models.recipe import Recipe
-from .networks import Control, SiameseNetworks
+from .networks import Control, Decode, SiameseNetworks
 from .schedule import NoiseSchedule
 
 AUGMENTATION_MAX_TIMESTEP = 200
@@ -72,12 +72,12 @@ class Objective:
         losses: Losses = {}
         output_image = None
         if self.recipe.has_image_branch:
-            with self._what_the_image_branch_trains():
+            with self._image_branch_decoder() as decode:
                 hint_image = image_hint(self.recipe, batch.mask, batch.image)
                 control_image = self.nets.control(noisy, batch.timesteps, batch.text, hint_image)
                 weight = step / self.max_steps
                 joint = joint_control(self.recipe, control_mask, control_image, weight)
-                output_image = self.nets.decode(encoded, batch.text, joint)
+                output_image = decode(encoded, batch.text, joint)
                 losses["image"] = per_sample_mse(output_image, target)
                 finish(losses["image"])
             del control_image, joint
@@ -97,9 +97,9 @@ class Objective:
             )
         return {n: v.detach() for n, v in losses.items()} if backward else losses
 
-    def _what_the_image_branch_trains(self) -> AbstractContextManager[None]:
+    def _image_branch_decoder(self) -> AbstractContextManager[Decode]:
         if self.recipe.image_updates == "control_and_decoder":
-            return nullcontext()
+            return nullcontext(self.nets.decode)
         return self.nets.frozen_decoder()
 
     def _augmentation(

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .errors import ConfigError
+from .options import LR_SCHEDULERS
 
 # Name in lower case -> (module, class, package to install, arguments).
 OPTIMIZERS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
@@ -78,4 +79,8 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
 
 def make_scheduler(name: str, optimizer: Optimizer, warmup: int, steps: int) -> LRScheduler:
     """The learning rate over the steps, by diffusers' and sd-scripts' names."""
+    if name not in LR_SCHEDULERS:
+        raise ConfigError(
+            f"--lr_scheduler is {name!r}; the standalone host knows {', '.join(LR_SCHEDULERS)}."
+        )
     return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)

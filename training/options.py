@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,20 @@ class TrainConfig:
     )
     output_dir: Path = option("output", "folder for weights, previews, metrics and states")
 
+    host: str | None = option(
+        "host",
+        "what loads models and makes optimizers; default: sd-scripts where it is found",
+        None,
+        choices=("sd-scripts", "standalone"),
+    )
+    sd_scripts: Path | None = option(
+        "host",
+        "folder of kohya-ss sd-scripts; default: SD_SCRIPTS_DIR, or its library if installed",
+        None,
+    )
+    # sd-scripts' own flags, read by its own parser.
+    host_options: Mapping[str, Any] = field(default_factory=dict)
+
     v_parameterization: bool = option(
         "model", "the base model predicts v (Stable Diffusion 2.1 at 768 px)", False
     )
@@ -53,8 +68,11 @@ class TrainConfig:
     train_data: Path | None = option(
         "data",
         'a prompt.jsonl with {"source": mask, "target": image, "prompt": caption} a line, paths '
-        "relative to the file; or a dataset .toml of sd-scripts",
+        "relative to the file",
         None,
+    )
+    dataset_config: Path | None = option(
+        "data", "instead of --train_data: a dataset .toml of sd-scripts, for ControlNet", None
     )
     train_data_dir: Path | None = option(
         "data",
@@ -167,9 +185,9 @@ class TrainConfig:
     )
     lr_scheduler: str = option(
         "training",
-        "learning rate over the steps (published: constant)",
+        f"learning rate over the steps: {', '.join(LR_SCHEDULERS)}, with sd-scripts as host all of "
+        "its schedules (published: constant)",
         "constant",
-        choices=LR_SCHEDULERS,
     )
     lr_warmup_steps: int = option("training", "steps over which the learning rate rises", 0)
     max_grad_norm: float = option(
@@ -289,5 +307,4 @@ class TrainConfig:
         return replace(RECIPES[self.recipe], **changed)
 
     def to_json(self) -> str:
-        values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
-        return json.dumps(values, indent=2)
+        return json.dumps(asdict(self), indent=2, default=str)

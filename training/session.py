@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ from .checkpoints import RunFolder
 from .data import TrainingData
 from .dataset import Dataset
 from .errors import ConfigError
-from .host import BaseModel
+from .host import BaseModel, Host
 from .latent_cache import DiskCache, MemoryCache
 from .options import TrainConfig
-from .standalone import load_base_model
 from .summary import DatasetSummary
 from .trainer import Trainer
 
@@ -34,12 +33,14 @@ FREE_TO_CHANGE = {
     "sample_steps",
     "sample_cfg",
     "tokenizer_cache_dir",
+    "host",
+    "sd_scripts",
     "cache_latents_to_disk",
     "log_with",
 }
 
 
-def start(config: TrainConfig, dataset: Dataset) -> None:
+def start(config: TrainConfig, dataset: Dataset, host: Host) -> None:
     """Train, or continue what the same command began; with `--dry_run`, only describe it.
 
     Raises ConfigError, WeightsError or FileNotFoundError for bad input, NotFiniteError when the
@@ -47,27 +48,30 @@ def start(config: TrainConfig, dataset: Dataset) -> None:
     """
     training, held_out = dataset.split(config.validation_split, config.seed)
     folder = RunFolder(config.output_dir, config.output_name)
-    record = {**json.loads(config.to_json()), "dataset": dataset.fingerprint()}
+    recipe = asdict(config.resolved_recipe())
+    record = {**json.loads(config.to_json()), **recipe, "dataset": dataset.fingerprint()}
     state = None if config.dry_run else state_to_continue(config, folder, record)
-    base = load_base_model(
-        config.pretrained_model_name_or_path, config.tokenizer_cache_dir, config.v_parameterization
-    )
     accelerator = make_accelerator(config)
+    base = host.load_base_model(config, accelerator)
     if accelerator.is_main_process:
+        log.info("Host: %s", host.name)
         for note in dataset.notes:
             log.warning("Note: %s", note)
     if config.dry_run:
-        trainer = Trainer(config, base, TrainingData(training, config.framing()), accelerator)
+        trainer = Trainer(config, host, base, TrainingData(training, config.framing()), accelerator)
         log.info("%s", describe(config, training, held_out, trainer))
         return
     data, validation = prepare_data(config, training, held_out, base, accelerator)
-    trainer = Trainer(config, base, data, accelerator, validation)
+    trainer = Trainer(config, host, base, data, accelerator, validation)
     if state is not None:
         trainer.resume(state)
     folder.begin(record)
     if config.log_with is not None:
         # TensorBoard takes no lists and no None.
-        accelerator.init_trackers("logs", {name: str(value) for name, value in record.items()})
+        values = {name: str(value) for name, value in record.items()}
+        # wandb would write to the working directory.
+        wandb = {"dir": str(config.output_dir), "name": config.output_name}
+        accelerator.init_trackers("logs", values, {"wandb": wandb})
     trainer.train()
     accelerator.end_training()
 
@@ -97,7 +101,12 @@ def prepare_data(
     on_disk = config.cache_latents_to_disk
     cache = DiskCache(config.output_dir.parent / ".siamese_cache") if on_disk else MemoryCache()
     data = TrainingData(training, config.framing(), cache)
-    quiet = not accelerator.is_main_process
+    quiet, processes = not accelerator.is_main_process, accelerator.num_processes
+    if on_disk and processes > 1:
+        # Each encodes a part. Below they find everything, unless they have disks of their own.
+        part = (accelerator.process_index, processes)
+        data.prepare(base, accelerator.device, quiet, part)
+        accelerator.wait_for_everyone()
     data.prepare(base, accelerator.device, quiet)
     if not held_out.pairs:
         return data, None

@@ -18,6 +18,7 @@ from ..models.weights import WeightsError
 from .command_line import parse_args
 from .dataset import load_dataset
 from .errors import ConfigError, NotFiniteError
+from .hosts import choose_host
 from .options import TrainConfig
 from .pairs import DatasetError
 
@@ -40,11 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(config: TrainConfig) -> None:
     """Check every input before anything large is loaded or written."""
-    config, dataset = load_dataset(config)
+    host = choose_host(config)
+    config, dataset = load_dataset(config, host)
     # diffusers and transformers take seconds to import: only once the data is known to be good.
     from .session import start
 
-    start(config, dataset)
+    start(config, dataset, host)
 
 
 if __name__ == "__main__":

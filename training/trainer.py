@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
@@ -29,9 +32,9 @@ from .checkpoints import (
 )
 from .data import TrainingData
 from .errors import ConfigError, NotFiniteError
-from .host import BaseModel
+from .host import BaseModel, Host
 from .networks import SiameseNetworks, new_controlnet
-from .objective import Objective
+from .objective import Backward, Batch, Objective
 from .options import TrainConfig
 from .order import BatchOrder
 from .reporting import Reporter
@@ -49,12 +52,14 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
+        host: Host,
         base: BaseModel,
         data: TrainingData,
         accelerator: Accelerator,
         validation: TrainingData | None = None,
     ) -> None:
-        self.config, self.base, self.data, self.accelerator = config, base, data, accelerator
+        self.config, self.host, self.accelerator = config, host, accelerator
+        self.base, self.data = base, data
         self.folder = RunFolder(config.output_dir, config.output_name)
         recipe = config.resolved_recipe()
         self.nets = make_networks(
@@ -62,7 +67,7 @@ class Trainer:
         )
         schedule = NoiseSchedule(base.prediction, accelerator.device)
         self.objective = Objective(self.nets, schedule, recipe, config.max_train_steps)
-        self.update = make_update(config, self.nets, accelerator)
+        self.update = make_update(config, host, self.nets, accelerator)
         parameters = self.update.parameters
         self.ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
         self.process_batch = config.train_batch_size * config.gradient_accumulation_steps
@@ -72,6 +77,8 @@ class Trainer:
         self.validation = validation
         self.step = 0
         self._stop_requested = False
+        self._reader = ThreadPoolExecutor(1)
+        self._reading: dict[int, Future[Batch]] = {}  # by step
 
     # Steps
 
@@ -99,22 +106,44 @@ class Trainer:
     def train_step(self) -> tuple[dict[str, float], bool]:
         """One optimizer step: mean loss terms by name, and whether any process wants to stop."""
         self.nets.train()
-        config, indices = self.config, self.order.batch(self.step)
-        whole = self.data.batch(indices, config.seed, self.step, config.caption_dropout_rate)
+        whole = self.host.vary(self._next_batch(), self.config.seed, self.step)
         sums: dict[str, Tensor] = {}
-        size, first = config.train_batch_size, self.accelerator.process_index * self.process_batch
+        size = self.config.train_batch_size
+        first = self.accelerator.process_index * self.process_batch
         for start in range(first, first + self.process_batch, size):
             batch = whole.rows(start, start + size).to(self.accelerator.device)
+            backward = self._weighted_backward(batch.timesteps)
             with self.accelerator.autocast():
-                losses = self.objective.losses(batch, self.step, self.update.backward)
+                losses = self.objective.losses(batch, self.step, backward)
             for name, values in losses.items():
                 sums[name] = sums.get(name, 0.0) + values.float().sum()
         terms, stop = self._gather(sums)
-        self._check_finite(terms, indices)
+        self._check_finite(terms)
         self.update.apply()
         if self.ema:
             self.ema.step(self.update.parameters)
         return terms, stop
+
+    def _weighted_backward(self, timesteps: Tensor) -> Backward:
+        """Weights what is learnt, not what is shown: losses stay comparable between runs."""
+        weight = self.host.loss_weight(timesteps)
+        if weight is None:
+            return self.update.backward
+        return lambda terms: self.update.backward(terms * weight)
+
+    def _next_batch(self) -> Batch:
+        """The global batch of this step; that of the next is read meanwhile, on a thread."""
+        reading = self._reading.pop(self.step, None) or self._read(self.step)
+        batch = reading.result()  # raises what reading has raised
+        if self.step + 1 < self.config.max_train_steps:
+            self._reading[self.step + 1] = self._read(self.step + 1)
+        return batch
+
+    def _read(self, step: int) -> Future[Batch]:
+        indices, config = self.order.batch(step), self.config
+        return self._reader.submit(
+            self.data.batch, indices, config.seed, step, config.caption_dropout_rate
+        )
 
     def _gather(self, sums: dict[str, Tensor]) -> tuple[dict[str, float], bool]:
         """Means over the global batch; a stop requested on one process stops them all."""
@@ -124,9 +153,10 @@ class Trainer:
             values[-1]
         )
 
-    def _check_finite(self, terms: dict[str, float], indices: list[int]) -> None:
+    def _check_finite(self, terms: dict[str, float]) -> None:
         bad = [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]
         if bad:
+            indices = self.order.batch(self.step)
             files = ", ".join(str(self.data.pairs[index].image) for index in indices)
             state = self.folder.latest_state()
             raise NotFiniteError(
@@ -170,6 +200,7 @@ class Trainer:
 
     def save_weights(self, path: Path) -> None:
         """Write the bundle that ComfyUI loads."""
+        theirs = self.host.metadata(self.config)
         metadata = SiameseMetadata(
             recipe=self.objective.recipe,
             resolution=self.config.size,
@@ -177,10 +208,18 @@ class Trainer:
             base_hash=self.base.base_hash,
             mask_classes=self.data.mask_classes,
             prediction_type=self.base.prediction,
-            title=self.config.output_name,
+            title=theirs.get("modelspec.title", self.config.output_name),
+            host=self.host.name,
         )
-        write_weights(path, bundle_tensors(self.nets, self.base.shape), metadata.to_strings())
+        ours = {**metadata.to_strings(), "siamese.config": self._config_to_publish()}
+        write_weights(path, bundle_tensors(self.nets, self.base.shape), {**theirs, **ours})
         log.info("Weights: %s", path)
+
+    def _config_to_publish(self) -> str:
+        """The configuration as JSON; not the folders and secrets of whoever trained it."""
+        plain = (str, int, float, tuple)
+        values = {k: v for k, v in asdict(self.config).items() if isinstance(v, plain)}
+        return json.dumps({**values, **asdict(self.objective.recipe)})
 
     @contextmanager
     def _weights_to_show(self) -> Iterator[None]:
@@ -238,9 +277,15 @@ class Trainer:
 def make_networks(
     config: TrainConfig, base: BaseModel, hint_channels: int, device: torch.device
 ) -> SiameseNetworks:
-    """The networks on their device, with the settings that make them faster or leaner."""
+    """The networks on their device, with their settings."""
     torch.manual_seed(config.seed)  # the DHI starts random, and equal on all processes
     nets = SiameseNetworks(base.unet, new_controlnet(base.unet, hint_channels)).to(device)
+    apply_settings(config, nets)
+    return nets
+
+
+def apply_settings(config: TrainConfig, nets: SiameseNetworks) -> None:
+    """What makes the networks faster or leaner, in place. Raises ConfigError for --xformers."""
     if config.mixed_precision in HALF:
         nets.cast_frozen(HALF[config.mixed_precision])
     if config.gradient_checkpointing:
@@ -251,12 +296,14 @@ def make_networks(
             nets.unet.enable_xformers_memory_efficient_attention()
             nets.controlnet.enable_xformers_memory_efficient_attention()
         except (ImportError, ValueError) as error:
-            raise ConfigError(f"--xformers: {error} Or leave the flag out.") from error
+            reason = str(error).strip(" .")
+            raise ConfigError(
+                f"--xformers: {reason}. Without the flag PyTorch's own attention is used."
+            ) from error
     if config.channels_last:
         nets.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.torch_compile:
         nets.compile_parts()
-    return nets
 
 
 def _due(step: int, interval: int) -> bool:

@@ -10,8 +10,8 @@ from accelerate import Accelerator, DistributedType
 from torch import Tensor, distributed
 
 from .errors import ConfigError
+from .host import Host
 from .networks import SiameseNetworks
-from .optimizers import make_optimizer, make_scheduler
 from .options import TrainConfig
 
 OPTIMIZER_FILE = "optimizer.pt"
@@ -27,18 +27,13 @@ class Update:
     """
 
     def __init__(
-        self, config: TrainConfig, nets: SiameseNetworks, accelerator: Accelerator
+        self, config: TrainConfig, host: Host, nets: SiameseNetworks, accelerator: Accelerator
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self.parameters = [p for p in nets.parameters() if p.requires_grad]
         batch = config.train_batch_size * config.gradient_accumulation_steps
         self.global_batch = batch * accelerator.num_processes
-        optimizer = make_optimizer(
-            config.optimizer_type, config.optimizer_args, self.parameters, config.learning_rate
-        )
-        self.scheduler = make_scheduler(
-            config.lr_scheduler, optimizer, config.lr_warmup_steps, config.max_train_steps
-        )
+        optimizer, self.scheduler = host.make_optimizer(config, self.parameters)
         self.optimizer = self._prepare(nets, optimizer)
 
     @property
@@ -146,7 +141,9 @@ class DeepSpeedUpdate(Update):
         self.scheduler.load_state_dict(saved["scheduler"])
 
 
-def make_update(config: TrainConfig, nets: SiameseNetworks, accelerator: Accelerator) -> Update:
+def make_update(
+    config: TrainConfig, host: Host, nets: SiameseNetworks, accelerator: Accelerator
+) -> Update:
     """The way to update that `accelerate launch` has chosen."""
     deepspeed = accelerator.distributed_type is DistributedType.DEEPSPEED
-    return (DeepSpeedUpdate if deepspeed else Update)(config, nets, accelerator)
+    return (DeepSpeedUpdate if deepspeed else Update)(config, host, nets, accelerator)

@@ -1,0 +1,313 @@
+"""What both training hosts must do, each tested alike; and how one is chosen."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from siamese_diffusion.models.metadata import read_metadata
+from siamese_diffusion.models.weights import Kind, read_weights
+from siamese_diffusion.training.hosts import choose_host, find_sd_scripts
+from siamese_diffusion.training.options import TrainConfig
+from siamese_diffusion.training.sd_scripts import NEEDED
+from siamese_diffusion.training.sd_scripts_flags import HOST_FLAGS, REFUSED
+from siamese_diffusion.training.train_siamese import main
+from small_datasets import config
+from small_runs import command, losses
+from torch import nn
+
+pytest_plugins = ["sd_scripts_fixtures"]
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def base(host_flags: list[str], request: pytest.FixtureRequest) -> Path:
+    """A small checkpoint that the chosen host loads."""
+    name = "nano" if "standalone" in host_flags[0] else "sd_scripts_checkpoint"
+    return request.getfixturevalue(name)
+
+
+def train(base: Path, pairs: Path | None, out: Path, *flags: str) -> int:
+    return main(command(base, pairs, out, *flags))
+
+
+def test_it_trains_and_says_who_trained(
+    host_flags: list[str], base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    flags = ["--max_train_steps=3", "--output_name=polyps", "--save_every_n_steps=2", *host_flags]
+    assert train(base, pairs, out, *flags) == 0
+    bundle = read_weights(out / "polyps.safetensors")
+    assert bundle.kind is Kind.BUNDLE
+    metadata = read_metadata(bundle.metadata, "bundle")
+    assert metadata is not None
+    host = "standalone" if "standalone" in host_flags[0] else "sd-scripts"
+    assert metadata.host.split()[0] == host
+    assert metadata.title == bundle.metadata["modelspec.title"] == "polyps"
+    assert len(losses(out)) == 3
+    assert (out / "polyps-step00000002.safetensors").is_file()
+    assert (out / "sample/polyps-step00000003.png").is_file()
+
+
+def test_it_resumes_bit_for_bit(
+    host_flags: list[str], base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    flags = ["--max_train_steps=4", "--save_every_n_steps=2", *host_flags]
+    assert train(base, pairs, whole, *flags) == 0
+    assert train(base, pairs, parts, *flags) == 0
+    (parts / "siamese.safetensors").unlink()  # as if it had been killed after step 2
+    assert train(base, pairs, parts, *flags) == 0
+    assert losses(whole) == losses(parts)
+    first = read_weights(whole / "siamese.safetensors").tensors
+    second = read_weights(parts / "siamese.safetensors").tensors
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_dataset_toml_trains(
+    host_flags: list[str], base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """As the ControlNet documentation of sd-scripts shows one."""
+    toml = tmp_path / "dataset.toml"
+    toml.write_text(
+        f"""
+[general]
+flip_aug = false
+color_aug = false
+resolution = [64, 64]
+
+[[datasets]]
+batch_size = 2
+enable_bucket = false
+
+    [[datasets.subsets]]
+    image_dir = '{pairs.parent / "images"}'
+    caption_extension = ".txt"
+    conditioning_data_dir = '{pairs.parent / "masks"}'
+""",
+        encoding="utf-8",
+    )
+    flags = [f"--dataset_config={toml}", "--max_train_steps=1", *host_flags]
+    assert train(base, None, tmp_path / "out", *flags) == 0
+    assert len(losses(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "optimizer", "expected"),
+    [
+        ({}, "AdamW", lambda step: 1.0),
+        (
+            {"lr_scheduler": "cosine", "lr_warmup_steps": 2},
+            "AdamW",
+            lambda step: step / 2 if step < 2 else (1 + math.cos(math.pi * (step - 2) / 8)) / 2,
+        ),
+        (
+            {"lr_scheduler": "linear", "optimizer_type": "SGDNesterov"},
+            "SGD",
+            lambda step: 1 - step / 10,
+        ),
+        ({"optimizer_type": "torch.optim.RAdam"}, "RAdam", lambda step: 1.0),
+    ],
+)
+def test_optimizers_and_schedules_by_name(
+    flags: dict[str, object],
+    optimizer: str,
+    expected: object,
+    host_flags: list[str],
+    tmp_path: Path,
+) -> None:
+    settings = config(
+        tmp_path, max_train_steps=10, learning_rate=0.1, **flags, **as_options(host_flags)
+    )
+    weight = nn.Parameter(torch.ones(3))
+    made, schedule = choose_host(settings).make_optimizer(settings, [weight])
+    assert type(made).__name__ == optimizer
+    for step in range(10):
+        assert schedule.get_last_lr()[0] == pytest.approx(0.1 * expected(step)), step  # type: ignore[operator]
+        made.step()
+        schedule.step()
+
+
+def as_options(host_flags: list[str]) -> dict[str, object]:
+    name, _, value = host_flags[0].lstrip("-").partition("=")
+    return {name: Path(value) if name == "sd_scripts" else value}
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--optimizer_type=Adamm", "--optimizer_type"),
+        ("--optimizer_args=weight_decays=1", "weight_decays"),
+        ("--lr_scheduler=sawtooth", "--lr_scheduler"),
+    ],
+)
+def test_wrong_names_get_one_line(
+    flag: str,
+    named: str,
+    host_flags: list[str],
+    base: Path,
+    pairs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert train(base, pairs, tmp_path / "out", "--dry_run", flag, *host_flags) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert named in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_checkpoint_is_refused(
+    host_flags: list[str], pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "base.safetensors"
+    for content in (None, b"not a checkpoint"):
+        if content:
+            file.write_bytes(content)
+        assert train(file, pairs, tmp_path / "out", *host_flags) == 2
+        assert f"error: {file}: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# How a host is chosen
+
+
+def write_fake(folder: Path, train_util: str = "") -> Path:
+    """A folder that looks like sd-scripts from outside."""
+    library = folder / "library"
+    library.mkdir(parents=True)
+    for name in ("__init__", *NEEDED):
+        (library / f"{name}.py").touch()
+    (library / "train_util.py").write_text(train_util, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no earlier test had imported sd-scripts."""
+    monkeypatch.delitem(sys.modules, "library", raising=False)
+
+
+@pytest.mark.usefixtures("not_imported")
+def test_the_host_is_standalone_unless_sd_scripts_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert choose_host(config(tmp_path)).name == "standalone"
+    monkeypatch.setenv("SD_SCRIPTS_DIR", str(write_fake(tmp_path / "sd-scripts")))
+    assert choose_host(config(tmp_path, host="standalone")).name == "standalone"
+
+
+@pytest.mark.usefixtures("not_imported")
+def test_an_installed_library_of_kohyas_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_fake(tmp_path / "sd-scripts")
+    monkeypatch.syspath_prepend(str(folder))
+    assert find_sd_scripts(None, None) == folder
+    assert find_sd_scripts("standalone", None) is None
+
+
+@pytest.mark.usefixtures("not_imported")
+def test_another_package_called_library_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library/__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert choose_host(config(tmp_path)).name == "standalone"
+
+
+@pytest.mark.parametrize(
+    ("train_util", "expected"),
+    [
+        ("import a_package_nobody_has", "pip install a_package_nobody_has"),
+        ("from library import gone", "cannot be imported"),
+        ("raise OSError('no CUDA')", "OSError: no CUDA"),
+        ("", "version unknown here"),
+    ],
+)
+def test_a_broken_checkout_is_explained(
+    train_util: str, expected: str, pairs: Path, tmp_path: Path
+) -> None:
+    """In a process of its own, because a process can import only one `library`."""
+    folder = write_fake(tmp_path / "sd scripts", train_util)
+    command = [
+        sys.executable, str(ROOT / "training/train_siamese.py"), f"--sd_scripts={folder}",
+        "--pretrained_model_name_or_path=base.safetensors", f"--train_data={pairs}",
+        "--output_dir=out",
+    ]  # fmt: skip
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert result.returncode == 2, result.stderr
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "--host standalone" in result.stderr
+
+
+@pytest.mark.usefixtures("not_imported")
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--host=sd-scripts"], "--host sd-scripts: it was not found"),
+        (["--sd_scripts=missing"], "is no folder"),
+        (["--sd_scripts=."], "is not a checkout of sd-scripts"),
+        (["--min_snr_gamma=5"], "--min_snr_gamma: needs sd-scripts as host"),
+        (["--shuffle_caption", "--loss_type=l1"], "--loss_type: the losses are mean squared"),
+    ],
+)
+def test_flags_that_need_sd_scripts_or_have_no_effect(
+    flags: list[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    needed = ["--pretrained_model_name_or_path=a", "--train_data=b", "--output_dir=c"]
+    assert main([*needed, *flags]) == 2
+    message = capsys.readouterr().err
+    assert expected in message
+    if len(flags) == 2:  # all of them in one message
+        assert "--shuffle_caption: text embeddings are cached" in message
+
+
+def test_a_config_file_of_sd_scripts_may_have_flags_that_are_off(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[a]\ncache_latents = false\nv2 = false\n[b]\nfull_bf16 = true\n")
+    # As there, .toml may be left out.
+    assert main([f"--config_file={tmp_path / 'config'}"]) == 2
+    message = capsys.readouterr().err
+    assert "--full_bf16: weights and gradients stay float32" in message
+    assert "--v2" not in message and "cache_latents" not in message
+
+
+def test_without_sd_scripts_nothing_of_it_is_imported(pairs: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from siamese_diffusion.training.train_siamese import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print(sorted(name for name in sys.modules if name.split('.')[0] == 'library'), code)"
+    )
+    flags = [
+        f"--train_data={pairs}", "--pretrained_model_name_or_path=none", "--output_dir=out",
+    ]  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-c", code, *flags],
+        cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    assert result.stdout.strip() == "[] 2"
+
+
+def test_the_documentation_says_what_becomes_of_every_flag() -> None:
+    text = (ROOT / "docs/sd-scripts.md").read_text(encoding="utf-8")
+    ours = {item.name for item in fields(TrainConfig) if "group" in item.metadata}
+    for name in ours | HOST_FLAGS | REFUSED.keys():
+        assert f"`--{name}`" in text, name

@@ -1,0 +1,68 @@
+"""Which host trains: sd-scripts where it is found, otherwise the standalone one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+from .errors import ConfigError
+from .host import Host
+from .options import TrainConfig
+
+VARIABLE = "SD_SCRIPTS_DIR"
+# `library` is a common name: kohya's has all of these.
+MARKERS = ("train_util.py", "config_util.py", "strategy_sd.py", "sai_model_spec.py")
+ADVICE = (
+    "Get it with `git clone https://github.com/kohya-ss/sd-scripts`, and give its folder with "
+    f"--sd_scripts or {VARIABLE}."
+)
+
+
+def choose_host(config: TrainConfig) -> Host:
+    """The host that flags, environment or installation name; nothing of the other is imported."""
+    folder = find_sd_scripts(config.host, config.sd_scripts)
+    if folder is None:
+        from .standalone import Standalone
+
+        return Standalone()
+    from .sd_scripts_host import SdScripts
+
+    return SdScripts(folder, config)
+
+
+def find_sd_scripts(host: str | None, folder: Path | None) -> Path | None:
+    """Folder of sd-scripts, or None where the standalone host is wanted or nothing was found.
+
+    host, folder: --host and --sd_scripts. Raises ConfigError where sd-scripts is asked for, and
+    the folder is not it or there is none.
+    """
+    if host == "standalone":
+        return None
+    if folder is not None:
+        return _checked(folder, "--sd_scripts")
+    if os.environ.get(VARIABLE):
+        return _checked(Path(os.environ[VARIABLE]), VARIABLE)
+    installed = importlib.util.find_spec("library")
+    for place in (installed.submodule_search_locations or ()) if installed else ():
+        if _is_library(Path(place)):
+            return Path(place).parent
+    if host == "sd-scripts":
+        raise ConfigError(f"--host sd-scripts: it was not found. {ADVICE}")
+    return None
+
+
+def _checked(folder: Path, source: str) -> Path:
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise ConfigError(f"{source}: {folder} is no folder. {ADVICE}")
+    if not _is_library(folder / "library"):
+        raise ConfigError(
+            f"{source}: {folder} is not a checkout of sd-scripts; expected "
+            f"{', '.join(f'library/{name}' for name in MARKERS)} in it. {ADVICE}"
+        )
+    return folder
+
+
+def _is_library(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in MARKERS)
