@@ -115,6 +115,7 @@ class Demo:
             return
         settings, run = self.settings, self.folder / "run"
         flags = {
+            "host": "standalone",  # sd-scripts does not know the tiny autoencoder
             "pretrained_model_name_or_path": self.base,
             "train_data": self.train / "prompt.jsonl",
             "output_dir": run,

@@ -23,7 +23,8 @@ EPILOG = """\
 example:
   python training/train_siamese.py --pretrained_model_name_or_path v1-5-pruned.safetensors \\
       --train_data data/prompt.jsonl --output_dir runs/polyps
-Give the same command again to resume a run that was stopped.
+Give the same command again to resume a run that was stopped. With sd-scripts as host flags of its
+own work too: see docs/sd-scripts.md.
 """
 
 

@@ -70,7 +70,7 @@ def read_dataset_toml(path: Path, config: TrainConfig, host: Host) -> tuple[Trai
     """
     content = _read(path)
     problems: list[str] = []
-    subsets = host.resolve_subsets(path, content, problems)
+    subsets = host.resolve_subsets(content, problems)
     flags = _flags(subsets, config, problems)
     if problems:
         raise DatasetError(path, problems)

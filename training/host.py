@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from .dataset_toml import Table
@@ -68,7 +67,7 @@ class Host(Protocol):
 
     name: str
 
-    def resolve_subsets(self, path: Path, content: Table, problems: list[str]) -> dict[str, Table]:
+    def resolve_subsets(self, content: Table, problems: list[str]) -> dict[str, Table]:
         """A dataset TOML's subsets with the keys they inherit, by the subset's name in messages."""
 
     def load_base_model(self, config: TrainConfig, accelerator: Accelerator) -> BaseModel:

@@ -307,4 +307,6 @@ class TrainConfig:
         return replace(RECIPES[self.recipe], **changed)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, default=str)
+        values = asdict(self)
+        values |= values.pop("host_options")
+        return json.dumps(values, indent=2, default=str)

@@ -69,7 +69,7 @@ class SdScripts:
             raise ConfigError(f"sd-scripts refuses these flags: {english(error)}") from error
         return args
 
-    def resolve_subsets(self, _path: Path, content: Table, problems: list[str]) -> dict[str, Table]:
+    def resolve_subsets(self, content: Table, problems: list[str]) -> dict[str, Table]:
         config_util = self._library.config_util
         sanitizer = config_util.ConfigSanitizer(False, False, True, True)
         try:

@@ -52,11 +52,11 @@ def start(config: TrainConfig, dataset: Dataset, host: Host) -> None:
     record = {**json.loads(config.to_json()), **recipe, "dataset": dataset.fingerprint()}
     state = None if config.dry_run else state_to_continue(config, folder, record)
     accelerator = make_accelerator(config)
-    base = host.load_base_model(config, accelerator)
     if accelerator.is_main_process:
         log.info("Host: %s", host.name)
         for note in dataset.notes:
             log.warning("Note: %s", note)
+    base = host.load_base_model(config, accelerator)
     if config.dry_run:
         trainer = Trainer(config, host, base, TrainingData(training, config.framing()), accelerator)
         log.info("%s", describe(config, training, held_out, trainer))

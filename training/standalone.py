@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .dataset_toml import Table, resolve_subsets
@@ -23,7 +22,7 @@ class Standalone:
 
     name = "standalone"
 
-    def resolve_subsets(self, _path: Path, content: Table, problems: list[str]) -> dict[str, Table]:
+    def resolve_subsets(self, content: Table, problems: list[str]) -> dict[str, Table]:
         return resolve_subsets(content, problems)
 
     def load_base_model(self, config: TrainConfig, _accelerator: Accelerator) -> BaseModel:
