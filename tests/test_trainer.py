@@ -87,16 +87,18 @@ def test_accumulation_equals_a_larger_batch(
     assert differing(found, plain, ROUNDING) < 1e-3
 
 
+@pytest.mark.parametrize("more", [[], ["--cache_latents_to_disk"]])
 def test_two_processes_equal_one(
-    tiny: Path, pairs: Path, plain: StateDict, plain_folder: Path, tmp_path: Path
+    more: list[str], tiny: Path, pairs: Path, plain: StateDict, plain_folder: Path, tmp_path: Path
 ) -> None:
+    out = tmp_path / "out"
     launcher = [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
         "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no",
         "--num_cpu_threads_per_process=1",
     ]  # fmt: skip
     result = subprocess.run(
-        [*launcher, str(SCRIPT), *flags(tiny, pairs, tmp_path, "--train_batch_size=2")],
+        [*launcher, str(SCRIPT), *flags(tiny, pairs, out, "--train_batch_size=2", *more)],
         # Processes on CPUs instead of GPUs, without MPI.
         env={**os.environ, "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
@@ -105,10 +107,10 @@ def test_two_processes_equal_one(
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
-    found = read_weights(tmp_path / "siamese.safetensors").tensors
+    found = read_weights(out / "siamese.safetensors").tensors
     assert differing(found, plain, ROUNDING) < 1e-3
     # The losses of both processes' samples: those of the one process with the same batches.
-    assert losses(tmp_path) == pytest.approx(losses(plain_folder), rel=1e-5)
+    assert losses(out) == pytest.approx(losses(plain_folder), rel=1e-5)
 
 
 def test_checkpointing_and_layout_change_nothing(
