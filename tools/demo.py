@@ -48,10 +48,10 @@ class Settings:
     train_pairs: int = 256
     test_masks: int = 16
     base_steps: int = 200
-    steps: int = 300
+    steps: int = 240
     batch: int = 8
-    learning_rate: float = 3e-4
-    sampling_steps: int = 50
+    learning_rate: float = 4e-4
+    sampling_steps: int = 20
     cfg: float = 9.0
 
 
