@@ -92,6 +92,7 @@ def _metadata_lines(metadata: SiameseMetadata) -> list[str]:
         f"base model: SHA-256 {metadata.base_hash}",
         f"prediction: {metadata.prediction_type}",
         f"step: {metadata.step}",
+        f"trained with: {metadata.host}",
     ]
 
 
