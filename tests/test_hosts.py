@@ -20,16 +20,22 @@ from siamese_diffusion.training.sd_scripts_flags import HOST_FLAGS, REFUSED
 from siamese_diffusion.training.train_siamese import main
 from small_datasets import config
 from small_runs import command, losses
+from tiny_base import write_tiny_base
 from torch import nn
 
 pytest_plugins = ["sd_scripts_fixtures"]
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_base(tmp_path_factory.mktemp("tiny") / "tiny.safetensors")
+
+
 @pytest.fixture
 def base(host_flags: list[str], request: pytest.FixtureRequest) -> Path:
     """A small checkpoint that the chosen host loads."""
-    name = "nano" if "standalone" in host_flags[0] else "sd_scripts_checkpoint"
+    name = "tiny" if "standalone" in host_flags[0] else "sd_scripts_checkpoint"
     return request.getfixturevalue(name)
 
 
