@@ -65,6 +65,17 @@ def test_every_workflow_has_both_forms() -> None:
     assert [p.name for p in WORKFLOWS] == sorted(p.name for p in (FOLDER / "api").glob("*.json"))
 
 
+@each_workflow
+def test_every_workflow_has_a_thumbnail_for_the_template_browser(path: Path) -> None:
+    thumbnail = path.with_suffix(".jpg")  # the page asks for no other name
+    assert thumbnail.stat().st_size < 60_000
+    with Image.open(thumbnail) as picture:
+        assert picture.format == "JPEG"
+        assert picture.width == 2 * picture.height
+        extrema = picture.convert("RGB").getextrema()
+    assert all(darkest + 50 < brightest for darkest, brightest in extrema), "one colour"
+
+
 def test_help_pages_name_workflows_that_exist() -> None:
     pages = (ROOT / "web" / "docs").glob("*.md")
     named = {
