@@ -18,11 +18,13 @@ import torch
 from .caching import measure_caching
 from .gpu import measure_gpu
 from .report import RESULTS, Result, quote_in_docs, read_results, table
+from .settings import measure_settings
 from .step import measure_step
 from .workload import NANO, SD15, TINY, Scale
 
 CPU_SCALE = Scale("nano SD 1.5", NANO, batch=5, pixels=128, rounds=9)
 GPU_SCALE = Scale("SD 1.5", SD15, batch=10, pixels=384, rounds=9)
+SETTINGS_SCALE = GPU_SCALE if torch.cuda.is_available() else replace(CPU_SCALE, pixels=96, rounds=3)
 TINY_SCALE = Scale("tiny", TINY, batch=5, pixels=16, rounds=1)
 
 
@@ -35,9 +37,15 @@ def _gpu(scale: Scale, tiny: bool) -> Result | None:
     return None
 
 
+def _settings(scale: Scale, tiny: bool) -> Result:
+    device = "cuda" if torch.cuda.is_available() and not tiny else "cpu"
+    return measure_settings(scale, device)
+
+
 BENCHMARKS: dict[str, tuple[Scale, Callable[[Scale, bool], Result | None]]] = {
     "step": (CPU_SCALE, lambda scale, _tiny: measure_step(scale)),
     "caching": (CPU_SCALE, lambda scale, tiny: measure_caching(scale, full=not tiny)),
+    "settings": (SETTINGS_SCALE, _settings),
     "gpu": (GPU_SCALE, _gpu),
 }
 

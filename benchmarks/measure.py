@@ -109,6 +109,26 @@ def peak_memory(nets: nn.Module, run: Callable[[], object]) -> int:
     return memory.peak
 
 
+def step_memory(make: Callable[[], Callable[[], object]], device: torch.device | str) -> int:
+    """Most bytes of tensors alive during a step, all included: weights, optimizer, average.
+
+    `make` makes the step. It is run once before, so that the optimizer has its state.
+    """
+    if torch.device(device).type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        step = make()
+        step()
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return torch.cuda.max_memory_allocated(device) - before
+    step = make()
+    with TensorMemory(nn.Module()) as memory:
+        step()
+        memory.peak = memory.live
+        step()
+    return memory.peak
+
+
 # Counting
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ class Row:
     ratio: float | None = None
     target: str = ""
 
+    def cells(self) -> list[str]:
+        ratio = "" if self.ratio is None else f"**{self.ratio:.2f}**"
+        return [self.what, self.published, self.ours, ratio, self.target]
+
 
 def compare(
     what: str,
@@ -43,13 +47,19 @@ def compare(
 
 @dataclass(frozen=True)
 class Result:
-    """A benchmark's outcome. raw: every number that the rows come from."""
+    """A benchmark's outcome.
+
+    raw: every number that the rows come from. baseline: what ours is compared with. columns: the
+    heads of a table that compares otherwise; its rows are lists of cells.
+    """
 
     name: str
     title: str
     machine: dict[str, Any]
-    rows: list[Row]
+    rows: Sequence[Row | Sequence[str]]
     raw: dict[str, Any] = field(default_factory=dict)
+    baseline: str = "published"
+    columns: Sequence[str] = ()
 
     def write(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,23 +72,26 @@ def read_results(folder: Path) -> list[Result]:
     """All results of a folder, by name."""
     found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
     return [
-        Result(**{**values, "rows": [Row(**row) for row in values["rows"]]}) for values in found
+        Result(**{**values, "rows": [_read_row(row) for row in values["rows"]]}) for values in found
     ]
+
+
+def _read_row(saved: Any) -> Row | Sequence[str]:
+    return Row(**saved) if isinstance(saved, dict) else saved
 
 
 def table(result: Result) -> str:
     """A Markdown section: title, machine, table."""
     machine = ", ".join(f"{k} {v}" for k, v in result.machine.items() if v is not None)
-    lines = [
-        f"### {result.title}",
-        "",
-        "| | published | ours | ours / published | target |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for row in result.rows:
-        ratio = "" if row.ratio is None else f"**{row.ratio:.2f}**"
-        lines.append(f"| {row.what} | {row.published} | {row.ours} | {ratio} | {row.target} |")
+    compared = ("", result.baseline, "ours", f"ours / {result.baseline}", "target")
+    heads = result.columns or compared
+    lines = [f"### {result.title}", "", _line(heads), _line(["---"] * len(heads))]
+    lines += [_line(row.cells() if isinstance(row, Row) else row) for row in result.rows]
     return "\n".join([*lines, "", f"Measured with {machine}.", ""])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def tables(results: Iterable[Result]) -> str:
