@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import tempfile
@@ -12,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from siamese_diffusion.benchmarks.measure import TensorMemory
 from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
 from siamese_diffusion.training.pairs import read_prompt_jsonl
 from workflow_prompts import Prompt, bundle_prompt, image, images, node, pixels, texts, write_mask
@@ -297,3 +300,28 @@ def test_the_sampler_makes_the_same_image_from_the_same_seed(
     prompt["3"]["inputs"]["image"] = "m1.png"
     found = pixels(served.output / "same" / "images" / "m1_1.png").astype(int)
     assert np.abs(found - image(served, prompt)).max() <= 1  # SaveImage cuts off, we round
+
+
+@pytest.mark.usefixtures("inference")
+def test_memory_does_not_grow_with_the_number_of_masks(
+    pack: SimpleNamespace, model: Any, control: Any, tmp_path: Path
+) -> None:
+    for number in range(8):
+        write_mask(tmp_path / f"{number}.png", (slice(0, 16), slice(0, 16)), width=32, height=32)
+    prompts = [[[torch.ones(1, 77, 768), {}]] for _ in range(2)]
+    work = pack.synthesize.Work(
+        pairs=pack.pair_folder.PairFolder(tmp_path / "pairs"),
+        sources=pack.sampler.Sources(model, *prompts, control),
+        vae=SimpleNamespace(decode=lambda latents: latents.mean() + torch.zeros(1, 32, 32, 3)),
+        size=(0, 0),
+        settings=pack.sampling.Settings(1, 1.0, "ddim", "ddim_published", seed=0),
+        prompt="",
+    )
+    planned = pack.synthesize.plan({path.stem: path for path in tmp_path.glob("*.png")}, 1)
+    bytes_alive = []
+    with TensorMemory(model.model) as memory:
+        for _ in work.run(planned):
+            gc.collect()
+            bytes_alive.append(memory.live)
+    assert len(bytes_alive) == 8
+    assert len({*bytes_alive[1:]}) == 1  # the first also finds the ControlNet's weights
