@@ -18,11 +18,13 @@ import torch
 from .caching import measure_caching
 from .gpu import measure_gpu
 from .report import RESULTS, Result, quote_in_docs, read_results, table
+from .sampling import measure_sampling
 from .settings import measure_settings
 from .step import measure_step
 from .workload import NANO, SD15, TINY, Scale
 
 CPU_SCALE = Scale("nano SD 1.5", NANO, batch=5, pixels=128, rounds=9)
+SAMPLING_SCALE = replace(CPU_SCALE, batch=1, rounds=5)
 GPU_SCALE = Scale("SD 1.5", SD15, batch=10, pixels=384, rounds=9)
 SETTINGS_SCALE = GPU_SCALE if torch.cuda.is_available() else replace(CPU_SCALE, pixels=96, rounds=3)
 TINY_SCALE = Scale("tiny", TINY, batch=5, pixels=16, rounds=1)
@@ -45,6 +47,7 @@ def _settings(scale: Scale, tiny: bool) -> Result:
 BENCHMARKS: dict[str, tuple[Scale, Callable[[Scale, bool], Result | None]]] = {
     "step": (CPU_SCALE, lambda scale, _tiny: measure_step(scale)),
     "caching": (CPU_SCALE, lambda scale, tiny: measure_caching(scale, full=not tiny)),
+    "sampling": (SAMPLING_SCALE, measure_sampling),
     "settings": (SETTINGS_SCALE, _settings),
     "gpu": (GPU_SCALE, _gpu),
 }
@@ -53,10 +56,10 @@ BENCHMARKS: dict[str, tuple[Scale, Callable[[Scale, bool], Result | None]]] = {
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m siamese_diffusion.benchmarks",
-        description="Speed and memory of a training step, ours against the published procedure.",
+        description="Speed and memory of training and sampling, ours against the published way.",
     )
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHMARKS)}; all")
-    parser.add_argument("--rounds", type=int, help="how often each side runs (9)")
+    parser.add_argument("--rounds", type=int, help="how often each side runs (9 or fewer)")
     parser.add_argument("--batch", type=int, help="a multiple of 5 (5; on a GPU 10)")
     parser.add_argument("--tiny", action="store_true", help="see that everything runs, in seconds")
     parser.add_argument("--out", type=Path, help="folder for the JSON instead of the repository's")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -11,18 +10,16 @@ import pytest
 import torch
 from seeded_weights import load_model, made_up_bundle, seeded, unet_shapes, weight_file
 from siamese_diffusion.models.weights import Kind, StateDict
-from siamese_diffusion.tools.comfy_host import COMFYUI
+from siamese_diffusion.tools.comfy_host import HostError, import_comfyui
 
 
 @pytest.fixture(scope="session")
 def pack() -> SimpleNamespace:
     """The modules of nodes/, imported with ComfyUI's own modules around them, on the CPU."""
-    if not COMFYUI.is_dir():
-        pytest.skip("needs ComfyUI: run `make setup`")
-    sys.path.insert(0, str(COMFYUI))
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
+    try:
+        import_comfyui()
+    except HostError as error:
+        pytest.skip(str(error))
     from siamese_diffusion.nodes import (
         conditioning,
         control,
@@ -34,11 +31,12 @@ def pack() -> SimpleNamespace:
         sampler,
         sampling,
         shapes,
+        synthesize,
     )
 
     modules = (
         *(conditioning, control, decoder, loaders),
-        *(masks, pair_folder, pictures, sampler, sampling, shapes),
+        *(masks, pair_folder, pictures, sampler, sampling, shapes, synthesize),
     )
     return SimpleNamespace(**{module.__name__.rsplit(".", 1)[1]: module for module in modules})
 

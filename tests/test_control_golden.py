@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from seeded_weights import load_model, relative_error, seeded, seeded_dhi, unet_shapes, weight_file
+from siamese_diffusion.benchmarks.sampling import Inputs, published_sampling
 from siamese_diffusion.models.dhi import DenseHintInput
 from siamese_diffusion.models.weights import Kind, StateDict
 from torch import Tensor
@@ -123,3 +124,15 @@ def test_sampling_is_the_published_ddim(
     settings = pack.sampling.Settings(10, 9.0, "ddim", pack.sampling.PUBLISHED_SCHEDULER, seed=0)
     latents = pack.sampling.sample(golden.model, expected["x_T"], positive, negative, settings)
     assert relative_error(latents * LATENT_SCALE, expected["final_f32"]) < SAMPLER_TOLERANCE
+
+
+@pytest.mark.usefixtures("inference")
+def test_the_benchmark_compares_with_the_published_ddim(
+    golden: SimpleNamespace, shared: Path
+) -> None:
+    expected = load_file(shared / "golden" / "ddim_small.safetensors")
+    names = ("hint_mask", "x_T", "context", "uncond_context")
+    mask, noise, text, empty = (expected[name] for name in names)
+    inputs = Inputs(mask[:, 0], noise, text, empty)
+    latents = published_sampling(golden.model, golden.control, inputs, steps=10, cfg=9.0)
+    assert relative_error(latents, expected["final_f32"]) < SAMPLER_TOLERANCE

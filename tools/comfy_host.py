@@ -252,6 +252,19 @@ class ComfyHost:
         return json.loads(text) if text else {}
 
 
+def import_comfyui() -> None:
+    """Make ComfyUI's own modules importable in this process, on the CPU, without its server.
+
+    Raises HostError when it is not set up.
+    """
+    if not COMFYUI.is_dir():
+        raise HostError(f"no ComfyUI in {COMFYUI}: run `make setup`")
+    sys.path.insert(0, str(COMFYUI))
+    from comfy.cli_args import args
+
+    args.cpu = True
+
+
 def _claim_port(port: int) -> int:
     """A free port (0), or `port` after a check that nobody listens on it.
 
