@@ -1,5 +1,5 @@
 // Opens the help page of a node and the pack's part of the template browser, as a person does.
-// Prints the texts of both as one JSON object.
+// Prints the text of the one and what the other shows of each workflow as one JSON object.
 //
 //     node help.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL NODE PACK
 
@@ -20,12 +20,18 @@ async function help(page, type) {
   return panel.innerText();
 }
 
+/** Name -> whether its card shows a picture of its own, once all pictures have loaded. */
 async function templates(page, pack) {
   await page.getByRole("button", { name: "Templates" }).click();
   const dialog = page.getByRole("dialog");
   await dialog.getByText(pack, { exact: true }).first().click();
   await dialog.getByText(/siamese_/).first().waitFor();
-  return dialog.innerText();
+  const pictures = dialog.locator("img[alt^=siamese_]");
+  await page.waitForFunction(
+    () => [...document.querySelectorAll("img[alt^=siamese_]")].every((img) => img.naturalWidth),
+  );
+  const cards = await pictures.evaluateAll((found) => found.map((img) => [img.alt, img.src]));
+  return Object.fromEntries(cards.map(([name, src]) => [name, !src.includes("default-template")]));
 }
 
 await inPage(async (page, type, pack) => ({
