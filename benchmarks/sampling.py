@@ -136,8 +136,9 @@ def in_comfyui(networks: Networks, inputs: Inputs, steps: int) -> dict[str, Call
     settings = Settings(steps, CFG, "ddim", PUBLISHED_SCHEDULER, seed=0)
     image = inputs.masks[..., None].expand(-1, -1, -1, 3)
 
-    def sampled(conditioning: Any) -> Tensor:
-        return sample(networks.model, inputs.noise, *conditioning, settings, lambda *_: None)
+    def sampled(applied: Any) -> Tensor:
+        pair = applied[0], applied[1]
+        return sample(networks.model, inputs.noise, *pair, settings, lambda *_: None)
 
     def ours() -> Tensor:
         applied = SiameseApplyMask.execute(

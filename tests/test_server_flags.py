@@ -88,7 +88,7 @@ def saved_metadata(host: ComfyHost, output: str) -> dict[Path, set[str]]:
     found = {}
     for path in pictures:
         with Image.open(path) as picture:
-            found[path.relative_to(host.output / output)] = {*picture.info}
+            found[path.relative_to(host.output / output)] = {str(key) for key in picture.info}
     return found
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from siamese_diffusion.tools.comfy_host import ROOT, ComfyHost
@@ -72,8 +73,8 @@ def test_every_workflow_has_a_thumbnail_for_the_template_browser(path: Path) -> 
     with Image.open(thumbnail) as picture:
         assert picture.format == "JPEG"
         assert picture.width == 2 * picture.height
-        extrema = picture.convert("RGB").getextrema()
-    assert all(darkest + 50 < brightest for darkest, brightest in extrema), "one colour"
+        pixels = np.asarray(picture)
+    assert pixels.max() - pixels.min() > 100, "one colour"
 
 
 def test_help_pages_name_workflows_that_exist() -> None:
