@@ -329,6 +329,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     host = ComfyHost(arguments.base, port=arguments.port, flags=flags, cpu=not arguments.gpu)
     # `kill` too must end ComfyUI, not leave it behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # Ignored otherwise where a shell has started us in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         print("Starting ComfyUI ...", flush=True)
         with host:
