@@ -31,11 +31,25 @@ tiny = test_trainer.tiny
 fresh_accelerator = test_trainer.fresh_accelerator
 
 
+def test_compiling_without_a_compiler_is_refused(
+    tiny: Path,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert main([*flags(tiny, pairs, tmp_path / "out"), "--dry_run", "--torch_compile"]) == 2
+    assert "error: --torch_compile: a C++ compiler is missing" in capsys.readouterr().err
+
+
 def test_compiled_networks_learn_the_same(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Traced and differentiated as ever, but run as traced: code for a CPU takes minutes."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setenv("CXX", sys.executable)  # no compiler will be called
     graphs = torch._dynamo.utils.counters["stats"]
     graphs.clear()
     base = write_tiny_base(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import math
+import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -285,7 +288,7 @@ def make_networks(
 
 
 def apply_settings(config: TrainConfig, nets: SiameseNetworks) -> None:
-    """What makes the networks faster or leaner, in place. Raises ConfigError for --xformers."""
+    """What makes the networks faster or leaner, in place; ConfigError where it is not there."""
     if config.mixed_precision in HALF:
         nets.cast_frozen(HALF[config.mixed_precision])
     if config.gradient_checkpointing:
@@ -303,7 +306,19 @@ def apply_settings(config: TrainConfig, nets: SiameseNetworks) -> None:
     if config.channels_last:
         nets.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.torch_compile:
+        _check_compiler(next(nets.parameters()).device)
         nets.compile_parts()
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Raise ConfigError where PyTorch would fail in the first step, with a page of its own code."""
+    if device.type == "cuda":
+        needed, found = "the package triton", importlib.util.find_spec("triton") is not None
+    else:
+        names = (os.environ.get("CXX", "g++"), "clang++")
+        needed, found = "a C++ compiler", any(map(shutil.which, names))
+    if not found:
+        raise ConfigError(f"--torch_compile: {needed} is missing. Install it, or leave it out.")
 
 
 def _due(step: int, interval: int) -> bool:
