@@ -231,7 +231,7 @@ def test_another_package_called_library_is_not_taken_for_it(
 @pytest.mark.parametrize(
     ("train_util", "expected"),
     [
-        ("import a_package_nobody_has", "pip install a_package_nobody_has"),
+        ("import a_package_nobody_has", "a_package_nobody_has is not installed"),
         ("from library import gone", "cannot be imported"),
         ("raise OSError('no CUDA')", "OSError: no CUDA"),
         ("", "version unknown here"),

@@ -116,9 +116,8 @@ def _cannot_import(folder: Path, error: Exception) -> str:
         )
     what = f"{missing} is not installed" if missing else f"{type(error).__name__}: {error}"
     return (
-        f"sd-scripts in {folder} cannot be imported: {what}. Install what it needs: "
-        f"pip install {missing or '-r ' + str(folder / 'requirements.txt')}; or use "
-        "--host standalone."
+        f"sd-scripts in {folder} cannot be imported: {what}. Install what it needs, in its folder: "
+        "pip install -r requirements.txt; or use --host standalone."
     )
 
 
