@@ -24,7 +24,7 @@ from .step import measure_step
 from .workload import NANO, SD15, TINY, Scale
 
 CPU_SCALE = Scale("nano SD 1.5", NANO, batch=5, pixels=128, rounds=9)
-SAMPLING_SCALE = replace(CPU_SCALE, batch=1, rounds=5)
+SAMPLING_SCALE = replace(CPU_SCALE, batch=1, rounds=3)
 GPU_SCALE = Scale("SD 1.5", SD15, batch=10, pixels=384, rounds=9)
 SETTINGS_SCALE = GPU_SCALE if torch.cuda.is_available() else replace(CPU_SCALE, pixels=96, rounds=3)
 TINY_SCALE = Scale("tiny", TINY, batch=5, pixels=16, rounds=1)

@@ -1,6 +1,6 @@
 """Sampling masks in ComfyUI: ours, a core ControlNet of the same size, the published procedure.
 
-All three run the same UNet and ControlNet with the same weights in one process; the core ControlNet
+All three run a UNet and ControlNet of the same size and weights in one process; the core ControlNet
 differs in its hint network alone.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from ..tools.comfy_host import import_comfyui
 from ..training.checkpoints import bundle_tensors
 from ..training.ldm_keys import UNetShape, unet_to_ldm
 from ..training.schedule import TIMESTEPS, NoiseSchedule
-from .measure import interleave, machine, median_ratio
+from .measure import machine, median_ratio
 from .report import Result, Row, compare
+from .turns import interleave_steps
 from .workload import NANO, SD15, Scale, random_batch, random_networks
 
 STEPS = 50
@@ -35,17 +37,19 @@ AGAINST = {
     "published": "against the published procedure",
     "core": "against a core ControlNet of the same size",
 }
+StepDone = Callable[[], None]
+Side = Callable[[StepDone], Tensor]  # a whole run; to be told after each step
+
 # Input channels of each 3x3 convolution of a core hint network, and its output's.
 CORE_HINT_CHANNELS = (3, 16, 16, 32, 32, 96, 96, 256, 320)
 
 
 @dataclass(frozen=True)
 class Networks:
-    """ComfyUI's MODEL and CONTROL_NETs with random weights, on the CPU."""
+    """ComfyUI's MODEL and CONTROL_NET with random weights, on the CPU."""
 
     model: Any
-    siamese: Any
-    core: Any
+    control: Any
 
 
 @dataclass(frozen=True)
@@ -64,18 +68,15 @@ def measure_sampling(scale: Scale, tiny: bool = False) -> Result:
     steps = 2 if tiny else STEPS
     scale = replace(scale, shape=TINY_SHAPE) if tiny else scale
     networks, inputs = load_networks(scale.shape), random_inputs(scale)
-    sides = in_comfyui(networks, inputs, steps)
-    sides["published"] = lambda: published_sampling(
-        networks.model, networks.siamese, inputs, steps, CFG
-    )
-    seen = {
-        name: observe(side, networks.core if name == "core" else networks.siamese)
-        for name, side in sides.items()
+    sides: dict[str, Side] = {
+        **in_comfyui(networks["ours"], networks["core"], inputs, steps),
+        "published": partial(published_sampling, networks["published"], inputs, steps, CFG),
     }
-    ours = networks.model.model.latent_format.process_in(seen["ours"].latents)
+    seen = {name: observe(side, networks[name].control) for name, side in sides.items()}
+    ours = networks["ours"].model.model.latent_format.process_in(seen["ours"].latents)
     published = seen["published"].latents
     deviation = float((ours - published).norm() / published.norm())
-    seconds = interleave(sides, scale.rounds)
+    seconds = interleave_steps(sides, scale.rounds)
     rows = [
         *_time_rows(seconds),
         Row("change of the latents", "", f"{deviation:.1e}", None, "≤ 5e-4"),
@@ -88,7 +89,8 @@ def measure_sampling(scale: Scale, tiny: bool = False) -> Result:
     return Result("sampling", title, machine(), rows, raw, baseline="the other")
 
 
-def load_networks(shape: UNetShape) -> Networks:
+def load_networks(shape: UNetShape) -> dict[str, Networks]:
+    """A copy for each side, all with the same weights."""
     import_comfyui()
     import comfy.controlnet
     import comfy.sd
@@ -101,11 +103,16 @@ def load_networks(shape: UNetShape) -> Networks:
     unet = {UNET + key: value for key, value in unet_to_ldm(nets.unet.state_dict(), shape).items()}
     bundle = WeightFile(Path("random"), Kind.BUNDLE, bundle_tensors(nets, shape), {})
     core = {k: v for k, v in bundle.control().items() if not k.startswith("input_hint_block.")}
-    return Networks(
-        model=comfy.sd.load_state_dict_guess_config(unet, output_vae=False, output_clip=False)[0],
-        siamese=load_control(bundle),
-        core=comfy.controlnet.load_controlnet_state_dict({**core, **_core_hint_block()}),
-    )
+    controls = {
+        "ours": load_control(bundle),
+        "core": comfy.controlnet.load_controlnet_state_dict({**core, **_core_hint_block()}),
+        "published": load_control(bundle),
+    }
+    only_unet = {"output_vae": False, "output_clip": False}
+    return {
+        name: Networks(comfy.sd.load_state_dict_guess_config(dict(unet), **only_unet)[0], control)
+        for name, control in controls.items()
+    }
 
 
 def _core_hint_block() -> StateDict:
@@ -125,7 +132,7 @@ def random_inputs(scale: Scale) -> Inputs:
 # The sides
 
 
-def in_comfyui(networks: Networks, inputs: Inputs, steps: int) -> dict[str, Callable[[], Tensor]]:
+def in_comfyui(ours: Networks, core: Networks, inputs: Inputs, steps: int) -> dict[str, Side]:
     """`ours` and `core`: apply the masks with the node of each, and sample."""
     import nodes as host_nodes
 
@@ -136,25 +143,28 @@ def in_comfyui(networks: Networks, inputs: Inputs, steps: int) -> dict[str, Call
     settings = Settings(steps, CFG, "ddim", PUBLISHED_SCHEDULER, seed=0)
     image = inputs.masks[..., None].expand(-1, -1, -1, 3)
 
-    def sampled(applied: Any) -> Tensor:
+    def sampled(model: Any, applied: Any, step_done: StepDone) -> Tensor:
         pair = applied[0], applied[1]
-        return sample(networks.model, inputs.noise, *pair, settings, lambda *_: None)
+        return sample(model, inputs.noise, *pair, settings, lambda *_: step_done())
 
-    def ours() -> Tensor:
+    def run_ours(step_done: StepDone) -> Tensor:
         applied = SiameseApplyMask.execute(
-            positive=positive, negative=negative, control_net=networks.siamese, mask=inputs.masks,
+            positive=positive, negative=negative, control_net=ours.control, mask=inputs.masks,
             strength=1.0, start_percent=0.0, end_percent=1.0,
         )  # fmt: skip
-        return sampled(applied.args)
+        return sampled(ours.model, applied.args, step_done)
 
-    def core() -> Tensor:
+    def run_core(step_done: StepDone) -> Tensor:
         apply = host_nodes.ControlNetApplyAdvanced().apply_controlnet
-        return sampled(apply(positive, negative, networks.core, image, 1.0, 0.0, 1.0))
+        applied = apply(positive, negative, core.control, image, 1.0, 0.0, 1.0)
+        return sampled(core.model, applied, step_done)
 
-    return {"ours": ours, "core": core}
+    return {"ours": run_ours, "core": run_core}
 
 
-def published_sampling(model: Any, control: Any, inputs: Inputs, steps: int, cfg: float) -> Tensor:
+def published_sampling(
+    networks: Networks, inputs: Inputs, steps: int, cfg: float, step_done: StepDone
+) -> Tensor:
     """The published DDIM, plainly: noise -> latents (B, 4, h, w), scaled as the UNet has them.
 
     At each step the whole model runs twice, with the text and without, hint network included. It
@@ -166,23 +176,21 @@ def published_sampling(model: Any, control: Any, inputs: Inputs, steps: int, cfg
     for timestep, previous in zip(timesteps[::-1], [*timesteps[-2::-1], 0], strict=True):
         now, then = (torch.full((len(x),), value) for value in (timestep, previous))
         with_text, without = (
-            _predict(model, control, x, now, text, inputs.masks)
-            for text in (inputs.text, inputs.empty)
+            _predict(networks, x, now, text, inputs.masks) for text in (inputs.text, inputs.empty)
         )
         noise = without + cfg * (with_text - without)
         x = schedule.add_noise(schedule.predict_latents(x, noise, now), noise, then)
+        step_done()
     return x
 
 
-def _predict(
-    model: Any, control: Any, x: Tensor, timesteps: Tensor, text: Tensor, masks: Tensor
-) -> Tensor:
-    network = control.control_model
-    hint = masks[:, None].expand(-1, network.input_hint_block.hint_channels, -1, -1)
+def _predict(networks: Networks, x: Tensor, timesteps: Tensor, text: Tensor, masks: Tensor) -> Any:
+    control = networks.control.control_model
+    hint = masks[:, None].expand(-1, control.input_hint_block.hint_channels, -1, -1)
     context = text.expand(len(x), -1, -1)
-    features = network.input_hint_block.encode(hint)
-    outputs = network(x, hint, timesteps, context, features)
-    return model.model.diffusion_model(x, timesteps, context, control=outputs)
+    features = control.input_hint_block.encode(hint)
+    outputs = control(x, hint, timesteps, context, features)
+    return networks.model.model.diffusion_model(x, timesteps, context, control=outputs)
 
 
 # Measuring
@@ -197,7 +205,7 @@ class Observed:
     flops: int
 
 
-def observe(side: Callable[[], Tensor], control: Any) -> Observed:
+def observe(side: Side, control: Any) -> Observed:
     """Run a side, not for its time; `control` is the CONTROL_NET that it uses."""
     masks = 0
 
@@ -209,7 +217,7 @@ def observe(side: Callable[[], Tensor], control: Any) -> Observed:
     handle = control.control_model.input_hint_block[0].register_forward_hook(hook)
     try:
         with FlopCounterMode(display=False) as counter:
-            latents = side()
+            latents = side(lambda: None)
     finally:
         handle.remove()
     return Observed(latents, masks, counter.get_total_flops())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,7 @@ from siamese_diffusion.benchmarks.report import (
     read_results,
     tables,
 )
+from siamese_diffusion.benchmarks.turns import interleave_steps
 from siamese_diffusion.benchmarks.workload import (
     NANO,
     Step,
@@ -136,6 +140,31 @@ def test_sides_take_turns() -> None:
     assert order == ["a", "b"] * 3
     assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
     assert median_ratio([1.0, 9.0, 2.0], [2.0, 1.0, 2.0]) == 1.0
+
+
+def test_steps_take_turns() -> None:
+    order: list[str] = []
+
+    def side(name: str, steps: int, step_done: Callable[[], None]) -> None:
+        for _ in range(steps):
+            time.sleep(0.01 if name == "slow" else 0)
+            order.append(name)
+            step_done()
+
+    sides = {"slow": partial(side, "slow", 2), "short": partial(side, "short", 1)}
+    seconds = interleave_steps(sides, rounds=2)
+    assert order == ["slow", "short", "slow"] * 2
+    assert all(len(values) == 2 for values in seconds.values())
+    assert all(slow >= 0.02 for slow in seconds["slow"])
+
+
+def test_a_side_that_fails_ends_the_measurement() -> None:
+    def fails(step_done: Callable[[], None]) -> None:
+        step_done()
+        raise ValueError("no memory")
+
+    with pytest.raises(ValueError, match="no memory"):
+        interleave_steps({"fails": fails, "runs": lambda step_done: step_done()}, rounds=1)
 
 
 def test_timesteps_hold_as_many_augmented_samples_as_asked_for() -> None:

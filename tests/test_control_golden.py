@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from seeded_weights import load_model, relative_error, seeded, seeded_dhi, unet_shapes, weight_file
-from siamese_diffusion.benchmarks.sampling import Inputs, published_sampling
+from siamese_diffusion.benchmarks.sampling import Inputs, Networks, published_sampling
 from siamese_diffusion.models.dhi import DenseHintInput
 from siamese_diffusion.models.weights import Kind, StateDict
 from torch import Tensor
@@ -134,5 +134,6 @@ def test_the_benchmark_compares_with_the_published_ddim(
     names = ("hint_mask", "x_T", "context", "uncond_context")
     mask, noise, text, empty = (expected[name] for name in names)
     inputs = Inputs(mask[:, 0], noise, text, empty)
-    latents = published_sampling(golden.model, golden.control, inputs, steps=10, cfg=9.0)
+    networks = Networks(golden.model, golden.control)
+    latents = published_sampling(networks, inputs, steps=10, cfg=9.0, step_done=lambda: None)
     assert relative_error(latents, expected["final_f32"]) < SAMPLER_TOLERANCE
