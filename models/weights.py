@@ -137,12 +137,14 @@ def check_kind(path: Path, kind: Kind, expect: Iterable[Kind] | None) -> None:
         raise WeightsError(f"{path}: expected {expected}; this is {kind.value}. {ADVICE[kind]}")
 
 
-def read_kind(path: Path) -> Kind:
-    """What a .safetensors file is, from its header alone. Raises WeightsError as read_weights."""
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes by key from a .safetensors file's header alone, for `identify`.
+
+    Raises WeightsError for a damaged file.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            keys = file.keys()
-            return identify({key: tuple(file.get_slice(key).get_shape()) for key in keys})
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise _damaged(path, error) from error
 

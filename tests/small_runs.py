@@ -25,7 +25,12 @@ def command(base: Path, pairs: Path | None, out: Path, *flags: str) -> list[str]
     ]
 
 
+def metrics(out: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl."""
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def losses(out: Path) -> list[dict[str, float]]:
     """The loss terms of every step, by name."""
-    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k.startswith("loss")} for line in lines]
+    return [{k: v for k, v in line.items() if k.startswith("loss")} for line in metrics(out)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from small_runs import metrics
 from tiny_base import write_tiny_base
 
 SCRIPT = Path(__file__).resolve().parents[1] / "training" / "train_siamese.py"
@@ -33,8 +33,7 @@ def launch(arguments: list[str], deepspeed: bool) -> None:
 
 
 def losses(folder: Path) -> list[float]:
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [line["loss"] for line in metrics(folder)]
 
 
 def test_zero_2_trains_saves_and_resumes(pairs: Path, tmp_path: Path) -> None:

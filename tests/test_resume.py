@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import random
@@ -19,6 +18,7 @@ from PIL import Image
 from siamese_diffusion.models.weights import read_weights
 from siamese_diffusion.training.checkpoints import RunFolder
 from siamese_diffusion.training.train_siamese import main
+from small_runs import metrics
 from tiny_base import write_tiny_base
 
 STEPS = 8
@@ -83,9 +83,8 @@ def assert_same_run(out: Path, expected: Path) -> None:
     assert losses(out) == losses(expected)
 
 
-def losses(out: Path) -> list[tuple[int, float]]:
-    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [(line["step"], line["loss"]) for line in map(json.loads, lines)]
+def losses(out: Path) -> list[tuple[float, float]]:
+    return [(line["step"], line["loss"]) for line in metrics(out)]
 
 
 def test_a_run_killed_at_ten_random_moments_ends_the_same(

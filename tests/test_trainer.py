@@ -14,6 +14,7 @@ import torch
 from accelerate.state import AcceleratorState
 from siamese_diffusion.models.weights import StateDict, read_weights
 from siamese_diffusion.training.train_siamese import main
+from small_runs import metrics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_base import SD1, SD2, write_tiny_base
 
@@ -65,8 +66,7 @@ def plain(plain_folder: Path) -> StateDict:
 
 
 def losses(folder: Path) -> list[float]:
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    return [line["loss"] for line in metrics(folder)]
 
 
 # AdamW turns the smallest gradients into whole steps, so single weights may differ by rounding.
@@ -127,7 +127,7 @@ def test_half_precision_stays_near(
     tiny: Path, pairs: Path, plain: StateDict, tmp_path: Path
 ) -> None:
     train(tiny, pairs, tmp_path, "--train_batch_size=4", "--mixed_precision=bf16")
-    found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    found = metrics(tmp_path)
     assert all(0.1 < line["loss"] < 10 for line in found)
 
 
@@ -137,7 +137,7 @@ def test_every_recipe_trains(recipe: str, tiny: Path, pairs: Path, tmp_path: Pat
     bundle = read_weights(tmp_path / "siamese.safetensors")
     channels = bundle.control()["input_hint_block.0.initial_conv.weight"].shape[1]
     assert channels == (4 if recipe == "concat" else 3)
-    terms = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    terms = metrics(tmp_path)[-1]
     assert ("loss_consistency" in terms) == (recipe != "mask_only")
 
 
@@ -238,7 +238,7 @@ def test_the_validation_loss_is_logged_and_repeatable(
     found = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         train(tiny, pairs, folder, *more)
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        lines = metrics(folder)
         found.append([(line["step"], line["validation"]) for line in lines if "validation" in line])
     assert found[0] == found[1]
     assert [step for step, _ in found[0]] == [1, 2, 3]

@@ -20,7 +20,7 @@ from siamese_diffusion.models.weights import CONTROL, DECODER, UNET, Kind, read_
 from siamese_diffusion.tools.comfy_host import ComfyHost
 from siamese_diffusion.training import merge_bundle
 from siamese_diffusion.training.train_siamese import main
-from small_runs import command
+from small_runs import command, metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "training" / "train_siamese.py"
@@ -117,7 +117,7 @@ def test_trained_weights_make_images_in_comfyui(
 
 
 def test_a_run_shows_what_it_did(trained: Path) -> None:
-    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    lines = metrics(trained)
     assert [line["step"] for line in lines] == [1, 2, 3]
     # The image branch counts step / max_steps: nothing at step 0, so both branches agree exactly.
     assert lines[0]["loss_image"] == lines[0]["loss_mask"]

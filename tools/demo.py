@@ -42,7 +42,7 @@ class DemoError(RuntimeError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What two CPU cores do in about ten minutes; a change makes old stages start over."""
+    """What two CPU cores do in under 15 minutes; a change makes old stages start over."""
 
     size: int = 64  # pixels
     train_pairs: int = 256

@@ -67,10 +67,7 @@ def load_library(folder: Path) -> Library:
         if not hasattr(sys.modules[f"library.{name}"], function)
     ]
     if missing:
-        raise ConfigError(
-            f"sd-scripts in {folder} is of a version unknown here: no {', '.join(missing)}. Use "
-            f"{TESTED} (git checkout {TESTED}), or --host standalone."
-        )
+        raise ConfigError(_another_version(folder, ", ".join(missing)))
     return sys.modules["library"]
 
 
@@ -110,14 +107,18 @@ def _root_logger_kept() -> Iterator[None]:
 def _cannot_import(folder: Path, error: Exception) -> str:
     missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
     if missing.startswith("library"):
-        return (
-            f"sd-scripts in {folder} is of a version unknown here: no {missing}. Use {TESTED} "
-            f"(git checkout {TESTED}), or --host standalone."
-        )
+        return _another_version(folder, missing)
     what = f"{missing} is not installed" if missing else f"{type(error).__name__}: {error}"
     return (
         f"sd-scripts in {folder} cannot be imported: {what}. Install what it needs, in its folder: "
         "pip install -r requirements.txt; or use --host standalone."
+    )
+
+
+def _another_version(folder: Path, missing: str) -> str:
+    return (
+        f"sd-scripts in {folder} is of a version unknown here: no {missing}. Use {TESTED} "
+        f"(git checkout {TESTED}), or --host standalone."
     )
 
 

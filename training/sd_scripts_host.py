@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import CLIPTextModel
 
 from ..models.metadata import file_hash
-from ..models.weights import UNET, Kind, WeightsError, check_kind, read_kind
+from ..models.weights import UNET, Kind, WeightsError, check_kind, identify, read_shapes
 from .dataset_toml import FLAGS, FOLDERS, SUBSET_KEYS, Table, check_table
 from .errors import ConfigError
 from .host import BaseModel
@@ -207,7 +206,7 @@ def _chosen(params: Any) -> dict[str, Any]:
     """The keys of sd-scripts' resolved parameters that we know, and others that were changed."""
     defaults = asdict(type(params)())
     keys = {
-        key: list(value) if isinstance(value, tuple) else value
+        key: _plain(value)
         for key, value in asdict(params).items()
         if value is not None and (key in KNOWN_KEYS or value != defaults[key])
     }
@@ -244,9 +243,9 @@ def context_dim(path: Path) -> int:
             f"{path}: sd-scripts would load this file in a way that can run code inside it. "
             "Convert it to .safetensors, or use --host standalone."
         )
-    check_kind(path, read_kind(path), (Kind.SD1, Kind.SD2, Kind.MERGED))
-    with safe_open(path, framework="pt") as file:
-        return int(file.get_slice(CONTEXT_KEY).get_shape()[1])
+    shapes = read_shapes(path)
+    check_kind(path, identify(shapes), (Kind.SD1, Kind.SD2, Kind.MERGED))
+    return shapes[CONTEXT_KEY][1]
 
 
 def _folder_context_dim(path: Path) -> int:
