@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import subprocess
@@ -216,6 +217,17 @@ def test_an_installed_library_of_kohyas_is_found(
     monkeypatch.syspath_prepend(str(folder))
     assert find_sd_scripts(None, None) == folder
     assert find_sd_scripts("standalone", None) is None
+
+
+def test_a_library_loaded_by_its_path_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a run, or a test, with --sd_scripts in the same process."""
+    library = write_fake(tmp_path / "sd-scripts") / "library"
+    spec = importlib.util.spec_from_file_location("library", library / "__init__.py")
+    assert spec is not None
+    monkeypatch.setitem(sys.modules, "library", importlib.util.module_from_spec(spec))
+    assert choose_host(config(tmp_path)).name == "standalone"
 
 
 @pytest.mark.usefixtures("not_imported")

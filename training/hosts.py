@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import sys
 from pathlib import Path
 
 from .errors import ConfigError
@@ -43,13 +43,24 @@ def find_sd_scripts(host: str | None, folder: Path | None) -> Path | None:
         return _checked(folder, "--sd_scripts")
     if os.environ.get(VARIABLE):
         return _checked(Path(os.environ[VARIABLE]), VARIABLE)
-    installed = importlib.util.find_spec("library")
-    for place in (installed.submodule_search_locations or ()) if installed else ():
-        if _is_library(Path(place)):
-            return Path(place).parent
+    for place in _installed_places():
+        if _is_library(place):
+            return place.parent
     if host == "sd-scripts":
         raise ConfigError(f"--host sd-scripts: it was not found. {ADVICE}")
     return None
+
+
+def _installed_places() -> list[Path]:
+    """Folders of the package that `import library` would find.
+
+    importlib.util.find_spec would also answer with one that this process has loaded by its path.
+    """
+    for finder in sys.meta_path:
+        spec = finder.find_spec("library", None)
+        if spec is not None:
+            return [Path(place) for place in spec.submodule_search_locations or ()]
+    return []
 
 
 def _checked(folder: Path, source: str) -> Path:
