@@ -1,9 +1,9 @@
 // Opens the help page of a node and the pack's part of the template browser, as a person does.
 // Prints the text of the one and what the other shows of each workflow as one JSON object.
 //
-//     node help.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL NODE PACK
+//     node help.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL NODE PACK NUMBER_OF_WORKFLOWS
 
-import { inPage } from "./page.mjs";
+import { MINUTE, inPage } from "./page.mjs";
 
 /** Select the node, press its info button, and read the panel once it shows more than its title. */
 async function help(page, type) {
@@ -20,21 +20,24 @@ async function help(page, type) {
   return panel.innerText();
 }
 
-/** Name -> whether its card shows a picture of its own, once all pictures have loaded. */
-async function templates(page, pack) {
+/** Name -> whether its card shows a picture of its own, once that many pictures have loaded. */
+async function templates(page, pack, count) {
   await page.getByRole("button", { name: "Templates" }).click();
   const dialog = page.getByRole("dialog");
   await dialog.getByText(pack, { exact: true }).first().click();
-  await dialog.getByText(/siamese_/).first().waitFor();
   const pictures = dialog.locator("img[alt^=siamese_]");
+  // The page adds the pictures one after another, so that those seen first are not all.
+  await pictures.nth(count - 1).waitFor({ timeout: MINUTE });
   await page.waitForFunction(
     () => [...document.querySelectorAll("img[alt^=siamese_]")].every((img) => img.naturalWidth),
+    null,
+    { timeout: MINUTE },
   );
   const cards = await pictures.evaluateAll((found) => found.map((img) => [img.alt, img.src]));
   return Object.fromEntries(cards.map(([name, src]) => [name, !src.includes("default-template")]));
 }
 
-await inPage(async (page, type, pack) => ({
+await inPage(async (page, type, pack, count) => ({
   help: await help(page, type),
-  templates: await templates(page, pack),
+  templates: await templates(page, pack, Number(count)),
 }));
