@@ -40,15 +40,6 @@ SD_SCRIPTS = os.environ.pop("SD_SCRIPTS_DIR", None)
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """Folder of reference data that is too large for the repository; without it the test skips."""
-    path = Path(os.environ.get("SIAMESE_SHARED", ROOT.parent / "shared"))
-    if not (path / "golden").is_dir():
-        pytest.skip(f"needs reference data: no {path / 'golden'} (set SIAMESE_SHARED)")
-    return path
-
-
-@pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyHost]:
     """One ComfyUI server for all tests, started by the first that asks for it."""
     from siamese_diffusion.tools.comfy_host import COMFYUI, ComfyHost

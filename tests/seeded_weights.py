@@ -1,4 +1,4 @@
-"""Weights made from their names by the golden files' rule, so that no test needs a download."""
+"""Weights made from their names by the oracle's rule, so that no test needs a download."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCALE = 0.05  # of every weight with two or more dimensions, zero convolutions i
 
 
 def seeded(name: str, shape: Iterable[int]) -> Tensor:
-    """The golden files' weight of that key: only bit-exact on the kind of CPU that made them."""
+    """The oracle's weight of that key: only bit-exact on the kind of CPU that made them."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     values = torch.randn(tuple(shape), generator=generator)
     if values.ndim > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import test_objective
 import torch
-from safetensors.torch import load_file
+from oracle import ORACLE
 from siamese_diffusion.benchmarks.__main__ import BENCHMARKS, TINY_SCALE, main
 from siamese_diffusion.benchmarks.measure import (
     TensorMemory,
@@ -39,29 +38,18 @@ from siamese_diffusion.benchmarks.workload import (
 )
 from siamese_diffusion.tools import nano as nano_base
 from siamese_diffusion.training.networks import SiameseNetworks
-from siamese_diffusion.training.objective import Batch
 from siamese_diffusion.training.schedule import NoiseSchedule
 from torch import nn
 
-golden = test_objective.golden
 nets = test_objective.nets
 
 
 @pytest.mark.parametrize("name", ["b_ratio0.5", "d_ratio0.5_all_t_above_200"])
 def test_the_comparison_computes_what_the_published_code_does(
-    nets: SiameseNetworks, golden: Path, name: str
+    nets: SiameseNetworks, name: str
 ) -> None:
-    facts = json.loads((golden / "loss_small.json").read_text(encoding="utf-8"))
-    case = facts["cases"]["float32"][name]
-    known = load_file(golden / "loss_small.safetensors")
-    batch = Batch(
-        latents=known["x_start"],
-        noise=known["noise"],
-        timesteps=torch.tensor(case["t"]),
-        text=known["context"],
-        mask=known["hint_mask"][:, :1],
-        image=known["hint_image"],
-    )
+    case = ORACLE.cases[name]
+    batch = test_objective.published_batch(case)
     nets.zero_grad(set_to_none=True)
     published = PublishedObjective(nets, NoiseSchedule(), case["max_steps"])
     losses = published.losses(batch, case["global_step"])
@@ -70,13 +58,7 @@ def test_the_comparison_computes_what_the_published_code_does(
     expected = torch.tensor(case["per_sample_total"])
     torch.testing.assert_close(total.detach(), expected, rtol=1e-5, atol=0)
     assert ("augmentation" in losses) == case["augmentation_ran"]
-    groups = test_objective.parameter_groups(nets)
-    for group, norm in case["grad_norm_total"].items():
-        if norm["norm"] is None:
-            assert all(p.grad is None for p in groups[group]), group
-        else:
-            found = test_objective.gradient_norm(groups[group])
-            assert found == pytest.approx(norm["norm"], rel=1e-5), group
+    test_objective.assert_gradient_norms(nets, case["grad_norm_total"])
 
 
 @pytest.fixture(scope="module")

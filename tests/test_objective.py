@@ -1,17 +1,16 @@
-"""Networks and objective against the published code's numbers (../shared/golden)."""
+"""Networks and objective against the published code's numbers (tests/data)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file
-from seeded_weights import seeded
+from oracle import ORACLE
 from siamese_diffusion.models.recipe import RECIPES
+from siamese_diffusion.models.weights import StateDict
 from siamese_diffusion.training.ldm_keys import (
     UNetShape,
     control_to_diffusers,
@@ -23,49 +22,31 @@ from siamese_diffusion.training.objective import Batch, Objective
 from siamese_diffusion.training.schedule import NoiseSchedule
 from torch import Tensor, nn
 
-CASES = (
-    "a_ratio0.1",
-    "b_ratio0.5",
-    "c_step0",
-    "d_ratio0.5_all_t_above_200",
-    "e_boundary_step_eq_third",
-    "f_boundary_step_third_plus1",
-    "g_t200_vs_t201",
-)
-
 
 def relative(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> Path:
-    return shared / "golden"
-
-
-@pytest.fixture(scope="module")
-def nets(golden: Path) -> SiameseNetworks:
-    """The reduced ControlNet and UNet of the golden files, as training builds them."""
-    facts = json.loads((golden / "control_small.json").read_text(encoding="utf-8"))
-    unet_prefix, control_prefix = "model.diffusion_model.", "control_model."
-    unet = {
-        key.removeprefix(unet_prefix): seeded(key, shape)
-        for key, shape in facts["unet_state_dict"].items()
-    }
-    control = {
-        key.removeprefix(control_prefix): seeded(key, shape)
-        for key, shape in facts["control_state_dict"].items()
-    }
-    shape = read_shape(unet, "golden UNet")
+def nets() -> SiameseNetworks:
+    """The reduced ControlNet and UNet of the oracle, as training builds them."""
+    weights = ORACLE.weights()
+    unet, control = under("model.diffusion_model.", weights), under("control_model.", weights)
+    shape = read_shape(unet, "published UNet")
     module = UNet2DConditionModel(**shape.diffusers_config())
-    module.load_state_dict(unet_to_diffusers(unet, shape, "golden UNet"))
+    module.load_state_dict(unet_to_diffusers(unet, shape, "published UNet"))
     controlnet = new_controlnet(module, hint_channels=3)
-    controlnet.load_state_dict(control_to_diffusers(control, shape, "golden ControlNet"))
+    controlnet.load_state_dict(control_to_diffusers(control, shape, "published ControlNet"))
     return SiameseNetworks(module, controlnet)
 
 
-def test_networks_agree_with_the_published_ones(nets: SiameseNetworks, golden: Path) -> None:
-    known = load_file(golden / "control_small.safetensors")
+def under(prefix: str, tensors: StateDict) -> StateDict:
+    """The tensors whose keys have that prefix, by the rest of their keys."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def test_networks_agree_with_the_published_ones(nets: SiameseNetworks) -> None:
+    known = ORACLE.tensors
     noisy, timesteps, text = known["x_noisy"], known["timesteps"], known["context"]
     with torch.no_grad():
         controls = {
@@ -86,14 +67,10 @@ def test_networks_agree_with_the_published_ones(nets: SiameseNetworks, golden: P
         assert relative(output, known[f"eps_{name}_f32"]) < 2e-5
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_losses_and_gradients_are_the_published_ones(
-    nets: SiameseNetworks, golden: Path, name: str
-) -> None:
-    facts = json.loads((golden / "loss_small.json").read_text(encoding="utf-8"))
-    case = facts["cases"]["float32"][name]
-    known = load_file(golden / "loss_small.safetensors")
-    batch = Batch(
+def published_batch(case: dict[str, Any]) -> Batch:
+    """What a case of the oracle learns from."""
+    known = ORACLE.tensors
+    return Batch(
         latents=known["x_start"],
         noise=known["noise"],
         timesteps=torch.tensor(case["t"]),
@@ -101,7 +78,17 @@ def test_losses_and_gradients_are_the_published_ones(
         mask=known["hint_mask"][:, :1],
         image=known["hint_image"],
     )
-    objective = Objective(nets, NoiseSchedule(), RECIPES["published"], case["max_steps"])
+
+
+def published_objective(nets: SiameseNetworks, case: dict[str, Any]) -> Objective:
+    return Objective(nets, NoiseSchedule(), RECIPES["published"], case["max_steps"])
+
+
+@pytest.mark.parametrize("case", ORACLE.cases.values(), ids=ORACLE.cases)
+def test_losses_and_gradients_are_the_published_ones(
+    nets: SiameseNetworks, case: dict[str, Any]
+) -> None:
+    batch, objective = published_batch(case), published_objective(nets, case)
     nets.zero_grad(set_to_none=True)
     losses = objective.losses(batch, case["global_step"], lambda terms: terms.mean().backward())
 
@@ -115,10 +102,28 @@ def test_losses_and_gradients_are_the_published_ones(
         torch.testing.assert_close(losses["augmentation"], expected, rtol=1e-5, atol=0)
     total = sum(losses.values(), torch.zeros(2)).mean().item()
     assert total == pytest.approx(case["total"], rel=1e-5)
+    assert_gradient_norms(nets, case["grad_norm_total"])
 
+
+@pytest.mark.parametrize("term", ["mask", "image", "consistency", "augmentation"])
+@pytest.mark.parametrize("name", ["a_ratio0.1", "b_ratio0.5", "c_step0"])
+def test_each_term_teaches_what_it_does_in_the_published_code(
+    nets: SiameseNetworks, name: str, term: str
+) -> None:
+    case = ORACLE.cases[name]
+    norms = case["grad_norm_per_term"]
+    nets.zero_grad(set_to_none=True)
+    losses = published_objective(nets, case).losses(published_batch(case), case["global_step"])
+    published_term = {"augmentation": "mask_regularization"}.get(term, term)
+    assert (term in losses) == (published_term in norms)
+    if term in losses:
+        losses[term].mean().backward()
+        assert_gradient_norms(nets, norms[published_term])
+
+
+def assert_gradient_norms(nets: SiameseNetworks, expected: dict[str, float | None]) -> None:
     groups = parameter_groups(nets)
-    for group, expected in case["grad_norm_total"].items():
-        norm = expected["norm"]
+    for group, norm in expected.items():
         if norm is None:
             assert all(p.grad is None for p in groups[group]), f"{group} must not learn"
         else:
@@ -126,7 +131,7 @@ def test_losses_and_gradients_are_the_published_ones(
 
 
 def parameter_groups(nets: SiameseNetworks) -> dict[str, list[nn.Parameter]]:
-    """Parameters by the golden files' group names."""
+    """Parameters by the oracle's group names."""
     control, unet = nets.controlnet, nets.unet
     zero = [control.controlnet_down_blocks, control.controlnet_mid_block]
     copied = [control.conv_in, control.down_blocks, control.mid_block, control.time_embedding]
@@ -150,24 +155,15 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     return torch.stack(norms).norm().item()
 
 
-def test_full_size_keys_are_the_published_ones(golden: Path) -> None:
-    known = json.loads((golden / "full_keys.json").read_text(encoding="utf-8"))["keys"]
+def test_full_size_keys_are_the_published_ones() -> None:
     with torch.device("meta"):
-        tensors = {key: torch.empty(value["shape"]) for key, value in known.items()}
-        unet = {
-            key.removeprefix("model.diffusion_model."): value
-            for key, value in tensors.items()
-            if key.startswith("model.diffusion_model.")
-        }
+        tensors = {key: torch.empty(shape) for key, shape in ORACLE.full.items()}
+        unet = under("model.diffusion_model.", tensors)
         shape = read_shape(unet, "SD 1.5")
         module = UNet2DConditionModel(**shape.diffusers_config())
         controlnet = new_controlnet(module, hint_channels=3)
     assert shape == UNetShape((320, 640, 1280, 1280), (True, True, True, False), 2, 768, False)
-    control = {
-        key.removeprefix("control_model."): value
-        for key, value in tensors.items()
-        if key.startswith("control_model.")
-    }
+    control = under("control_model.", tensors)
     for renamed, expected in (
         (unet_to_diffusers(unet, shape, "UNet"), module.state_dict()),
         (control_to_diffusers(control, shape, "ControlNet"), controlnet.state_dict()),
