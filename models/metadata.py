@@ -17,14 +17,20 @@ from .recipe import Recipe
 from .weights import WeightsError
 
 FORMAT_VERSION = 1
-ARCHITECTURES = {"epsilon": "stable-diffusion-v1", "v": "stable-diffusion-v2-768-v"}
+FOLDER_HASH = "diffusers:"  # begins the base hash of a folder: no single file can have it
+SD1_CONTEXT, SD2_CONTEXT = 768, 1024
+# ModelSpec's names of the 2.x base models; there is one of 1.x, whatever it predicts.
+SD1_ARCHITECTURE = "stable-diffusion-v1"
+SD2_ARCHITECTURES = {"epsilon": "stable-diffusion-v2-512", "v": "stable-diffusion-v2-768-v"}
 
 
 @dataclass(frozen=True)
 class SiameseMetadata:
-    """resolution: (width, height) in pixels; base_hash: SHA-256 of the base checkpoint's file.
+    """resolution: (width, height) in pixels.
 
+    base_hash: SHA-256 of the base checkpoint's file, or of a diffusers folder after FOLDER_HASH.
     host: what trained it, "standalone" or "sd-scripts COMMIT".
+    context_dim: width of the base's text embeddings, 768 (1.x) or 1024 (2.x).
     """
 
     recipe: Recipe
@@ -35,12 +41,20 @@ class SiameseMetadata:
     prediction_type: str = "epsilon"
     title: str = "Siamese-Diffusion"
     host: str = "standalone"
+    context_dim: int = SD1_CONTEXT
+
+    @property
+    def architecture(self) -> str:
+        """ModelSpec's name of the base model."""
+        if self.context_dim == SD2_CONTEXT:
+            return SD2_ARCHITECTURES[self.prediction_type]
+        return SD1_ARCHITECTURE
 
     def to_strings(self) -> dict[str, str]:
         width, height = self.resolution
         return {
             "modelspec.sai_model_spec": "1.0.0",
-            "modelspec.architecture": f"{ARCHITECTURES[self.prediction_type]}/siamese",
+            "modelspec.architecture": f"{self.architecture}/siamese",
             "modelspec.implementation": "https://github.com/Qiukunpeng/Siamese-Diffusion",
             "modelspec.title": self.title,
             "modelspec.resolution": f"{width}x{height}",
@@ -71,6 +85,7 @@ def read_metadata(strings: Mapping[str, str], what: str) -> SiameseMetadata | No
                 f"reads up to {FORMAT_VERSION}). Update ComfyUI-Siamese-Diffusion."
             )
         width, height = map(int, strings["siamese.resolution"].split("x"))
+        architecture = strings.get("modelspec.architecture", "").removesuffix("/siamese")
         return SiameseMetadata(
             recipe=Recipe.from_json(strings["siamese.recipe"]),
             resolution=(width, height),
@@ -80,6 +95,7 @@ def read_metadata(strings: Mapping[str, str], what: str) -> SiameseMetadata | No
             prediction_type=strings.get("modelspec.prediction_type", "epsilon"),
             title=strings.get("modelspec.title", ""),
             host=strings.get("siamese.host", "standalone"),
+            context_dim=SD2_CONTEXT if architecture in SD2_ARCHITECTURES.values() else SD1_CONTEXT,
         )
     except (KeyError, ValueError) as error:
         if isinstance(error, WeightsError):

@@ -6,14 +6,20 @@ checkpoints here. Text encoder and autoencoder have their real sizes and random 
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from siamese_diffusion.models.weights import UNET, write_weights
+from siamese_diffusion.training.host import BaseModel, Host
+from siamese_diffusion.training.hosts import choose_host
 from siamese_diffusion.training.ldm_keys import UNetShape, unet_to_ldm
+from siamese_diffusion.training.options import TrainConfig
 from siamese_diffusion.training.sd_scripts import Library
+from small_datasets import config
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -92,3 +98,19 @@ def build_version_two(library: Library) -> dict[str, Tensor]:
         **{f"first_stage_model.{key}": value for key, value in vae.items()},
     }
     return {key: value.half() for key, value in tensors.items()}
+
+
+def make(sd_scripts: Path, folder: Path, base: Path, **flags: object) -> tuple[Host, TrainConfig]:
+    options = {
+        key: flags.pop(key)
+        for key in list(flags)
+        if key not in {item.name for item in fields(TrainConfig)}
+    }
+    settings = config(folder, sd_scripts=sd_scripts, host_options=options, **flags)
+    object.__setattr__(settings, "pretrained_model_name_or_path", base)
+    return choose_host(settings), settings
+
+
+def load(sd_scripts: Path, folder: Path, base: Path, **flags: object) -> BaseModel:
+    host, settings = make(sd_scripts, folder, base, **flags)
+    return host.load_base_model(settings, Accelerator())

@@ -93,8 +93,12 @@ def test_without_an_extension_captions_are_txt_or_caption(
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("shuffle_caption = false", "shuffle_caption = true", "shuffle_caption: no effect"),
-        ("shuffle_caption = false", "color_aug = true", "color_aug: no effect"),
+        (
+            "shuffle_caption = false",
+            "shuffle_caption = true",
+            "shuffle_caption: unknown, or without an effect",
+        ),
+        ("shuffle_caption = false", "color_aug = true", "color_aug: unknown, or without an effect"),
         ("shuffle_caption = false", "random_crops = false", "random_crops"),
         ("num_repeats = 3", 'num_repeats = "3"', "num_repeats"),
         ("num_repeats = 3", "resolution = 5", "resolution"),
@@ -128,8 +132,8 @@ def test_all_mistakes_are_in_one_report(toml: Write, tmp_path: Path) -> None:
     assert "5 problems" in report
     for line in (
         "extra: unknown",
-        "[general]: shuffle_caption, random_crops: no effect on this training",
-        "[[datasets]] 1, subset 1: resolution: no effect",
+        "[general]: shuffle_caption, random_crops: unknown, or without an effect",
+        "[[datasets]] 1, subset 1: resolution: unknown, or without an effect",
         "[[datasets]] 1, subset 1: num_repeats is '3'; expected a number above 0",
         "[[datasets]] 1, subset 2: image_dir is missing",
     ):

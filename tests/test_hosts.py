@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -14,13 +15,14 @@ import pytest
 import torch
 from siamese_diffusion.models.metadata import read_metadata
 from siamese_diffusion.models.weights import Kind, read_weights
+from siamese_diffusion.training.errors import ConfigError
 from siamese_diffusion.training.hosts import choose_host, find_sd_scripts
 from siamese_diffusion.training.options import TrainConfig
 from siamese_diffusion.training.sd_scripts import NEEDED
 from siamese_diffusion.training.sd_scripts_flags import HOST_FLAGS, REFUSED
 from siamese_diffusion.training.train_siamese import main
 from small_datasets import config
-from small_runs import command, losses
+from small_runs import command, losses, metrics
 from tiny_base import write_tiny_base
 from torch import nn
 
@@ -184,13 +186,15 @@ def test_what_is_no_checkpoint_is_refused(
 # How a host is chosen
 
 
-def write_fake(folder: Path, train_util: str = "") -> Path:
+def write_fake(folder: Path, **changed: str) -> Path:
     """A folder that looks like sd-scripts from outside."""
     library = folder / "library"
     library.mkdir(parents=True)
-    for name in ("__init__", *NEEDED):
-        (library / f"{name}.py").touch()
-    (library / "train_util.py").write_text(train_util, encoding="utf-8")
+    for name, functions in {"__init__": (), **NEEDED}.items():
+        text = "".join(f"def {function}(): ...\n" for function in functions)
+        (library / f"{name}.py").write_text(text, encoding="utf-8")
+    for name, text in changed.items():
+        (library / f"{name}.py").write_text(text, encoding="utf-8")
     return folder
 
 
@@ -205,8 +209,13 @@ def test_the_host_is_standalone_unless_sd_scripts_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert choose_host(config(tmp_path)).name == "standalone"
-    monkeypatch.setenv("SD_SCRIPTS_DIR", str(write_fake(tmp_path / "sd-scripts")))
+    folder = write_fake(tmp_path / "sd-scripts")
+    monkeypatch.setenv("SD_SCRIPTS_DIR", str(folder))
+    assert find_sd_scripts(None, None) == folder
     assert choose_host(config(tmp_path, host="standalone")).name == "standalone"
+    monkeypatch.setenv("SD_SCRIPTS_DIR", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"SD_SCRIPTS_DIR: .* is not a checkout"):
+        find_sd_scripts(None, None)
 
 
 @pytest.mark.usefixtures("not_imported")
@@ -241,19 +250,24 @@ def test_another_package_called_library_is_not_taken_for_it(
 
 
 @pytest.mark.parametrize(
-    ("train_util", "expected"),
+    ("module", "text", "expected"),
     [
-        ("import a_package_nobody_has", "a_package_nobody_has is not installed"),
-        ("from library import gone", "cannot be imported"),
-        ("raise OSError('no CUDA')", "OSError: no CUDA"),
-        ("", "version unknown here"),
+        ("train_util", "import a_package_nobody_has", "a_package_nobody_has is not installed"),
+        ("train_util", "from library import gone", "cannot be imported"),
+        ("train_util", "raise OSError('no CUDA')", "OSError: no CUDA"),
+        ("train_util", "", "version unknown here: no library.train_util.add_dataset"),
+        ("__init__", "raise OSError('no CUDA')", "OSError: no CUDA"),
+        ("train_util", "from library import strategy_base", "cannot be imported"),
+        ("sai_model_spec", "from library.strategy_base import a", "version unknown here"),
+        # Its functions are there, but none takes an argument.
+        ("__init__", "", "version unknown here: add_"),
     ],
 )
 def test_a_broken_checkout_is_explained(
-    train_util: str, expected: str, pairs: Path, tmp_path: Path
+    module: str, text: str, expected: str, pairs: Path, tmp_path: Path
 ) -> None:
     """In a process of its own, because a process can import only one `library`."""
-    folder = write_fake(tmp_path / "sd scripts", train_util)
+    folder = write_fake(tmp_path / "sd scripts", **{module: text})
     command = [
         sys.executable, str(ROOT / "training/train_siamese.py"), f"--sd_scripts={folder}",
         "--pretrained_model_name_or_path=base.safetensors", f"--train_data={pairs}",
@@ -324,8 +338,65 @@ def test_without_sd_scripts_nothing_of_it_is_imported(pairs: Path, tmp_path: Pat
     assert result.stdout.strip() == "[] 2"
 
 
-def test_the_documentation_says_what_becomes_of_every_flag() -> None:
+def documented_flags(section: str) -> set[str]:
+    """The flags of a section of docs/sd-scripts.md; of a table, those of the first column."""
     text = (ROOT / "docs/sd-scripts.md").read_text(encoding="utf-8")
-    ours = {item.name for item in fields(TrainConfig) if "group" in item.metadata}
-    for name in ours | HOST_FLAGS | REFUSED.keys():
-        assert f"`--{name}`" in text, name
+    _, _, rest = text.partition(f"### {section}\n")
+    body, _, _ = rest.partition("\n### ")
+    lines = [line.split(" | ")[0] if line.startswith("|") else line for line in body.splitlines()]
+    return set(re.findall(r"`--(\w+)`", "\n".join(lines)))
+
+
+def test_the_documentation_says_what_becomes_of_every_flag() -> None:
+    shared = documented_flags("Same name and meaning")
+    changed = documented_flags("Same name, another default or meaning")
+    ours = documented_flags("Ours")
+    assert not shared & changed and not (shared | changed) & ours
+    flags = {item.name for item in fields(TrainConfig) if "group" in item.metadata}
+    assert shared | changed | ours == flags | {"config_file"}
+    assert documented_flags("Only with sd-scripts as host") == HOST_FLAGS
+
+
+def test_the_documentation_gives_the_reasons_for_what_is_refused() -> None:
+    text = (ROOT / "docs/sd-scripts.md").read_text(encoding="utf-8")
+    table = text.partition("### Refused\n")[2]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    documented = {
+        name: reason.replace("`", "")
+        for names, reason in rows
+        for name in re.findall(r"`--(\w+)`", names)
+    }
+    assert documented == REFUSED
+
+
+def test_the_example_of_the_documentation_trains(
+    host_flags: list[str],
+    base: Path,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (ROOT / "docs/sd-scripts.md").read_text(encoding="utf-8")
+    example = text.partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "polyps.toml").write_text(example, encoding="utf-8")
+    (tmp_path / "polyps").symlink_to(pairs.parent)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--dataset_config=polyps.toml", "--dry_run", *host_flags]
+    assert train(base, None, tmp_path / "out", *flags) == 0
+
+
+def test_masks_and_validation_are_alike(
+    host_flags: list[str], base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    flags = [
+        "--mask_mode=palette", "--validation_split=0.34", "--validate_every_n_steps=2",
+        "--max_train_steps=2", *host_flags,
+    ]  # fmt: skip
+    assert train(base, pairs, tmp_path, *flags) == 0
+    last = metrics(tmp_path)[-1]
+    parts = [value for name, value in last.items() if name.startswith("validation_")]
+    assert last["validation"] == pytest.approx(sum(parts)) and last["validation"] > 0
+    bundle = read_weights(tmp_path / "siamese.safetensors")
+    metadata = read_metadata(bundle.metadata, "bundle")
+    assert metadata is not None
+    assert metadata.mask_classes == {"#000000": "background", "#ffffff": "class 1"}

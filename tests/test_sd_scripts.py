@@ -2,59 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import shutil
+import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from safetensors.torch import save_file
-from sd_scripts_base import SD1, build_version_two
+from sd_scripts_base import SD1, build_vae, build_version_two, load
 from siamese_diffusion.models.metadata import read_metadata
-from siamese_diffusion.models.weights import read_weights, write_weights
+from siamese_diffusion.models.weights import WeightsError, read_weights, write_weights
 from siamese_diffusion.tools.comfy_host import ComfyHost
 from siamese_diffusion.training.checkpoints import RunFolder
+from siamese_diffusion.training.errors import ConfigError
 from siamese_diffusion.training.framing import Framing, bucket_sizes
-from siamese_diffusion.training.host import BaseModel, Host
-from siamese_diffusion.training.hosts import choose_host
+from siamese_diffusion.training.merge_bundle import merge_files
 from siamese_diffusion.training.networks import SiameseNetworks, new_controlnet
-from siamese_diffusion.training.objective import Batch
-from siamese_diffusion.training.options import TrainConfig
-from siamese_diffusion.training.sd_scripts import Library, build_parser
-from siamese_diffusion.training.sd_scripts_flags import HOST_FLAGS, REFUSED
-from siamese_diffusion.training.sd_scripts_host import folder_hash
+from siamese_diffusion.training.sd_scripts import Library, build_parser, commit
+from siamese_diffusion.training.sd_scripts_models import folder_hash
 from siamese_diffusion.training.single_file import load_base_model
 from siamese_diffusion.training.train_siamese import main
-from small_datasets import config
 from small_runs import command, losses
-from torch import Tensor, nn
+from torch import nn
 from workflow_prompts import Prompt, bundle_prompt, image
 
 pytest_plugins = ["sd_scripts_fixtures"]
 CAPTIONS = ["a polyp, (small:1.2)", "", "word " * 120]
-
-
-def make(sd_scripts: Path, folder: Path, base: Path, **flags: object) -> tuple[Host, TrainConfig]:
-    options = {
-        key: flags.pop(key)
-        for key in list(flags)
-        if key not in {item.name for item in fields(TrainConfig)}
-    }
-    settings = config(folder, sd_scripts=sd_scripts, host_options=options, **flags)
-    object.__setattr__(settings, "pretrained_model_name_or_path", base)
-    return choose_host(settings), settings
-
-
-def load(sd_scripts: Path, folder: Path, base: Path, **flags: object) -> BaseModel:
-    host, settings = make(sd_scripts, folder, base, **flags)
-    return host.load_base_model(settings, Accelerator())
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
@@ -111,22 +89,44 @@ def _prompt(bundle: str) -> Prompt:
     return prompt
 
 
+@pytest.mark.parametrize("first", ["standalone", "sd-scripts"])
 def test_a_run_continues_on_the_other_host(
+    first: str,
     runs: dict[str, Path],
     sd_scripts: Path,
     sd_scripts_checkpoint: Path,
     pairs: Path,
     tmp_path: Path,
 ) -> None:
-    flags = ["--max_train_steps=5", "--save_every_n_steps=3"]
+    flags = ["--max_train_steps=5", "--save_every_n_steps=3", "--keep_last_n=9"]
     run = command(sd_scripts_checkpoint, pairs, tmp_path, *flags)
-    assert main([*run, "--host=standalone"]) == 0
+    hosts = ["--host=standalone", f"--sd_scripts={sd_scripts}"]
+    if first == "sd-scripts":
+        hosts.reverse()
+    assert main([*run, hosts[0]]) == 0
     (tmp_path / "siamese.safetensors").unlink()
-    assert main([*run, f"--sd_scripts={sd_scripts}"]) == 0
+    for state in (tmp_path / "state").glob("step*"):
+        if state.name != "step00000003":
+            shutil.rmtree(state)
+    assert main([*run, hosts[1]]) == 0
     expected = read_weights(runs["standalone"] / "siamese.safetensors").tensors
     found = read_weights(tmp_path / "siamese.safetensors").tensors
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_bundles_of_both_merge(
+    runs: dict[str, Path], sd_scripts_checkpoint: Path, tmp_path: Path
+) -> None:
+    merged = []
+    for name, out in runs.items():
+        path = tmp_path / f"{name}.safetensors"
+        merge_files(sd_scripts_checkpoint, out / "siamese.safetensors", path)
+        merged.append(read_weights(path).tensors)
+    first, second = merged
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=1e-4, atol=1e-6)
 
 
 # Models
@@ -209,91 +209,49 @@ def test_clip_skip_and_long_captions(
         torch.testing.assert_close(skipping.encode(CAPTIONS[:1]), expected)
         assert plain.encode(CAPTIONS).shape == (3, 77, 768)
         assert long.encode(CAPTIONS).shape == (3, 152, 768)
+    with pytest.raises(ConfigError, match=r"--clip_skip is 20; .* has 12 layers"):
+        load(sd_scripts, tmp_path, sd_scripts_checkpoint, clip_skip=20)
 
 
-def test_a_pickle_is_not_given_to_sd_scripts(sd_scripts: Path, tmp_path: Path) -> None:
+def test_a_link_into_a_cache_is_loaded(
+    sd_scripts: Path, sd_scripts_checkpoint: Path, tmp_path: Path
+) -> None:
+    """As the Hugging Face cache has them: the file itself has no extension."""
+    (tmp_path / "blob").symlink_to(sd_scripts_checkpoint)
+    (tmp_path / "base.safetensors").symlink_to(tmp_path / "blob")
+    linked = load(sd_scripts, tmp_path, tmp_path / "base.safetensors")
+    assert same(linked.unet, load(sd_scripts, tmp_path, sd_scripts_checkpoint).unet)
+
+
+def test_another_autoencoder(
+    library: Library, sd_scripts: Path, sd_scripts_checkpoint: Path, tmp_path: Path
+) -> None:
+    vae = build_vae()
+    save_file(
+        library.model_util.convert_vae_state_dict(vae.state_dict()), tmp_path / "v.safetensors"
+    )
+    found = load(sd_scripts, tmp_path, sd_scripts_checkpoint, vae=str(tmp_path / "v.safetensors"))
+    assert same(found.autoencoder.module, vae)
+    torch.save({"state_dict": {}}, tmp_path / "v.pt")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for name, message in (
+        ("missing.safetensors", "no such file"),
+        ("v.pt", "can run code"),
+        ("other.safetensors", "sd-scripts cannot load it"),
+    ):
+        with pytest.raises(WeightsError, match=f"{name}: .*{message}"):
+            load(sd_scripts, tmp_path, sd_scripts_checkpoint, vae=str(tmp_path / name))
+
+
+def test_what_is_no_base_model(sd_scripts: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "base.ckpt")
-    with pytest.raises(ValueError, match="can run code"):
-        load(sd_scripts, tmp_path, tmp_path / "base.ckpt")
+    (tmp_path / "folder").mkdir()
+    for name, message in (("base.ckpt", "can run code"), ("folder", "not a Stable Diffusion")):
+        with pytest.raises(WeightsError, match=message):
+            load(sd_scripts, tmp_path, tmp_path / name)
 
 
 # Its options
-
-
-def batch(count: int = 64) -> Batch:
-    values = torch.Generator().manual_seed(0)
-    latents = torch.randn(count, 4, 8, 8, generator=values)
-    return Batch(
-        latents=latents,
-        noise=torch.randn(latents.shape, generator=values),
-        timesteps=torch.arange(count),
-        text=torch.zeros(count, 77, 8),
-        mask=torch.zeros(count, 1, 64, 64),
-        image=torch.zeros(count, 3, 64, 64),
-    )
-
-
-def test_noise_options_depend_on_seed_and_step_alone(sd_scripts: Path, tmp_path: Path) -> None:
-    whole = batch()
-    plain, _ = make(sd_scripts, tmp_path, tmp_path)
-    assert plain.vary(whole, 1, 2) is whole
-    host, _ = make(sd_scripts, tmp_path, tmp_path, noise_offset=2.0, multires_noise_iterations=2)
-    torch.manual_seed(5)
-    random.seed(5)
-    first = host.vary(whole, 1, 2)
-    after = torch.rand(1), random.random()
-    torch.manual_seed(5)
-    random.seed(5)
-    assert (torch.rand(1), random.random()) == after  # the global generators are as they were
-    again, other = host.vary(whole, 1, 2), host.vary(whole, 1, 3)
-    assert torch.equal(first.noise, again.noise)
-    assert torch.equal(first.timesteps, again.timesteps)
-    assert not torch.equal(first.noise, other.noise)
-    # Noise offset: the mean of a channel has a variance of its own, 2 squared.
-    offset, _ = make(sd_scripts, tmp_path, tmp_path, noise_offset=2.0)
-    means = offset.vary(whole, 1, 2).noise.mean((2, 3))
-    assert 1.6 < means.std() < 2.4
-    assert whole.noise.mean((2, 3)).std() < 0.2
-
-
-def test_the_timestep_range(sd_scripts: Path, tmp_path: Path) -> None:
-    host, _ = make(sd_scripts, tmp_path, tmp_path, min_timestep=100, max_timestep=110)
-    timesteps = torch.cat([host.vary(batch(), 0, step).timesteps for step in range(4)])
-    assert set(timesteps.tolist()) == set(range(100, 110))
-
-
-def closed_form_snr(timesteps: Tensor) -> Tensor:
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    signal = (1 - betas).cumprod(0)[timesteps]
-    return signal / (1 - signal)
-
-
-@pytest.mark.parametrize("v_parameterization", [False, True])
-def test_min_snr_weights_the_loss(
-    v_parameterization: bool, sd_scripts: Path, tmp_path: Path
-) -> None:
-    timesteps = torch.tensor([0, 10, 300, 700, 999])
-    plain, _ = make(sd_scripts, tmp_path, tmp_path)
-    assert plain.loss_weight(timesteps) is None
-    host, _ = make(
-        sd_scripts, tmp_path, tmp_path, min_snr_gamma=5.0, v_parameterization=v_parameterization
-    )
-    snr = closed_form_snr(timesteps)
-    expected = snr.clamp(max=5) / (snr + v_parameterization)
-    weight = host.loss_weight(timesteps)
-    assert weight is not None
-    torch.testing.assert_close(weight.double(), expected, rtol=1e-3, atol=1e-5)
-
-
-def test_options_that_do_not_go_together_are_refused(
-    sd_scripts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    needed = ["--pretrained_model_name_or_path=a", "--train_data=b", "--output_dir=c"]
-    flags = ["--adaptive_noise_scale=0.1", f"--sd_scripts={sd_scripts}"]
-    assert main([*needed, *flags]) == 2
-    message = capsys.readouterr().err
-    assert "adaptive_noise_scale requires noise_offset" in message
-    assert message.isascii()
 
 
 def test_weighted_losses_train_but_are_shown_unweighted(
@@ -345,18 +303,26 @@ def test_buckets_are_its_buckets(
         assert framing.training_size(picture) == manager.select_bucket(*picture)[0]
 
 
-def test_every_flag_of_its_is_the_same_taken_or_refused(library: Library) -> None:
-    theirs = {action.dest for action in build_parser(library)._actions}
-    theirs |= {"console_log_level", "console_log_file", "console_log_simple"}
-    ours = {item.name for item in fields(TrainConfig)} | {"config_file"}
-    assert theirs - ours - HOST_FLAGS - REFUSED.keys() == set()
-    assert theirs >= HOST_FLAGS
-    assert not HOST_FLAGS & REFUSED.keys() and not ours & (HOST_FLAGS | REFUSED.keys())
-
-
-def test_importing_it_leaves_this_process_alone(library: Library, sd_scripts: Path) -> None:
-    assert str(sd_scripts) not in sys.path
-    assert not any(type(handler).__name__ == "RichHandler" for handler in logging.root.handlers)
-    assert "pytorch_lightning" not in sys.modules or str(sd_scripts) not in str(
-        sys.modules["pytorch_lightning"].__file__
+def test_importing_it_leaves_a_process_alone(sd_scripts: Path) -> None:
+    """In a process of its own: pytest has given this one's root logger handlers."""
+    code = (
+        "import logging, sys\n"
+        "from pathlib import Path\n"
+        "from siamese_diffusion.training.sd_scripts import build_parser, load_library\n"
+        "before = [*sys.path], logging.root.level, [*logging.root.handlers]\n"
+        "build_parser(load_library(Path(sys.argv[1])))\n"
+        "assert before == (sys.path, logging.root.level, logging.root.handlers)\n"
+        "stub = sys.modules.get('pytorch_lightning')\n"
+        "assert stub is None or sys.argv[1] not in stub.__file__\n"
     )
+    command = [sys.executable, "-c", code, str(sd_scripts)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+
+
+def test_its_commit_is_recorded(sd_scripts: Path) -> None:
+    git = ["git", "-C", str(sd_scripts), "rev-parse", "HEAD"]
+    result = subprocess.run(git, capture_output=True, text=True, check=False)
+    if result.returncode:
+        pytest.skip(f"{sd_scripts} is no clone")
+    assert commit(sd_scripts) == result.stdout[:8]

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from .errors import ConfigError
 from .hosts import find_sd_scripts
 from .options import TrainConfig
-from .sd_scripts_flags import HOST_FLAGS, REFUSED, refuse
+from .sd_scripts_flags import HOST_FLAGS, is_off, refuse
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,6 +23,7 @@ EPILOG = """\
 example:
   python training/train_siamese.py --pretrained_model_name_or_path v1-5-pruned.safetensors \\
       --train_data data/prompt.jsonl --output_dir runs/polyps
+Defaults are the published code's or sd-scripts' where the text says so, and our own elsewhere.
 Give the same command again to resume a run that was stopped. With sd-scripts as host flags of its
 own work too: see docs/sd-scripts.md.
 """
@@ -81,14 +82,14 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     path = path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"--config_file {path}: {error}") from error
     flat: dict[str, Any] = {}
     for name, value in content.items():
         flat |= value if isinstance(value, dict) else {name: value}
-    refuse([name for name, value in flat.items() if value], f"--config_file {path}: ")
-    flat = {name: value for name, value in flat.items() if name not in REFUSED}  # switched off
+    flat = {name: value for name, value in flat.items() if not is_off(name, value)}
+    refuse([*flat], f"--config_file {path}: ")
     hints = get_type_hints(TrainConfig)
     values, theirs, problems = {}, {}, []
     for name, value in flat.items():
@@ -113,6 +114,8 @@ def _convert(value: Any, hint: Any) -> Any:
             raise TypeError(value)
         return value
     if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise TypeError(value)
         return tuple(kind(item) for item in value)
     if kind is int and not isinstance(value, int):
         raise TypeError(value)
@@ -173,6 +176,6 @@ def _value_type(hint: Any) -> Any:
 
 
 def _type_name(hint: Any) -> str:
-    return {int: "integer", float: "number", str: "text", bool: "true or false"}.get(
-        _value_type(hint), "path"
-    )
+    names = {int: "integer", float: "number", str: "text", bool: "true or false"}
+    name = names.get(_value_type(hint), "path")
+    return f"list of {name}s" if get_origin(hint) is tuple else name

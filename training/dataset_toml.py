@@ -1,4 +1,4 @@
-"""sd-scripts' dataset configuration (`--dataset_config` there, `--train_data` here)."""
+"""sd-scripts' dataset configuration (`--dataset_config`)."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ HARMLESS = {
     "debug_dataset",
     "keep_tokens",
     "keep_tokens_separator",
+    "network_multiplier",
     "token_warmup_min",
     "validation_seed",
 }
@@ -149,8 +150,8 @@ def check_table(where: str, table: Any, allowed: Set[str], problems: list[str]) 
     refused = [key for key in used if key not in allowed]
     if refused:
         problems.append(
-            f"{where}: {', '.join(refused)}: no effect on this training; remove (understood here: "
-            f"{', '.join(sorted(allowed))})"
+            f"{where}: {', '.join(refused)}: unknown, or without an effect on this training; "
+            f"correct or remove (understood here: {', '.join(sorted(allowed))})"
         )
     good = {}
     for key in used.keys() & allowed:

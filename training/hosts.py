@@ -11,11 +11,12 @@ from .host import Host
 from .options import TrainConfig
 
 VARIABLE = "SD_SCRIPTS_DIR"
-# `library` is a common name: kohya's has all of these.
-MARKERS = ("train_util.py", "config_util.py", "strategy_sd.py", "sai_model_spec.py")
+TESTED = "v0.10.1"  # the version that this is written against
+# `library` is a common name: kohya's has had all of these for years.
+MARKERS = ("train_util.py", "config_util.py", "model_util.py", "custom_train_functions.py")
 ADVICE = (
-    "Get it with `git clone https://github.com/kohya-ss/sd-scripts`, and give its folder with "
-    f"--sd_scripts or {VARIABLE}."
+    f"Get it with `git clone --branch {TESTED} https://github.com/kohya-ss/sd-scripts`, and give "
+    f"its folder with --sd_scripts or {VARIABLE}."
 )
 
 

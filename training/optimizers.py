@@ -41,10 +41,9 @@ def make_optimizer(
     `arguments` are sd-scripts' `key=value` pairs. Raises ConfigError saying what is known, what to
     install, or which argument the optimizer does not take.
     """
-    module, kind, package, defaults = OPTIMIZERS.get(name.lower(), (None, name, "", {}))
+    module, kind, _, defaults = OPTIMIZERS.get(name.lower(), (None, name, "", {}))
     if module is None:
         module, _, kind = name.rpartition(".")
-        package = module.partition(".")[0]
     if not module:
         raise ConfigError(
             f"--optimizer_type is {name!r}; known are {', '.join(OPTIMIZERS)} and full paths such "
@@ -53,14 +52,19 @@ def make_optimizer(
     try:
         factory = getattr(importlib.import_module(module), kind)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"--optimizer_type {name}: {error}. Install it: pip install {package}"
-        ) from error
+        raise ConfigError(f"--optimizer_type {name}: {error}{package_advice(name)}") from error
     options = {**defaults, **parse_arguments(arguments)}
     try:
         return factory(parameters, lr=learning_rate, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"--optimizer_args: {name} says: {error}") from error
+
+
+def package_advice(name: str) -> str:
+    """The end of a message about an optimizer that cannot be imported."""
+    known = OPTIMIZERS.get(name.lower())
+    package = known[2] if known else name.partition(".")[0]
+    return f". Install it: pip install {package}"
 
 
 def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:

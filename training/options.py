@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,9 @@ class TrainConfig:
         "its schedules (published: constant)",
         "constant",
     )
-    lr_warmup_steps: int = option("training", "steps over which the learning rate rises", 0)
+    lr_warmup_steps: float = option(
+        "training", "steps over which the learning rate rises; below 1: their share of all steps", 0
+    )
     max_grad_norm: float = option(
         "training", "clip the gradient's norm; 0: never (published: never)", 0.0
     )
@@ -264,13 +266,41 @@ class TrainConfig:
                 raise ConfigError(f"--{name} is {getattr(self, name)}; it must be in 0..1.")
         if not 0 <= self.validation_split < 1:
             raise ConfigError(f"--validation_split is {self.validation_split}; it must be in 0..1.")
+        self._check_choices()
+        self._check_warmup()
         self.framing()  # raises for a bad --resolution and bad buckets
+
+    def _check_choices(self) -> None:
+        """A --config_file may hold any text."""
+        for item in fields(self):
+            value, choices = getattr(self, item.name), item.metadata.get("choices")
+            if choices and value is not None and value not in choices:
+                raise ConfigError(
+                    f"--{item.name} is {value!r}; it must be one of {', '.join(choices)}."
+                )
+
+    def _check_warmup(self) -> None:
+        if self.lr_warmup_steps < 0:
+            raise ConfigError(
+                f"--lr_warmup_steps is {self.lr_warmup_steps}; it must not be below 0."
+            )
+        if self.lr_warmup_steps and self.lr_scheduler == "constant":
+            raise ConfigError(
+                "--lr_warmup_steps has no effect with --lr_scheduler constant; use "
+                "constant_with_warmup."
+            )
 
     def _strip_paths(self) -> None:
         """Blanks at the ends of a path are a slip of copy and paste."""
         for name, value in list(vars(self).items()):
             if isinstance(value, Path):
                 object.__setattr__(self, name, Path(str(value).strip()))
+
+    @property
+    def warmup_steps(self) -> int:
+        """`lr_warmup_steps` as a number of steps."""
+        share = self.lr_warmup_steps < 1
+        return int(self.lr_warmup_steps * (self.max_train_steps if share else 1))
 
     @property
     def size(self) -> tuple[int, int]:

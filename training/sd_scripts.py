@@ -1,4 +1,4 @@
-"""kohya-ss sd-scripts: the only module that imports its `library`. Written against v0.10.1."""
+"""kohya-ss sd-scripts: the only module that imports its `library`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
+from .hosts import TESTED
 
 Library = Any  # the package `library`, its modules as attributes
-TESTED = "v0.10.1"
 # What is called, by module.
 NEEDED = {
     "config_util": ("BlueprintGenerator", "ConfigSanitizer", "add_config_arguments"),
@@ -28,6 +28,7 @@ NEEDED = {
         "scale_v_prediction_loss_like_noise_prediction",
     ),
     "deepspeed_utils": ("add_deepspeed_arguments",),
+    "model_util": ("load_models_from_stable_diffusion_checkpoint", "load_vae"),
     "sai_model_spec": ("add_model_spec_arguments",),
     "strategy_sd": ("SdTextEncodingStrategy", "SdTokenizeStrategy"),
     "train_util": (
@@ -53,13 +54,15 @@ def load_library(folder: Path) -> Library:
     With its root on sys.path its `pytorch_lightning` stub would hide the real one. Raises
     ConfigError for missing dependencies, for another version, and for another `library`.
     """
-    _enter_package(folder / "library")
     with _root_logger_kept():
-        for name in NEEDED:
-            try:
+        try:
+            _enter_package(folder / "library")
+            for name in NEEDED:
                 importlib.import_module(f"library.{name}")
-            except Exception as error:  # whatever a broken checkout or environment raises
-                raise ConfigError(_cannot_import(folder, error)) from error
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever a broken checkout or environment raises
+            raise ConfigError(_cannot_import(folder, error)) from error
     missing = [
         f"library.{name}.{function}"
         for name, functions in NEEDED.items()
@@ -67,7 +70,7 @@ def load_library(folder: Path) -> Library:
         if not hasattr(sys.modules[f"library.{name}"], function)
     ]
     if missing:
-        raise ConfigError(_another_version(folder, ", ".join(missing)))
+        raise ConfigError(_another_version(folder, f"no {', '.join(missing)}"))
     return sys.modules["library"]
 
 
@@ -107,7 +110,7 @@ def _root_logger_kept() -> Iterator[None]:
 def _cannot_import(folder: Path, error: Exception) -> str:
     missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
     if missing.startswith("library"):
-        return _another_version(folder, missing)
+        return _another_version(folder, f"no {missing}")
     what = f"{missing} is not installed" if missing else f"{type(error).__name__}: {error}"
     return (
         f"sd-scripts in {folder} cannot be imported: {what}. Install what it needs, in its folder: "
@@ -115,18 +118,30 @@ def _cannot_import(folder: Path, error: Exception) -> str:
     )
 
 
-def _another_version(folder: Path, missing: str) -> str:
+def _another_version(folder: Path, problem: str) -> str:
     return (
-        f"sd-scripts in {folder} is of a version unknown here: no {missing}. Use {TESTED} "
+        f"sd-scripts in {folder} is of a version unknown here: {problem}. Use {TESTED} "
         f"(git checkout {TESTED}), or --host standalone."
     )
 
 
 def build_parser(library: Library) -> argparse.ArgumentParser:
-    """sd-scripts' own flags, as its train_control_net.py has them, and ModelSpec's."""
+    """sd-scripts' own flags, as its train_control_net.py has them, and ModelSpec's.
+
+    Raises ConfigError for a version whose functions take other arguments.
+    """
     parser = argparse.ArgumentParser(
         prog="train_siamese.py", usage="see docs/sd-scripts.md", add_help=False, allow_abbrev=False
     )
+    try:
+        _add_flags(library, parser)
+    except TypeError as error:
+        folder = Path(library.__path__[0]).parent
+        raise ConfigError(_another_version(folder, str(error))) from error
+    return parser
+
+
+def _add_flags(library: Library, parser: argparse.ArgumentParser) -> None:
     library.train_util.add_sd_models_arguments(parser)
     library.train_util.add_dataset_arguments(parser, False, True, True)
     library.train_util.add_training_arguments(parser, False)
@@ -135,7 +150,6 @@ def build_parser(library: Library) -> argparse.ArgumentParser:
     library.config_util.add_config_arguments(parser)
     library.custom_train_functions.add_custom_train_arguments(parser)
     library.sai_model_spec.add_model_spec_arguments(parser)
-    return parser
 
 
 def parse_flags(folder: Path, words: Sequence[str], from_file: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,9 +159,10 @@ def parse_flags(folder: Path, words: Sequence[str], from_file: Mapping[str, Any]
     """
     before: list[str] = []
     for name, value in from_file.items():
-        if value is not False:
-            values = value if isinstance(value, list) else [] if value is True else [value]
-            before += [f"--{name}", *map(str, values)]
+        if isinstance(value, list):
+            before += [f"--{name}", *map(str, value)]
+        else:
+            before.append(f"--{name}" if value is True else f"--{name}={value}")
     everything = [*before, *words]
     given = vars(build_parser(load_library(folder)).parse_args(everything))
     names = [word.partition("=")[0][2:] for word in everything if word.startswith("--")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from .errors import ConfigError
 
@@ -122,6 +123,48 @@ _REASONS = {
     ),
 }
 REFUSED = {name: reason for reason, names in _REASONS.items() for name in names.split()}
+
+# Of those, sd-scripts' defaults that are more than "off": its --output_config writes them all.
+DEFAULTS = {
+    "caption_extension": ".caption",
+    "caption_separator": ",",
+    "dataset_repeats": 1,
+    "dynamo_backend": "inductor",
+    "huber_c": 0.1,
+    "huber_scale": 1.0,
+    "huber_schedule": "snr",
+    "loss_type": "l2",
+    "max_data_loader_n_workers": 8,
+    "sample_sampler": "ddim",
+    "save_model_as": "safetensors",
+    "token_warmup_min": 1,
+    "vae_batch_size": 1,
+    "zero_stage": 2,
+}
+# Flags that only have an effect beside another.
+NEEDS = {
+    "multires_noise_discount": "multires_noise_iterations",
+    "noise_offset_random_strength": "noise_offset",
+}
+# Flags of the learning rate, by the schedules that read them.
+SCHEDULE_FLAGS = {
+    "lr_decay_steps": ("warmup_stable_decay",),
+    "lr_scheduler_min_lr_ratio": ("cosine_with_min_lr", "warmup_stable_decay"),
+    "lr_scheduler_num_cycles": (
+        "cosine_with_restarts",
+        "cosine_with_min_lr",
+        "warmup_stable_decay",
+    ),
+    "lr_scheduler_power": ("polynomial",),
+    "lr_scheduler_timescale": ("inverse_sqrt",),
+}
+
+
+def is_off(name: str, value: Any) -> bool:
+    """Whether a flag of sd-scripts in a file is as if it were not there."""
+    if name in REFUSED:
+        return not value or DEFAULTS.get(name) == value
+    return name in HOST_FLAGS and not value
 
 
 def refuse(names: Sequence[str], where: str = "") -> None:

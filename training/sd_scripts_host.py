@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,27 +15,27 @@ from accelerate import Accelerator
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from transformers import CLIPTextModel
 
 from ..models.metadata import file_hash
-from ..models.weights import UNET, Kind, WeightsError, check_kind, identify, read_shapes
 from .dataset_toml import FLAGS, FOLDERS, SUBSET_KEYS, Table, check_table
 from .errors import ConfigError
 from .host import BaseModel
 from .ldm_keys import read_diffusers_shape
 from .objective import Batch
+from .optimizers import package_advice, parse_arguments
 from .options import TrainConfig
 from .order import generator
 from .schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
 from .sd_scripts import Library, build_parser, commit, english, load_library
+from .sd_scripts_flags import NEEDS, SCHEDULE_FLAGS
+from .sd_scripts_models import V2_CONTEXT, context_dim, folder_hash, load_parts
 from .single_file import KLAutoencoder, load_checked, load_tokenizer
 
 KNOWN_KEYS = FLAGS.keys() | SUBSET_KEYS | FOLDERS
 NOISE_FLAGS = ("noise_offset", "multires_noise_iterations", "min_timestep", "max_timestep")
-V2_CONTEXT = 1024
 ANY_CAPTION = ""  # where nobody chose an extension: .txt and .caption
-CONTEXT_KEY = UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
 
 
 class SdScripts:
@@ -49,6 +47,8 @@ class SdScripts:
         self._library = load_library(folder)
         self._parser = build_parser(self._library)
         self._options = self._namespace(config)
+        self._refuse_idle(config)
+        self._check_timesteps()
         self._schedule = DDPMScheduler(
             TIMESTEPS, BETA_START, BETA_END, beta_schedule="scaled_linear", clip_sample=False
         )
@@ -61,12 +61,45 @@ class SdScripts:
         args.caption_extension = ANY_CAPTION
         for name, value in {**vars(config), **config.host_options}.items():
             setattr(args, name, _plain(value))
+        args.lr_warmup_steps = config.warmup_steps
+        # What its checks would otherwise set, with a warning each time.
+        args.cache_latents = True
+        args.sample_every_n_steps = config.sample_every_n_steps or None
         try:
             self._library.train_util.verify_training_args(args)
             self._library.train_util.prepare_dataset_args(args, True)
         except (ValueError, AssertionError) as error:
             raise ConfigError(f"sd-scripts refuses these flags: {english(error)}") from error
         return args
+
+    def _refuse_idle(self, config: TrainConfig) -> None:
+        """Raise ConfigError for options that have no effect beside the others."""
+        options = self._options
+        given = {
+            name
+            for name, value in config.host_options.items()
+            if value != self._parser.get_default(name)
+        }
+        for name in sorted(given):
+            needed = NEEDS.get(name)
+            if needed and not getattr(options, needed):
+                raise ConfigError(f"--{name} has no effect without --{needed}.")
+            schedules = SCHEDULE_FLAGS.get(name, ())
+            schedule = options.lr_scheduler_type or options.lr_scheduler
+            if schedules and schedule not in schedules:
+                raise ConfigError(
+                    f"--{name} has no effect on the schedule {schedule}; it is for "
+                    f"{', '.join(schedules)}."
+                )
+
+    def _check_timesteps(self) -> None:
+        first = self._options.min_timestep or 0
+        end = TIMESTEPS if self._options.max_timestep is None else self._options.max_timestep
+        if not 0 <= first < end <= TIMESTEPS:
+            raise ConfigError(
+                f"--min_timestep {first} and --max_timestep {end}: expected 0 <= min < max <= "
+                f"{TIMESTEPS}."
+            )
 
     def resolve_subsets(self, content: Table, problems: list[str]) -> dict[str, Table]:
         config_util = self._library.config_util
@@ -90,15 +123,7 @@ class SdScripts:
         path = config.pretrained_model_name_or_path
         args = self._namespace(config)
         args.v2 = context_dim(path) == V2_CONTEXT
-        try:
-            text_encoder, vae, unet, _ = self._library.train_util.load_target_model(
-                args, torch.float32, accelerator, unet_use_linear_projection_in_v2=True
-            )
-        except Exception as error:
-            raise WeightsError(
-                f"{path}: sd-scripts cannot load it ({english(error)}). Use a full Stable "
-                "Diffusion 1.x or 2.x checkpoint, or --host standalone."
-            ) from error
+        text_encoder, vae, unet = load_parts(self._library, args, path, accelerator)
         weights = unet.state_dict()
         shape = read_diffusers_shape(weights)
         module = UNet2DConditionModel(**shape.diffusers_config())
@@ -123,20 +148,32 @@ class SdScripts:
                 f"--optimizer_type {config.optimizer_type}: schedule-free optimizers are not "
                 "supported; use another, with --lr_scheduler."
             )
+        parse_arguments(config.optimizer_args)  # whose message says which one is wrong
         try:
             optimizer = train_util.get_optimizer(args, parameters)[-1]
         except Exception as error:
+            install = (
+                package_advice(config.optimizer_type) if isinstance(error, ImportError) else ""
+            )
             raise ConfigError(
-                f"--optimizer_type {args.optimizer_type}: {english(error)}"
+                f"--optimizer_type {args.optimizer_type}: {english(error)}{install}"
             ) from error
+        return optimizer, self._make_schedule(args, optimizer)
+
+    def _make_schedule(self, args: argparse.Namespace, optimizer: Optimizer) -> LRScheduler:
+        given = "lr_scheduler_type" if args.lr_scheduler_type else "lr_scheduler"
+        name = f"--{given} {getattr(args, given)}"
         try:
             # One step of the schedule for each step of the optimizer, however many processes.
-            return optimizer, train_util.get_scheduler_fix(args, optimizer, num_processes=1)
+            schedule = self._library.train_util.get_scheduler_fix(args, optimizer, num_processes=1)
         except Exception as error:
-            raise ConfigError(f"--lr_scheduler {args.lr_scheduler}: {english(error)}") from error
+            raise ConfigError(f"{name}: {english(error)}") from error
+        if isinstance(schedule, ReduceLROnPlateau):
+            raise ConfigError(f"{name}: needs a loss to watch at every step; use another schedule.")
+        return schedule
 
     def vary(self, batch: Batch, seed: int, step: int) -> Batch:
-        if all(getattr(self._options, name) is None for name in NOISE_FLAGS):
+        if not any(getattr(self._options, name) for name in NOISE_FLAGS):
             return batch
         with seeded(seed, step):
             noise, _, timesteps = self._library.train_util.get_noise_noisy_latents_and_timesteps(
@@ -176,6 +213,12 @@ class SdTextEncoder:
     """sd-scripts' tokenizing and text encoding: clip skip, and captions of 150 or 225 tokens."""
 
     def __init__(self, library: Library, module: CLIPTextModel, args: argparse.Namespace) -> None:
+        layers = module.config.num_hidden_layers
+        if args.clip_skip is not None and not 1 <= args.clip_skip <= layers:
+            raise ConfigError(
+                f"--clip_skip is {args.clip_skip}; this base model's text encoder has {layers} "
+                "layers."
+            )
         self.module = module
         self.settings = f"clip_skip={args.clip_skip} max_token_length={args.max_token_length}"
         folder = args.tokenizer_cache_dir
@@ -227,39 +270,3 @@ def seeded(seed: int, step: int) -> Iterator[None]:
             yield
         finally:
             random.setstate(state)
-
-
-def context_dim(path: Path) -> int:
-    """768 for Stable Diffusion 1.x, 1024 for 2.x, from a checkpoint's header or a folder's config.
-
-    Raises WeightsError for anything else; for pickles too, which sd-scripts would load unprotected.
-    """
-    if path.is_dir():
-        return _folder_context_dim(path)
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such checkpoint, nor a folder in diffusers layout.")
-    if path.suffix != ".safetensors":
-        raise WeightsError(
-            f"{path}: sd-scripts would load this file in a way that can run code inside it. "
-            "Convert it to .safetensors, or use --host standalone."
-        )
-    shapes = read_shapes(path)
-    check_kind(path, identify(shapes), (Kind.SD1, Kind.SD2, Kind.MERGED))
-    return shapes[CONTEXT_KEY][1]
-
-
-def _folder_context_dim(path: Path) -> int:
-    try:
-        config = json.loads((path / "unet/config.json").read_text(encoding="utf-8"))
-        return int(config["cross_attention_dim"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"{path}: not a Stable Diffusion 1.x or 2.x model in diffusers layout ({error})."
-        ) from error
-
-
-def folder_hash(path: Path) -> str:
-    """SHA-256 over the names and hashes of a diffusers folder's weight files."""
-    files = sorted([*path.rglob("*.safetensors"), *path.rglob("*.bin")])
-    lines = [f"{file.relative_to(path).as_posix()} {file_hash(file)}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

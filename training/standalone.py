@@ -43,7 +43,7 @@ class Standalone:
             config.optimizer_type, config.optimizer_args, parameters, config.learning_rate
         )
         return optimizer, make_scheduler(
-            config.lr_scheduler, optimizer, config.lr_warmup_steps, config.max_train_steps
+            config.lr_scheduler, optimizer, config.warmup_steps, config.max_train_steps
         )
 
     def vary(self, batch: Batch, _seed: int, _step: int) -> Batch:
