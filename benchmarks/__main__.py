@@ -23,6 +23,7 @@ from .settings import measure_settings
 from .step import measure_step
 from .workload import NANO, SD15, TINY, Scale
 
+THREADS = 2  # of the CPU, on any machine: the ratios are to be comparable
 CPU_SCALE = Scale("nano SD 1.5", NANO, batch=5, pixels=128, rounds=9)
 SAMPLING_SCALE = replace(CPU_SCALE, batch=1, rounds=3)
 GPU_SCALE = Scale("SD 1.5", SD15, batch=10, pixels=384, rounds=9)
@@ -71,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--batch {arguments.batch}: must be a multiple of 5, of which 1 is augmented")
     if arguments.tiny and not arguments.out:
         parser.error("--tiny needs --out: its results must not replace real ones")
+    torch.set_num_threads(THREADS)
     for name in arguments.names or BENCHMARKS:
         scale, measure = BENCHMARKS[name]
         scale = TINY_SCALE if arguments.tiny else scale
