@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 from siamese_diffusion.models.weights import Kind, read_weights
-from siamese_diffusion.tools import demo, pairs
+from siamese_diffusion.tools import demo, dsb2018, pairs
+from siamese_diffusion.tools.comfy_host import ROOT
 
 COUNT = 24
+WORKFLOWS = ROOT / "workflows"
 
 
 def made(size: int, seed: int = 0) -> list[tuple[pairs.Bytes, pairs.Bools]]:
@@ -104,6 +108,75 @@ def test_demo_patches_the_workflow_by_node_class() -> None:
         demo.patch_prompt(prompt, {"SaveImage": {}})
     with pytest.raises(demo.DemoError, match=r"no input \['steps'\]"):
         demo.patch_prompt(prompt, {"SiameseSampler": {"steps": 3}})
+
+
+def test_demo_changes_nothing_of_the_shipped_workflow_but_files_and_settings(
+    tmp_path: Path,
+) -> None:
+    shipped = json.loads((WORKFLOWS / "api" / "siamese_mask_to_image.json").read_text("utf-8"))
+    prompt = demo.Demo(tmp_path, demo.Settings(sampling_steps=7, cfg=3.5)).prompt(5)
+    changed = {
+        (node["class_type"], name): value
+        for key, node in prompt.items()
+        for name, value in node["inputs"].items()
+        if value != shipped[key]["inputs"][name]
+    }
+    assert changed == {
+        ("LoadImageMask", "image"): "demo_mask_05.png",
+        ("SiameseSampler", "seed"): 5,
+        ("SiameseSampler", "steps"): 7,
+        ("SiameseSampler", "cfg"): 3.5,
+        ("SaveImage", "filename_prefix"): "demo/siamese",
+    }
+    inputs = {key: node["inputs"].keys() for key, node in prompt.items()}
+    assert inputs == {key: node["inputs"].keys() for key, node in shipped.items()}
+
+
+def test_demo_puts_its_files_under_the_names_that_the_template_has(tmp_path: Path) -> None:
+    made = demo.Demo(tmp_path, demo.Settings(size=64, train_pairs=1, test_masks=2))
+    made.make_pairs()
+    for _ in range(2):  # a second demo finds those of the first
+        made.place_files()
+    made.base.write_text("base")
+    made.bundle.write_text("bundle")
+    graph = json.loads((WORKFLOWS / "siamese_mask_to_image.json").read_text("utf-8"))
+    values = {node["type"]: node.get("widgets_values") for node in graph["nodes"]}
+    checkpoint = made.host.models / "checkpoints" / values["CheckpointLoaderSimple"][0]
+    bundle = made.host.models / "controlnet" / values["SiameseBundleLoader"][0]
+    mask = made.host.input / values["LoadImageMask"][0]
+    assert (checkpoint.read_text(), bundle.read_text()) == ("base", "bundle")
+    first = min((made.test / "masks").iterdir())
+    assert mask.read_bytes() == first.read_bytes()
+
+
+def test_last_line_of_the_demo_serves_its_folder_and_workflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "OUTPUT", tmp_path / "the demo")
+    monkeypatch.setattr(demo.Demo, "run", lambda _: True)
+    assert demo.main([]) == 0
+    *command, folder, flag, workflow = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert command == [sys.executable, "-m", "siamese_diffusion.tools.comfy_host", "--base"]
+    assert Path(folder) == tmp_path / "the demo" / "comfyui"
+    assert (flag, (WORKFLOWS / f"{workflow}.json").is_file()) == ("--workflow", True)
+
+
+def test_a_real_dataset_that_is_missing_or_wrong_is_an_error_of_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [f"--{name}={tmp_path / name}" for name in ("base", "bundle", "out")]
+    pairs_file = tmp_path / "prompt.jsonl"
+    assert dsb2018.main([str(pairs_file), *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert str(pairs_file) in line
+    pairs_file.write_text("no JSON")
+    assert dsb2018.main([str(pairs_file), *flags]) == 2
+    assert "line 1: not JSON" in capsys.readouterr().err
+    pairs_file.write_text('{"source": "mask.png", "target": "image.png", "prompt": ""}')
+    assert dsb2018.main([str(pairs_file), *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "base") in line
 
 
 def test_demo_keeps_its_folder_until_settings_change(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@
 
 As a command it serves the page until Ctrl-C:
 
-    python -m siamese_diffusion.tools.comfy_host --base folder
+    python -m siamese_diffusion.tools.comfy_host --base folder [--workflow NAME]
 """
 
 from __future__ import annotations
@@ -30,15 +30,8 @@ PYTHON = ROOT / ".venv" / "bin" / "python"
 COMFYUI = ROOT / ".venv" / "comfyui"
 PACK_NAME = "ComfyUI-Siamese-Diffusion"
 FOLDERS = (
-    "custom_nodes",
-    "input",
-    "output",
-    "user",
-    "temp",
-    "models/checkpoints",
-    "models/controlnet",
-    "models/loras",
-    "models/vae",
+    *("custom_nodes", "input", "output", "temp", "user"),
+    *("models/checkpoints", "models/controlnet", "models/loras", "models/vae"),
 )
 POLL_SECONDS = 0.1
 LOG_TAIL_LINES = 30
@@ -74,6 +67,10 @@ class ComfyHost:
     def url(self) -> str:
         """Address of the page; final once the server has started."""
         return f"http://127.0.0.1:{self.port}"
+
+    def workflow_url(self, name: str) -> str:
+        """Address of the page with one of the pack's workflows open."""
+        return f"{self.url}/?template={name}&source={PACK_NAME}"
 
     @property
     def models(self) -> Path:
@@ -319,6 +316,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--base", required=True, help="folder of models, input and output")
     parser.add_argument("--port", type=int, default=8188, help="0 takes a free one (%(default)s)")
+    names = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+    parser.add_argument("--workflow", choices=names, help="the page opens with this workflow")
     parser.add_argument("--gpu", action="store_true", help="let ComfyUI choose its device")
     return parser
 
@@ -334,7 +333,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print("Starting ComfyUI ...", flush=True)
         with host:
-            print(f"Open {host.url} in a browser. Ctrl-C stops it. Log: {host.log}", flush=True)
+            url = host.workflow_url(arguments.workflow) if arguments.workflow else host.url
+            print(f"Open {url} in a browser. Ctrl-C stops it. Log: {host.log}", flush=True)
             return host.process.wait() if host.process else 0
     except HostError as error:
         print(error, file=sys.stderr)

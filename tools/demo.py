@@ -27,8 +27,8 @@ from .comfy_host import ROOT, ComfyHost, HostError
 from .pairs import Bools, Bytes, find_lesion, iou, write_pairs
 
 OUTPUT = ROOT / "demo_output"
-WORKFLOW = ROOT / "workflows" / "siamese_mask_to_image.json"
-WORKFLOW_API = ROOT / "workflows" / "api" / "siamese_mask_to_image.json"
+WORKFLOW = "siamese_mask_to_image"
+WORKFLOW_API = ROOT / "workflows" / "api" / f"{WORKFLOW}.json"
 BASE_NAME = "nano_sd15.safetensors"
 BUNDLE_NAME = "siamese_demo.safetensors"
 MASK_NAME = "demo_mask_{:02}.png"
@@ -141,23 +141,38 @@ class Demo:
 
     def sample(self) -> list[Bytes]:
         """Images (size, size, 3) of the test masks, in their order."""
-        masks = sorted((self.test / "masks").iterdir())
+        self.place_files()
         images = []
         with self.host as host:
-            for number, mask in enumerate(masks):
-                shutil.copy(mask, host.input / MASK_NAME.format(number))
-            for number in tqdm(range(len(masks)), desc="sampling", unit="image"):
+            for number in tqdm(range(self.settings.test_masks), desc="sampling", unit="image"):
                 (path,) = host.images(host.run(self.prompt(number)))
                 images.append(read_rgb(path))
-        self.write_page_workflow()
         return images
+
+    def place_files(self) -> None:
+        """Put the masks where ComfyUI looks, and all that the workflow names under those names.
+
+        The page then runs it as it is.
+        """
+        self.host.provision()
+        masks = sorted((self.test / "masks").iterdir())
+        for number, mask in enumerate(masks):
+            shutil.copy(mask, self.host.input / MASK_NAME.format(number))
+        prompt = read_prompt()
+        for class_type, name, file in (
+            ("CheckpointLoaderSimple", "ckpt_name", self.base),
+            ("SiameseBundleLoader", "bundle_name", self.bundle),
+            ("LoadImageMask", "image", self.host.input / MASK_NAME.format(0)),
+        ):
+            for inputs in find_inputs(prompt, class_type, name):
+                link = file.with_name(inputs[name])
+                link.unlink(missing_ok=True)
+                link.symlink_to(file.name)
 
     def prompt(self, number: int) -> dict[str, Any]:
         """The workflow's API form for test mask `number`."""
         settings = self.settings
         values: dict[str, dict[str, Any]] = {
-            "CheckpointLoaderSimple": {"ckpt_name": BASE_NAME},
-            "SiameseBundleLoader": {"bundle_name": BUNDLE_NAME},
             "LoadImageMask": {"image": MASK_NAME.format(number), "channel": "red"},
             "SiameseSampler": {
                 "seed": number,
@@ -166,22 +181,7 @@ class Demo:
             },
             "SaveImage": {"filename_prefix": "demo/siamese"},
         }
-        return patch_prompt(json.loads(WORKFLOW_API.read_text("utf-8")), values)
-
-    def write_page_workflow(self) -> None:
-        """The same workflow for the page's own list, with the demo's files chosen."""
-        graph = json.loads(WORKFLOW.read_text("utf-8"))
-        first = {
-            "CheckpointLoaderSimple": BASE_NAME,
-            "SiameseBundleLoader": BUNDLE_NAME,
-            "LoadImageMask": MASK_NAME.format(0),
-        }
-        for node in graph["nodes"]:
-            if node["type"] in first:
-                node["widgets_values"][0] = first[node["type"]]
-        path = self.host.base / "user" / "default" / "workflows" / WORKFLOW.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(graph), "utf-8")
+        return patch_prompt(read_prompt(), values)
 
     def report(self, images: Sequence[Bytes]) -> bool:
         """Print and write the figures, and the contact sheet."""
@@ -213,17 +213,29 @@ class Demo:
         return good
 
 
+def read_prompt() -> dict[str, Any]:
+    """The workflow's API form, as it is shipped."""
+    prompt: dict[str, Any] = json.loads(WORKFLOW_API.read_text("utf-8"))
+    return prompt
+
+
 def patch_prompt(prompt: dict[str, Any], values: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Set inputs by node class. Raises DemoError for a class or input that the prompt lacks."""
-    for class_type, inputs in values.items():
-        nodes = [node for node in prompt.values() if node["class_type"] == class_type]
-        if not nodes:
-            raise DemoError(f"{WORKFLOW_API}: has no node {class_type}.")
-        for node in nodes:
-            if missing := set(inputs) - set(node["inputs"]):
-                raise DemoError(f"{WORKFLOW_API}: {class_type} has no input {sorted(missing)}.")
-            node["inputs"] |= inputs
+    for class_type, wanted in values.items():
+        for inputs in find_inputs(prompt, class_type, *wanted):
+            inputs.update(wanted)
     return prompt
+
+
+def find_inputs(prompt: dict[str, Any], class_type: str, *names: str) -> list[dict[str, Any]]:
+    """Inputs of each node of a class. Raises DemoError without a node or one of the inputs."""
+    found = [node["inputs"] for node in prompt.values() if node["class_type"] == class_type]
+    if not found:
+        raise DemoError(f"{WORKFLOW_API}: has no node {class_type}.")
+    for inputs in found:
+        if missing := set(names) - set(inputs):
+            raise DemoError(f"{WORKFLOW_API}: {class_type} has no input {sorted(missing)}.")
+    return found
 
 
 def read_rgb(path: Path) -> Bytes:
@@ -294,9 +306,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("Good." if good else "NOT reached.")
-    print(f"Workflow in the page's list: {WORKFLOW.stem}. ComfyUI with all this in a browser:")
+    print("The same ComfyUI, weights and workflow in a browser:")
     serve = [sys.executable, "-m", "siamese_diffusion.tools.comfy_host"]
-    print(shlex.join([*serve, "--base", str(demo.host.base)]))
+    print(shlex.join([*serve, "--base", str(demo.host.base), "--workflow", WORKFLOW]))
     return 0 if good else 1
 
 

@@ -21,9 +21,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..training.pairs import Pair, read_prompt_jsonl
-from .comfy_host import ComfyHost
-from .demo import WORKFLOW_API, contact_sheet, mean_iou, patch_prompt, read_rgb, shuffled_iou
+from ..training.pairs import DatasetError, Pair, read_prompt_jsonl
+from .comfy_host import ComfyHost, HostError
+from .demo import (
+    DemoError,
+    contact_sheet,
+    mean_iou,
+    patch_prompt,
+    read_prompt,
+    read_rgb,
+    shuffled_iou,
+)
 from .pairs import Bools, Bytes
 
 
@@ -40,7 +48,7 @@ def sample(host: ComfyHost, pairs: Sequence[Pair], size: int, seed: int) -> list
         name = f"dsb2018_{number:02}.png"
         shutil.copy(pair.mask, host.input / name)
         prompt = patch_prompt(
-            json.loads(WORKFLOW_API.read_text("utf-8")),
+            read_prompt(),
             {
                 "CheckpointLoaderSimple": {"ckpt_name": "dsb2018_base.safetensors"},
                 "SiameseBundleLoader": {"bundle_name": "dsb2018.safetensors"},
@@ -108,7 +116,23 @@ def resized(path: Path, size: int, method: Image.Resampling) -> Bytes:
     return np.asarray(Image.open(path).convert("RGB").resize((size, size), method))
 
 
+def run(given: argparse.Namespace) -> None:
+    """Sample and report. Raises DatasetError, OSError or HostError for what does not work."""
+    listing = read_prompt_jsonl(given.pairs)
+    if listing.problems:
+        raise DatasetError(given.pairs, listing.problems)
+    pairs = choose(listing.pairs, given.count)
+    host = ComfyHost(given.out / "comfyui")
+    host.provision()
+    shutil.copy(given.base, host.models / "checkpoints" / "dsb2018_base.safetensors")
+    shutil.copy(given.bundle, host.models / "controlnet" / "dsb2018.safetensors")
+    with host:
+        images = sample(host, pairs, given.size, given.seed)
+    report(pairs, images, given.size, given.out)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 where a file is missing or wrong, or ComfyUI refuses it."""
     parser = argparse.ArgumentParser(prog="dsb2018", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("pairs", type=Path, help="prompt.jsonl of the test split")
     parser.add_argument("--base", type=Path, required=True, help="base checkpoint")
@@ -118,18 +142,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=128, help="of the images, in pixels (128)")
     parser.add_argument("--seed", type=int, default=0, help="of the first image (0)")
     given = parser.parse_args(argv)
-    listing = read_prompt_jsonl(given.pairs)
-    if listing.problems:
-        print(f"error: {given.pairs}: {'; '.join(listing.problems[:5])}", file=sys.stderr)
+    try:
+        run(given)
+    except (OSError, DatasetError, DemoError, HostError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    pairs = choose(listing.pairs, given.count)
-    host = ComfyHost(given.out / "comfyui")
-    host.provision()
-    shutil.copy(given.base, host.models / "checkpoints" / "dsb2018_base.safetensors")
-    shutil.copy(given.bundle, host.models / "controlnet" / "dsb2018.safetensors")
-    with host:
-        images = sample(host, pairs, given.size, given.seed)
-    report(pairs, images, given.size, given.out)
     return 0
 
 

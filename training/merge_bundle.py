@@ -15,8 +15,22 @@ if not __package__:
 
     __package__ = checkout.enter_package()
 
-from ..models.metadata import file_hash, read_metadata
-from ..models.weights import Kind, WeightsError, merge, read_weights, write_weights
+from ..models.metadata import FOLDER_HASH, file_hash, read_metadata
+from ..models.weights import (
+    UNET,
+    Kind,
+    StateDict,
+    WeightFile,
+    WeightsError,
+    check_keys,
+    merge,
+    read_weights,
+    without_prefix,
+    write_weights,
+)
+
+ENCODER = ("time_embed.", "input_blocks.", "middle_block.")
+CONVERT = "sd-scripts' tools/convert_diffusers20_original_sd.py makes a single file of a folder."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,17 +50,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def merge_files(base: Path, bundle: Path, merged: Path) -> None:
-    """Write the merged checkpoint. Raises WeightsError when the bundle has another base."""
+    """Write the merged checkpoint; of a base that is a merged one, the ControlNet is replaced.
+
+    Raises WeightsError when the bundle has another base.
+    """
     weights = read_weights(bundle, expect=[Kind.BUNDLE])
     metadata = read_metadata(weights.metadata, str(bundle))
-    base_hash = file_hash(base) if base.is_file() else ""
-    if metadata is not None and base_hash and metadata.base_hash != base_hash:
+    if base.is_dir():
+        raise WeightsError(f"{base}: a folder; expected a single-file checkpoint. {CONVERT}")
+    tensors = read_weights(base, expect=[Kind.SD1, Kind.SD2, Kind.MERGED]).base()
+    if metadata is not None:
+        _check_hash(metadata.base_hash, bundle, base)
+    try:
+        _check_encoder(weights, tensors)
+        result = merge(tensors, weights)
+    except WeightsError as error:
         raise WeightsError(
-            f"{bundle}: was trained on a base model with SHA-256 {metadata.base_hash}; {base} has "
-            f"{base_hash}. Give the checkpoint it was trained on."
+            f"{error}. {base} is not what it was trained on: give that checkpoint."
+        ) from error
+    write_weights(merged, result, weights.metadata)
+
+
+def _check_hash(expected: str, bundle: Path, base: Path) -> None:
+    """Raise WeightsError unless `base` is the file trained on; a folder's hash is only noted."""
+    if expected.startswith(FOLDER_HASH):
+        print(
+            f"note: {bundle}: was trained on a diffusers folder, which has no hash to compare with "
+            f"{base}; only keys and shapes are compared. Make sure that it is that folder's "
+            f"single-file form. {CONVERT}",
+            file=sys.stderr,
         )
-    tensors = merge(read_weights(base, expect=[Kind.SD1, Kind.SD2]).tensors, weights)
-    write_weights(merged, tensors, weights.metadata)
+    elif (found := file_hash(base)) != expected:
+        raise WeightsError(
+            f"{bundle}: was trained on a base model with SHA-256 {expected}; {base} has "
+            f"{found}. Give the checkpoint it was trained on."
+        )
+
+
+def _check_encoder(bundle: WeightFile, base: StateDict) -> None:
+    """Raise WeightsError unless the ControlNet has the shapes of the encoder that it copied."""
+    unet = without_prefix(base, UNET)
+    found, expected = (
+        {key: value for key, value in part.items() if key.startswith(ENCODER)}
+        for part in (bundle.control(), unet)
+    )
+    check_keys(found, expected, f"{bundle.path}: ControlNet")
 
 
 if __name__ == "__main__":

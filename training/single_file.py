@@ -49,9 +49,11 @@ def load_base_model(path: Path, tokenizer_dir: Path | None, v_parameterization: 
     Raises WeightsError for files of another kind, FileNotFoundError when no tokenizer is found.
     """
     file = read_weights(path, expect=(Kind.SD1, Kind.SD2, Kind.MERGED))
+    if file.kind is Kind.MERGED:
+        log.info("%s: its own control_model is not used; the ControlNet starts anew", path)
     tensors = {
         key: value.float() if value.is_floating_point() else value
-        for key, value in file.tensors.items()
+        for key, value in file.base().items()
     }
     unet_tensors = without_prefix(tensors, UNET)
     shape = read_shape(unet_tensors, str(path))

@@ -1,0 +1,19 @@
+// Opens an address that names a workflow, as a person on a first visit does, and presses Run.
+// Prints what the page then showed, and the id of the prompt that it queued, as one JSON object.
+//
+//     node open.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL NUMBER_OF_NODES
+
+import { MINUTE, inPage, problems } from "./page.mjs";
+
+await inPage(async (page, count) => {
+  await page.waitForFunction((count) => window.app.graph.nodes.length === count, Number(count), {
+    timeout: MINUTE,
+  });
+  await page.waitForTimeout(1000); // a dialog about missing files, or for newcomers, comes later
+  const nodes = await page.evaluate(() => window.app.graph.nodes.map((node) => node.type).sort());
+  const shown = { nodes, problems: await problems(page) };
+  const answer = page.waitForResponse((response) => response.url().endsWith("/prompt"));
+  await page.getByTestId("queue-button").getByRole("button", { name: "Run" }).click();
+  const { prompt_id } = await (await answer).json();
+  return { ...shown, prompt: prompt_id };
+});
