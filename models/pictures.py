@@ -1,40 +1,48 @@
-"""Reading image and mask files of any common format as 8-bit arrays."""
+"""Reading image and mask files of any common format, for nodes and training alike."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MASK_THRESHOLD = 127  # of 255: half of the range
-
 
 def read_image(path: Path) -> np.ndarray:
     """RGB image (H, W, 3), uint8, without alpha. Raises ValueError naming the file."""
-    return np.asarray(_read(path, "RGB"))
+    return _read(path, _colours)
 
 
 def read_mask(path: Path) -> np.ndarray:
     """Binary mask (H, W), bool: true above half of the file's range. Raises ValueError."""
-    return np.asarray(_read(path, "L")) > MASK_THRESHOLD
+    grey, largest = read_grey(path)
+    return grey > largest // 2
+
+
+def read_grey(path: Path) -> tuple[np.ndarray, int]:
+    """Grey values (H, W), and the largest that the file could hold: 255 or 65535.
+
+    Raises ValueError naming the file.
+    """
+    grey = _read(path, _grey)
+    return grey, int(np.iinfo(grey.dtype).max)
 
 
 def read_palette_mask(path: Path) -> np.ndarray:
     """A mask's colours (H, W, 3), uint8, as a viewer shows them. Raises ValueError."""
-    return np.asarray(_read(path, "RGB"))
+    return _read(path, _colours)
 
 
-def _read(path: Path, mode: str) -> Image.Image:
-    """Decode a file upright, in `mode` ("L" or "RGB"), or raise ValueError naming the file."""
+def _read(path: Path, convert: Callable[[Image.Image, bool], np.ndarray]) -> np.ndarray:
+    """Decode a file upright, or raise ValueError naming it; `convert` is told of PNGs."""
     try:
         with Image.open(path) as image:
             # Phones write a JPEG's preview as a second frame.
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if frames > 1:
                 raise ValueError(f"it holds {frames} pictures; save each in a file of its own")
-            is_png = image.format == "PNG"
-            return _to_8_bit(ImageOps.exif_transpose(image), is_png).convert(mode)
+            return convert(ImageOps.exif_transpose(image), image.format == "PNG")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except UnidentifiedImageError:
@@ -43,16 +51,26 @@ def _read(path: Path, mode: str) -> Image.Image:
         raise ValueError(f"{path}: cannot be decoded as an image ({error})") from error
 
 
-def _to_8_bit(image: Image.Image, is_png: bool) -> Image.Image:
-    """16-bit greys by their high byte, which is what Pillow does to 16-bit colours itself.
+def _grey(image: Image.Image, is_png: bool) -> np.ndarray:
+    if _has_16_bits(image, is_png):
+        return np.asarray(image).astype(np.uint16)
+    return np.asarray(image.convert("L"))
 
-    Raises ValueError for 32-bit and floating point values: their white point is not known.
-    """
+
+def _colours(image: Image.Image, is_png: bool) -> np.ndarray:
+    if _has_16_bits(image, is_png):
+        # By the high byte, which is what Pillow does to 16-bit colours itself.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))
+
+
+def _has_16_bits(image: Image.Image, is_png: bool) -> bool:
+    """Of a grey picture. Raises ValueError for a range that is not known."""
     if image.mode.startswith("I;16") or (image.mode == "I" and is_png):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return True
     if image.mode in ("I", "F"):
         raise ValueError(
             f"its pixels are of type {image.mode}, whose range is not known; save it with 8 or "
             "16 bits"
         )
-    return image
+    return False

@@ -7,6 +7,8 @@ and metadata, never by its name.
 from __future__ import annotations
 
 import os
+import re
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -22,6 +24,20 @@ CONTROL = "control_model."
 UNET = "model.diffusion_model."
 DECODER = (UNET + "output_blocks.", UNET + "out.")
 DHI_KEY = "input_hint_block.0.initial_conv.weight"
+
+# How files start that `torch.save` writes: the present format and the one before.
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"
+# What torch's reader of pickles raises, for data that ends early or is no pickle at all too.
+UNREADABLE = (
+    UnpicklingError, RuntimeError, LookupError, EOFError, ValueError, struct.error,
+    AttributeError, TypeError,
+    OSError,  # "invalid argument" for a zip whose last bytes are missing
+)  # fmt: skip
+# The part of torch's message that names what it refused; around it stands advice to load anyway.
+REFUSED = re.compile(r"unsupported (?:global|operand).*?(?=\. |\.?$)", re.IGNORECASE | re.MULTILINE)
+
+# Of the UNet, and of the ControlNet, which starts as a copy of it.
+ENCODER = ("time_embed.", "input_blocks.", "middle_block.")
 
 StateDict = dict[str, Tensor]
 
@@ -58,7 +74,8 @@ ADVICE = {
     Kind.SD2: "Load it with ComfyUI's 'Load Checkpoint' node, and add a Siamese bundle to it.",
     Kind.SDXL: "Siamese-Diffusion works with Stable Diffusion 1.x and 2.x only.",
     Kind.LORA: "Load it with ComfyUI's 'Load LoRA' node.",
-    Kind.DIFFUSERS_UNET: "Convert it to a single-file checkpoint first.",
+    Kind.DIFFUSERS_UNET: "Use the model's single-file checkpoint; sd-scripts' "
+    "tools/convert_diffusers20_original_sd.py makes one.",
     Kind.UNKNOWN: "Choose a file written by train_siamese.py, or the published checkpoint.",
 }
 
@@ -121,6 +138,10 @@ def read_weights(path: str | os.PathLike[str], expect: Iterable[Kind] | None = N
     Raises WeightsError when the file is missing, damaged, or of a kind not in `expect`.
     """
     path = Path(path)
+    if path.is_dir():
+        raise WeightsError(
+            f"{path}: a folder; expected a single file. {ADVICE[Kind.DIFFUSERS_UNET]}"
+        )
     if not path.is_file():
         raise WeightsError(f"{path}: no such file.")
     tensors, metadata = _read_any(path)
@@ -152,18 +173,20 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
     if path.suffix in (".safetensors", ".sft"):
         return _read_safetensors(path)
+    start = _first_bytes(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"{path}: not a checkpoint, or one that holds more than tensors, which is refused "
-            f"because such a file can run code. Convert it to .safetensors. ({_first(error)})"
-        ) from error
+        # Only the zip format can be memory-mapped.
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=start.startswith(ZIP)
+        )
+    except UNREADABLE as error:
+        raise _unreadable(path, start, error) from error
     while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: expected a dictionary of tensors, found {type(content)}.")
-    return {key: value for key, value in content.items() if isinstance(value, Tensor)}, {}
+    named = {key: value for key, value in content.items() if isinstance(key, str)}
+    return {key: value for key, value in named.items() if isinstance(value, Tensor)}, {}
 
 
 def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
@@ -175,21 +198,38 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: SafetensorError) -> WeightsError:
+def _damaged(path: Path, error: Exception, form: str = "safetensors") -> WeightsError:
     return WeightsError(
-        f"{path}: not a safetensors file, or a truncated one ({path.stat().st_size} bytes; "
-        f"{_first(error)}). Copy or download it again."
+        f"{path}: not a {form} file, or a truncated one ({path.stat().st_size} bytes; "
+        f"{first_line(error)}). Copy or download it again."
     )
 
 
-def _is_zip(path: Path) -> bool:
-    """Only torch's zip format can be memory-mapped."""
+def _unreadable(path: Path, start: bytes, error: Exception) -> WeightsError:
+    """What is wrong with a file that torch does not read; `start`: its first bytes."""
+    if not start.startswith((ZIP, PICKLE)):
+        return WeightsError(
+            f"{path}: not a weight file ({path.stat().st_size} bytes, begins with {start!r}). Copy "
+            "or download it again."
+        )
+    if isinstance(error, UnpicklingError):
+        refused = REFUSED.search(str(error))
+        reason = f" ({refused[0]})" if refused else ""
+        return WeightsError(
+            f"{path}: it holds more than tensors, which is refused because such a file can run "
+            f"code{reason}. Convert it to .safetensors."
+        )
+    return _damaged(path, error, "PyTorch")
+
+
+def _first_bytes(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
+        return file.read(24)
 
 
-def _first(error: Exception) -> str:
-    return str(error).split("\n", 1)[0][:120]
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, at most 120 characters; without one, its type."""
+    return str(error).split("\n", 1)[0][:120] or type(error).__name__
 
 
 def write_weights(
@@ -205,9 +245,17 @@ def write_weights(
             temporary,
             metadata=dict(metadata),
         )
+        temporary.chmod(0o666 & ~_umask())  # safetensors leaves it to its owner alone
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The permissions that new files do not get; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def merge(base: Mapping[str, Tensor], bundle: WeightFile) -> StateDict:
@@ -220,6 +268,15 @@ def merge(base: Mapping[str, Tensor], bundle: WeightFile) -> StateDict:
     check_keys(decoder, expected, f"{bundle.path}: decoder")
     control = {CONTROL + key: value for key, value in bundle.control().items()}
     return {**base, **decoder, **control}
+
+
+def check_encoder(weights: WeightFile, unet: Mapping[str, Tensor]) -> None:
+    """Raise WeightsError unless the ControlNet has the shapes of the UNet's encoder, its origin."""
+    found, expected = (
+        {key: value for key, value in part.items() if key.startswith(ENCODER)}
+        for part in (weights.control(), unet)
+    )
+    check_keys(found, expected, f"{weights.path}: ControlNet")
 
 
 def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
-import comfy.utils
 import folder_paths
 from comfy_api.latest import io, ui
 from torch import Tensor
@@ -19,8 +17,9 @@ from .folders import (
     pictures_below,
     read_mask,
 )
-from .masks import mask_batch
+from .masks import mask_batch, photo_batch
 from .pair_folder import PairFolder, png_metadata
+from .progress import with_progress
 from .schema import node_schema
 
 
@@ -52,18 +51,15 @@ class SiameseLoadMaskFolder(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, subfolders: bool, **_others: Any) -> str:
+    def fingerprint_inputs(
+        cls, folder: str | None, subfolders: bool | None, **_others: Any
+    ) -> str | float:
         return folder_fingerprint(folder, subfolders)
 
     @classmethod
     def execute(cls, folder: str, subfolders: bool, start: int, count: int) -> io.NodeOutput:
         pictures = choose(pictures_below(input_folder(folder), subfolders), start, count)
-        progress = comfy.utils.ProgressBar(len(pictures))
-        masks = []
-        for path in pictures.values():
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            masks.append(read_mask(path))
-            progress.update(1)
+        masks = [read_mask(path) for path in with_progress(pictures.values())]
         return io.NodeOutput(masks, list(pictures))
 
 
@@ -123,17 +119,19 @@ class SiameseSavePairs(io.ComfyNode):
     def execute(
         cls, image: Tensor, mask: Tensor, stem: str, folder: str, prompt: str
     ) -> io.NodeOutput:
+        grey = image.ndim == 4 and image.shape[-1] == 1
+        photos = photo_batch(image.expand(-1, -1, -1, 3) if grey else image).movedim(1, -1)
         masks = mask_batch(mask)
-        if len(masks) not in (1, len(image)):
+        if len(masks) not in (1, len(photos)):
             raise ValueError(
-                f"{len(masks)} masks for {len(image)} images: give one mask for all images, or one "
-                "for each."
+                f"{len(masks)} masks for {len(photos)} images: give one mask for all images, or "
+                "one for each."
             )
         pairs = PairFolder(output_folder(folder), png_metadata(cls.hidden))
         saved = []
-        for index, picture in enumerate(image):
+        for index in with_progress(range(len(photos))):
             name = pairs.free_name(stem)
-            pairs.write(name, picture, masks[index % len(masks)], prompt)
+            pairs.write(name, photos[index], masks[index % len(masks)], prompt)
             saved.append(saved_result(pairs.image(name)))
         return io.NodeOutput(ui=ui.SavedImages(saved))
 

@@ -13,12 +13,11 @@ from ..models.weights import (
     StateDict,
     WeightFile,
     WeightsError,
+    check_encoder,
     check_keys,
     without_prefix,
 )
 
-# Shared by the UNet's encoder and the ControlNet, which starts as a copy of it.
-ENCODER = ("time_embed.", "input_blocks.", "middle_block.")
 HOST_UNET = "diffusion_model."
 
 
@@ -56,18 +55,11 @@ def check_fits(weights: WeightFile, unet: Mapping[str, Tensor]) -> None:
     decoder_parts = tuple(part.removeprefix(UNET) for part in DECODER)
     decoder = without_prefix(weights.decoder(), UNET)
     try:
-        check_keys(
-            _parts(weights.control(), ENCODER),
-            _parts(unet, ENCODER),
-            f"{weights.path}: ControlNet",
-        )
+        check_encoder(weights, unet)
         if decoder:
-            check_keys(decoder, _parts(unet, decoder_parts), f"{weights.path}: decoder")
+            expected = {key: value for key, value in unet.items() if key.startswith(decoder_parts)}
+            check_keys(decoder, expected, f"{weights.path}: decoder")
     except WeightsError as error:
         raise WeightsError(
             f"{error}. Connect the base checkpoint that these weights were trained on."
         ) from error
-
-
-def _parts(tensors: Mapping[str, Tensor], parts: tuple[str, ...]) -> StateDict:
-    return {key: value for key, value in tensors.items() if key.startswith(parts)}

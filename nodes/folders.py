@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 import folder_paths
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from ..models.pictures import read_grey
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 # Not possible in file names on Windows, where the data set may go next.
@@ -91,8 +92,13 @@ def choose(pictures: Mapping[str, Path], start: int, count: int) -> dict[str, Pa
     return dict(list(pictures.items())[start:stop])
 
 
-def folder_fingerprint(name: str, subfolders: bool) -> str:
-    """Changes when a picture in the folder is added, removed or written again."""
+def folder_fingerprint(name: str | None, subfolders: bool | None) -> str | float:
+    """Changes when a picture in the folder is added, removed or written again.
+
+    NaN, which differs from itself, for a None: ComfyUI does not know a linked input's value yet.
+    """
+    if name is None or subfolders is None:
+        return float("nan")
     try:
         pictures = pictures_below(input_folder(name), subfolders).values()
         states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in pictures]
@@ -104,15 +110,15 @@ def folder_fingerprint(name: str, subfolders: bool) -> str:
 def read_mask(path: Path) -> Tensor:
     """A mask file -> (1, H, W) of zeros and ones: one above half of the file's range, as trained.
 
-    Raises ValueError naming a file that cannot be decoded.
+    A black file is an empty mask. Raises ValueError naming a file that cannot be decoded, holds
+    several pictures or values of unknown range, or is neither black nor above half anywhere.
     """
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
-            if picture.mode.startswith("I"):  # 16 bits
-                white = np.asarray(picture) > 0x7FFF
-            else:
-                white = np.asarray(picture.convert("L")) > 0x7F
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be decoded as an image ({error}).") from error
-    return torch.from_numpy(white.astype(np.float32))[None]
+    grey, largest = read_grey(path)
+    half, brightest = largest // 2, int(grey.max())
+    if 0 < brightest <= half:
+        raise ValueError(
+            f"{path}: the mask's brightest value is {brightest} of {largest}; expected a lesion "
+            f"above {half}, or a black picture for an empty mask. Multiply by "
+            f"{largest // brightest}, or paint the lesion white."
+        )
+    return torch.from_numpy((grey > half).astype(np.float32))[None]

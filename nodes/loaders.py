@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.model_management
 import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
-from ..models.weights import UNET, Kind, WeightsError, check_keys, read_weights, without_prefix
+from ..models.weights import (
+    UNET,
+    Kind,
+    WeightsError,
+    check_keys,
+    first_line,
+    read_weights,
+    without_prefix,
+)
 from .control import load_control
 from .decoder import check_fits, unet_tensors, with_decoder
 from .schema import file_fingerprint, file_input, file_path, node_schema
@@ -64,12 +73,21 @@ class SiameseCheckpointLoader(io.ComfyNode):
 def _load_base(state_dict: dict[str, Any], what: str) -> tuple[Any, Any, Any]:
     """ComfyUI's MODEL, CLIP and VAE of a plain checkpoint's tensors.
 
-    Raises WeightsError when ComfyUI does not know the model or does not take all of its UNet.
+    Raises WeightsError when ComfyUI does not know the model, fails on missing tensors or does not
+    take all of its UNet.
     """
     unet = without_prefix(state_dict, UNET)
-    loaded = comfy.sd.load_state_dict_guess_config(
-        state_dict, embedding_directory=folder_paths.get_folder_paths("embeddings")
-    )
+    try:
+        loaded = comfy.sd.load_state_dict_guess_config(
+            state_dict, embedding_directory=folder_paths.get_folder_paths("embeddings")
+        )
+    except comfy.model_management.OOM_EXCEPTION:
+        raise  # a RuntimeError too, but not the file's
+    except (LookupError, RuntimeError) as error:
+        raise WeightsError(
+            f"{what}: the Stable Diffusion model in it is incomplete; ComfyUI fails to load it "
+            f"({type(error).__name__}: {first_line(error)}). Copy, download or merge it again."
+        ) from error
     if loaded is None or loaded[0] is None:
         raise WeightsError(f"{what}: ComfyUI does not recognise the Stable Diffusion model in it.")
     model, clip, vae, _ = loaded

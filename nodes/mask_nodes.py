@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
-import comfy.model_management
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from .masks import binary_mask
+from .progress import with_progress
 from .sampler import MAX_SEED
 from .schema import node_schema
 from .shapes import Changes, augment, random_mask
@@ -72,12 +72,9 @@ class SiameseAugmentMask(io.ComfyNode):
     @classmethod
     def execute(cls, *, mask: Tensor, seed: int, variants: int, **changes: float) -> io.NodeOutput:
         how = Changes(**changes)  # type: ignore[arg-type]  # one of them is a bool
-        made = []
-        for item in binary_mask(mask).cpu():
-            source = generator(_seed_of(item, seed))
-            for _ in range(variants):
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                made.append(augment(item, how, source))
+        sources = [(item, generator(_seed_of(item, seed))) for item in binary_mask(mask).cpu()]
+        wanted = [each for each in sources for _ in range(variants)]
+        made = [augment(item, how, source) for item, source in with_progress(wanted)]
         return io.NodeOutput(torch.stack(made))
 
 
@@ -142,5 +139,6 @@ class SiameseRandomMask(io.ComfyNode):
             )
         source = generator(seed)
         area = (smallest / 100, largest / 100)
-        masks = [random_mask(width, height, lesions, area, source) for _ in range(count)]
+        drawn = with_progress(range(count))
+        masks = [random_mask(width, height, lesions, area, source) for _ in drawn]
         return io.NodeOutput(torch.stack(masks))

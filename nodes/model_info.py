@@ -11,7 +11,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..models.metadata import SiameseMetadata, read_metadata
+from ..models.metadata import FOLDER_HASH, SiameseMetadata, read_metadata
 from ..models.recipe import RECIPES
 from ..models.weights import ADVICE, DHI_KEY, SIAMESE_KINDS, WeightFile, read_weights
 from .schema import file_fingerprint, file_path, node_schema, show_text
@@ -89,11 +89,17 @@ def _metadata_lines(metadata: SiameseMetadata) -> list[str]:
         f"recipe: {names[0] if names else 'of its own'} ({choices})",
         f"resolution: {width}x{height}",
         f"mask classes: {json.dumps(dict(metadata.mask_classes), ensure_ascii=False)}",
-        f"base model: SHA-256 {metadata.base_hash}",
+        f"base model: {_base(metadata.base_hash)}",
         f"prediction: {metadata.prediction_type}",
         f"step: {metadata.step}",
         f"trained with: {metadata.host}",
     ]
+
+
+def _base(base_hash: str) -> str:
+    if base_hash.startswith(FOLDER_HASH):
+        return f"a diffusers folder, SHA-256 of its files {base_hash.removeprefix(FOLDER_HASH)}"
+    return f"SHA-256 {base_hash}"
 
 
 def _count(tensors: Mapping[str, Tensor]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,16 @@ class PairFolder:
     """Writes pairs; what is already in the folder stays as it is.
 
     A pair's name is its path below images/ and masks/, without extension. Each file is written
-    under a temporary name and then renamed, and a pair is listed in prompt.jsonl when both are
-    there, so that an interrupted run leaves nothing half done.
+    under a temporary name and then renamed, the mask first, and a pair is listed in prompt.jsonl
+    when both are there, so that an interrupted run leaves no more than a mask without its image.
     """
 
     def __init__(self, folder: Path, metadata: PngInfo | None = None) -> None:
         self.folder = folder
         self.metadata = metadata
-        self._listed = self._read_index()
+        targets = {target for target, _ in self._lines()}
+        self._listed = {target for target in targets if (folder / target).exists()}
+        self._stale = targets - self._listed  # their images were deleted
 
     def image(self, name: str) -> Path:
         return self.folder / "images" / f"{name}.png"
@@ -38,8 +42,18 @@ class PairFolder:
     def mask(self, name: str) -> Path:
         return self.folder / "masks" / f"{name}.png"
 
-    def __contains__(self, name: str) -> bool:
-        return self.image(name).exists() and self.mask(name).exists()
+    def has(self, name: str) -> bool:
+        """Whether the pair is there; a mask alone, left by an interrupted run, is none.
+
+        Raises ValueError for an image without its mask: to write the pair would replace it.
+        """
+        image, mask = self.image(name), self.mask(name)
+        if image.exists() and not mask.exists():
+            raise ValueError(
+                f"{image}: its mask {mask} is missing, and no image is overwritten. Put the mask "
+                "back, or move the image away to have the pair made again."
+            )
+        return image.exists()
 
     def free_name(self, stem: str) -> str:
         """`stem`, or `stem` with the first number from 2 that nothing is called yet."""
@@ -63,34 +77,40 @@ class PairFolder:
         self.list(name, prompt)
 
     def list(self, name: str, prompt: str) -> None:
-        """Add the pair to prompt.jsonl, unless it is there."""
+        """Add the pair to prompt.jsonl, unless it is there; replace a deleted image's line."""
         target = f"images/{name}.png"
         if target in self._listed:
             return
         entry = {"source": f"masks/{name}.png", "target": target, "prompt": prompt}
         index = self.folder / INDEX
+        if target in self._stale:
+            others = [f"{line}\n" for known, line in self._lines() if known != target]
+            with _renamed(index) as temporary:
+                temporary.write_text("".join(others), "utf-8", newline="\n")
+            self._stale.remove(target)
         whole = not index.exists() or index.read_bytes()[-1:] in (b"", b"\n")
         with index.open("a", encoding="utf-8", newline="\n") as file:
             file.write(("" if whole else "\n") + json.dumps(entry, ensure_ascii=False) + "\n")
         self._listed.add(target)
 
-    def _read_index(self) -> set[str]:
-        """The images in prompt.jsonl. Raises ValueError for a line that is no JSON object."""
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        """Image and whole line of each pair in prompt.jsonl.
+
+        Raises ValueError for a line that is no JSON object with a "target".
+        """
         index = self.folder / INDEX
-        if not index.exists():
-            return set()
-        listed = set()
-        for number, line in enumerate(index.read_text("utf-8-sig").splitlines(), start=1):
+        text = index.read_text("utf-8-sig") if index.exists() else ""
+        # Not splitlines(): captions may hold U+2028 and others that it takes for line ends.
+        for number, line in enumerate(text.split("\n"), start=1):
             if not line.strip():
                 continue
             try:
-                listed.add(json.loads(line)["target"])
+                yield str(json.loads(line)["target"]), line
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
                     f"{index}, line {number}: not a JSON object with a 'target' ({error}). Repair "
                     "or remove that line, or choose another folder."
                 ) from error
-        return listed
 
 
 def png_metadata(hidden: Any) -> PngInfo | None:
@@ -109,9 +129,16 @@ def _save(path: Path, pixels: Tensor, metadata: PngInfo | None) -> None:
     """(H, W) or (H, W, 3) in [0, 1] -> an 8-bit PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     array = pixels.cpu().mul(255).round().clamp(0, 255).numpy().astype(np.uint8)
+    with _renamed(path) as temporary:
+        Image.fromarray(array).save(temporary, format="PNG", pnginfo=metadata)
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """A temporary file to write, which replaces `path` when that went well."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        Image.fromarray(array).save(temporary, format="PNG", pnginfo=metadata)
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

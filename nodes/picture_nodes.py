@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .masks import photo_batch
 from .pictures import COLOURS, Pair, contrast, fitted, overlay, pairs_of, sheet, side_by_side
+from .progress import with_progress
 from .schema import node_schema, show_text
 
 NAMED = 10  # dropped pairs in the text
@@ -54,8 +56,8 @@ class SiameseOverlay(io.ComfyNode):
     def execute(
         cls, image: Tensor, mask: Tensor, colour: str, outline: int, tint: float
     ) -> io.NodeOutput:
-        drawn = [overlay(pair, colour, outline, tint) for pair in pairs_of([image], [mask])]
-        return io.NodeOutput(torch.cat(drawn))
+        pairs = with_progress(pairs_of([image], [mask]))
+        return io.NodeOutput(torch.cat([overlay(pair, colour, outline, tint) for pair in pairs]))
 
 
 class SiameseContactSheet(io.ComfyNode):
@@ -97,10 +99,10 @@ class SiameseContactSheet(io.ComfyNode):
     ) -> io.NodeOutput:
         size = cell_size[0]
         if mask:
-            cells = [side_by_side(pair, size) for pair in pairs_of(image, mask)]
+            cells = [side_by_side(pair, size) for pair in with_progress(pairs_of(image, mask))]
         else:
             photos = [one for batch in image for one in photo_batch(batch).split(1)]
-            cells = [fitted(photo, size, "bilinear") for photo in photos]
+            cells = [fitted(photo, size, "bilinear") for photo in with_progress(photos)]
         wide = cells[0].shape[-1] / size
         across = columns[0] or max(1, round(math.sqrt(len(cells) / wide)))
         return io.NodeOutput(sheet(cells, min(across, len(cells))))
@@ -157,14 +159,15 @@ class SiameseFilterPairs(io.ComfyNode):
     ) -> io.NodeOutput:
         pairs = pairs_of(image, mask)
         stems = _stem_of_each(stem, [len(batch) for batch in image])
-        values = [contrast(pair) for pair in pairs]
-        kept = [i for i, value in enumerate(values) if value is None or value >= minimum[0]]
-        text = _report(stems, values, minimum[0])
-        if not kept:
+        values = [contrast(pair) for pair in with_progress(pairs)]
+        kept = [value is None or value >= minimum[0] for value in values]
+        text = _report(stems, values, kept, minimum[0])
+        if not any(kept):
             raise ValueError(f"{text}. Nothing is left: lower 'minimum', or look at the images.")
         show_text(cls.hidden.unique_id, text)
-        images, masks = _as_comfy([pairs[i] for i in kept])
-        return io.NodeOutput(images, masks, [stems[i] for i in kept], text, ui=ui.PreviewText(text))
+        images, masks = _as_comfy([*compress(pairs, kept)])
+        stems = [*compress(stems, kept)]
+        return io.NodeOutput(images, masks, stems, text, ui=ui.PreviewText(text))
 
 
 def _stem_of_each(stems: Sequence[str], batches: Sequence[int]) -> list[str]:
@@ -184,12 +187,14 @@ def _stem_of_each(stems: Sequence[str], batches: Sequence[int]) -> list[str]:
     )
 
 
-def _report(stems: Sequence[str], values: Sequence[float | None], minimum: float) -> str:
+def _report(
+    stems: Sequence[str], values: Sequence[float | None], kept: Sequence[bool], minimum: float
+) -> str:
     """How many pairs were dropped, and the first of them."""
     dropped = [
         f"{stem} ({value:.3f})"
-        for stem, value in zip(stems, values, strict=True)
-        if value is not None and value < minimum
+        for stem, value, keep in zip(stems, values, kept, strict=True)
+        if not keep
     ]
     text = f"Kept {len(stems) - len(dropped)} of {len(stems)} pairs, dropped {len(dropped)}"
     if dropped:

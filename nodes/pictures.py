@@ -55,7 +55,9 @@ def overlay(pair: Pair, colour: str, outline: int, tint: float) -> Tensor:
 
 def grown(mask: Tensor, pixels: int) -> Tensor:
     """(1, 1, H, W): the mask and all that is at most `pixels` away from it, diagonally too."""
-    return functional.max_pool2d(mask, 2 * pixels + 1, 1, pixels)
+    # A square's maximum, down and then across: its side's work for each pixel, not its area's.
+    down = functional.max_pool2d(mask, (2 * pixels + 1, 1), 1, (pixels, 0))
+    return functional.max_pool2d(down, (1, 2 * pixels + 1), 1, (0, pixels))
 
 
 def contrast(pair: Pair) -> float | None:

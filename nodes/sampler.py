@@ -104,16 +104,22 @@ def empty_latents(mask: Tensor, width: int, height: int) -> Tensor:
     Raises ValueError when a size is not a multiple of 8.
     """
     masks = mask_batch(mask)
+    wrong = [
+        f"{name} is {size}"
+        for name, size in (("width", width), ("height", height))
+        if size % DOWNSCALE
+    ]
     height, width = height or masks.shape[-2], width or masks.shape[-1]
     if height % DOWNSCALE or width % DOWNSCALE:
+        found = " and ".join(wrong) or f"The mask is {masks.shape[-1]}x{masks.shape[-2]}"
         nearest = " and ".join(
             f"{name} {max(DOWNSCALE, round(size / DOWNSCALE) * DOWNSCALE)}"
             for name, size in (("width", width), ("height", height))
         )
         raise ValueError(
-            f"The mask is {masks.shape[-1]}x{masks.shape[-2]} pixels; images are made in "
-            f"multiples of {DOWNSCALE}. Set {nearest} (the mask is stretched to it by nearest "
-            "neighbour), or the size that the model was trained at."
+            f"{found} pixels; images are made in multiples of {DOWNSCALE}. Set {nearest} (the "
+            "mask is stretched to it by nearest neighbour), or the size that the model was "
+            "trained at."
         )
     return torch.zeros(
         (len(masks), 4, height // DOWNSCALE, width // DOWNSCALE),
@@ -153,7 +159,9 @@ def sampling_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "steps", default=50, min=1, max=1000,
-            tooltip="Denoising steps; 50 as published. Fewer are faster and rougher.",
+            tooltip="Denoising steps; 50 as published. Fewer are faster and rougher. "
+            "ddim_published makes as many for 10, 20, 25, 40, 50 and 100, and 31 for 30, as "
+            "published.",
         ),
         io.Float.Input(
             "cfg", default=9.0, min=0.0, max=100.0, step=0.1, round=0.01,

@@ -78,7 +78,8 @@ def sample(
 def published_sigmas(sampling: Any, steps: int) -> Tensor:
     """Noise levels of the published DDIM, falling: timesteps ..., 1 + 2c, 1 + c, 1, then 0.
 
-    c is 1000 // steps, so the number of steps is exact for divisors of 1000 only (30 makes 31).
+    c is 1000 // steps, so that their number is `steps` for divisors of 1000, and 31 for 30. 1000
+    makes 999: the published code asks for a timestep 1000, which does not exist, and fails.
     """
     sigmas: Tensor = sampling.sigmas  # by timestep
     stride = max(len(sigmas) // steps, 1)

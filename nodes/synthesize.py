@@ -133,11 +133,11 @@ class Work:
     def run(self, planned: list[Item]) -> Iterator[Path]:
         """Make and save what is not there yet; gives the path of each new image.
 
-        Raises ValueError naming the mask that does not fit.
+        Raises ValueError naming the mask that does not fit, or an image without its mask.
         """
         missing = []
         for item in planned:
-            if item.name in self.pairs:
+            if self.pairs.has(item.name):
                 self.pairs.list(item.name, self.prompt)
             else:
                 missing.append(item)

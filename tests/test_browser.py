@@ -1,4 +1,4 @@
-"""The page in a real browser: workflows dropped, run and restored; help pages and templates."""
+"""The page in a real browser: workflows dropped, run, restored; missing models, help, templates."""
 
 from __future__ import annotations
 
@@ -73,6 +73,30 @@ def test_a_workflow_loads_runs_and_comes_back_from_its_picture(
 ) -> None:
     found = in_the_page(page_host, "workflow.mjs", str(workflow), json.dumps(VALUES))
     assert found == {"problems": [], "ended": "execution_success", "message": "", "restored": True}
+
+
+@pytest.mark.parametrize(
+    ("workflow", "models"),
+    [
+        (
+            "siamese_mask_to_image",
+            {"v1-5-pruned-emaonly.safetensors": "checkpoints", "siamese.safetensors": "controlnet"},
+        ),
+        ("siamese_merged_checkpoint", {"merged_pytorch_model.pth": "checkpoints"}),
+    ],
+)
+def test_the_page_names_missing_models_and_their_folders(
+    page_host: ComfyHost, tmp_path: Path, workflow: str, models: dict[str, str]
+) -> None:
+    text = (ROOT / "workflows" / f"{workflow}.json").read_text("utf-8")
+    for name in models:  # the host has these
+        text = text.replace(f'"{name}"', f'"absent-{name}"')
+    (tmp_path / "absent.json").write_text(text, "utf-8")
+    (dialog,) = in_the_page(page_host, "problems.mjs", str(tmp_path / "absent.json"))["problems"]
+    assert "Missing Models" in dialog
+    for name, folder in models.items():
+        assert f"{folder} / absent-{name}" in dialog
+    assert "Invalid directory" not in dialog
 
 
 def test_help_opens_and_the_template_browser_shows_every_workflow(page_host: ComfyHost) -> None:

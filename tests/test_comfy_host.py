@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from siamese_diffusion.tools.comfy_host import PACK_NAME, PYTHON, ROOT, ComfyHost, HostError
 
-NODES = ("SiameseCheckpointLoader", "SiameseBundleLoader", "SiameseApplyMask", "SiameseSampler")
+pytest_plugins = ["comfy_inside"]
+
+NODE_INPUTS = json.loads((ROOT / "tests/data/node_inputs.json").read_text("utf-8"))
 TRAINING_ONLY = {"diffusers", "accelerate", "library"}  # `library` is that of sd-scripts
 
 
@@ -46,10 +51,32 @@ def answers(url: str) -> bool:
 # The pack
 
 
-def test_every_node_is_registered(host: ComfyHost) -> None:
-    info = host.object_info()
-    assert [name for name in NODES if name not in info] == []
-    assert {info[name]["python_module"] for name in NODES} == {f"custom_nodes.{PACK_NAME}"}
+def test_node_ids_and_input_names_are_those_of_saved_graphs(host: ComfyHost) -> None:
+    """Renaming breaks graphs that people saved, as does another order, by which widgets are saved.
+
+    What is new is added to tests/data/node_inputs.json.
+    """
+    known = host.object_info().items()
+    ours = {name: info for name, info in known if name.startswith("Siamese")}
+    assert {info["python_module"] for info in ours.values()} == {f"custom_nodes.{PACK_NAME}"}
+    assert {
+        name: [key for kind in ("required", "optional") for key in info["input"].get(kind, {})]
+        for name, info in ours.items()
+    } == NODE_INPUTS
+
+
+def test_search_aliases_are_given_to_a_host_that_has_them(
+    pack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from comfy_api.latest import io
+
+    @dataclass
+    class NewerSchema(io.Schema):
+        search_aliases: list[str] = field(default_factory=list)
+
+    monkeypatch.setattr(io, "Schema", NewerSchema)
+    schema = pack.loaders.SiameseBundleLoader.define_schema()
+    assert "load controlnet" in schema.search_aliases
 
 
 def test_start_up_log_reports_no_failed_import(host: ComfyHost) -> None:

@@ -2,111 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from control_inputs import ROUNDING, SIZE, Sample, masks, metadata, photos, random
 from seeded_weights import load_model, made_up_bundle, relative_error, weight_file
 from siamese_diffusion.models.recipe import RECIPES
 from siamese_diffusion.models.weights import CONTROL, UNET, Kind, StateDict, WeightsError
 from torch import Tensor
 
-pytest_plugins = ["comfy_inside"]
+pytest_plugins = ["comfy_inside", "control_sampling"]
 pytestmark = pytest.mark.usefixtures("inference")
-
-SIZE = 32  # pixels; latents of 4x4
-ROUNDING = 1e-5
-
-Sample = Callable[..., Tensor]
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def masks(count: int, height: int = SIZE, width: int = SIZE) -> Tensor:
-    """(count, height, width): white rectangles, each of another size."""
-    batch = torch.zeros(count, height, width)
-    for i in range(count):
-        batch[i, : height // (i + 2), : width // 2] = 1
-    return batch
-
-
-@pytest.fixture
-def sample(pack: SimpleNamespace, model: Any) -> Sample:
-    """sample(control, mask, ...) -> latents; the same noise and prompts for each call."""
-
-    def run(
-        control: Any = None, mask: Tensor | None = None, *, noise: Tensor | None = None,
-        cfg: float = 7.0, steps: int = 2, on: Any = None, **apply: float,
-    ) -> Tensor:  # fmt: skip
-        conditioning = [[[random(1, 77, 768, seed=seed), {}]] for seed in (1, 2)]
-        if control is not None:
-            conditioning = pack.conditioning.apply_mask(*conditioning, control, mask, **apply)
-        noise = random(1, 4, SIZE // 8, SIZE // 8) if noise is None else noise
-        settings = pack.sampling.Settings(steps, cfg, "ddim", "ddim_published", seed=0)
-        return pack.sampling.sample(on or model, noise, *conditioning, settings)
-
-    return run
-
-
-@pytest.fixture
-def dhi_inputs(control: Any) -> list[Tensor]:
-    """What the DHI is run on, one entry a forward pass."""
-    seen: list[Tensor] = []
-    features = control.control_model.input_hint_block[0]
-    features.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
-    return seen
-
-
-# What the mask does
-
-
-def test_a_zero_initialised_controlnet_is_no_control(
-    pack: SimpleNamespace, bundle: StateDict, sample: Sample
-) -> None:
-    zeros = {
-        key: torch.zeros_like(value) if "zero_convs" in key or "middle_block_out" in key else value
-        for key, value in bundle.items()
-    }
-    control = pack.control.load_control(weight_file(zeros, Kind.BUNDLE))
-    assert torch.equal(sample(control, masks(1)), sample())
-
-
-def test_strength_zero_is_no_control(control: Any, sample: Sample) -> None:
-    assert torch.equal(sample(control, masks(1), strength=0.0), sample())
-
-
-def test_another_mask_gives_another_image(control: Any, sample: Sample) -> None:
-    first, second = (sample(control, mask[None]) for mask in masks(2))
-    assert relative_error(first, sample()) > 0.01
-    assert relative_error(first, second) > 0.01
-
-
-def test_strength_and_range_change_the_image(control: Any, sample: Sample) -> None:
-    whole = sample(control, masks(1))
-    assert relative_error(sample(control, masks(1), strength=0.5), whole) > 0.01
-    first_step_only = sample(control, masks(1), end_percent=0.6)
-    assert relative_error(first_step_only, whole) > 0.01
-    assert relative_error(first_step_only, sample()) > 0.01
-
-
-def test_two_chained_controls_add_up(
-    pack: SimpleNamespace, control: Any, sample: Sample, model: Any
-) -> None:
-    noise, prompt = random(1, 4, 4, 4), [[random(1, 77, 768), {}]]
-    half = pack.conditioning.apply_mask(prompt, prompt, control, masks(1), strength=0.5)
-    twice = pack.conditioning.apply_mask(*half, control, masks(1), strength=0.5)
-    once = pack.conditioning.apply_mask(prompt, prompt, control, masks(1))
-    settings = pack.sampling.Settings(2, 1.0, "ddim", "ddim_published", seed=0)
-    found, expected = (
-        pack.sampling.sample(model, noise, *conditioning, settings)
-        for conditioning in (twice, once)
-    )
-    assert relative_error(found, expected) < ROUNDING
-
 
 # Which mask goes to which latent
 
@@ -213,93 +121,6 @@ def test_weights_of_image_and_mask_get_an_empty_image(
     assert relative_error(sample(control, masks(1)), sample()) > 0.01
 
 
-# The image branch, for comparison
-
-
-def photos(count: int, height: int = SIZE, width: int = SIZE) -> Tensor:
-    generator = torch.Generator().manual_seed(7)
-    return torch.rand(count, height, width, 3, generator=generator)
-
-
-def control_of(network: Any, x: Tensor, *hints: tuple[Any, Tensor, float]) -> list[Tensor]:
-    """The ControlNet's own outputs for latents x: the sum of hint times weight."""
-    total: list[Tensor] = []
-    timesteps, context = torch.tensor([500.0]), random(1, 77, 768)
-    for hint, _, weight in hints:
-        features = network.input_hint_block.encode(hint)
-        out = network(x, hint, timesteps, context, features)
-        parts = [weight * part for part in (*out["middle"], *out["output"])]
-        total = [a + b for a, b in zip(total, parts, strict=True)] if total else parts
-    return total
-
-
-@pytest.mark.parametrize(("recipe", "channels"), [("published", 3), ("concat", 4)])
-def test_the_image_branch_is_that_of_training(
-    pack: SimpleNamespace, base: StateDict, sample: Sample, recipe: str, channels: int
-) -> None:
-    """c_m + w c_i as published; c_m + w (c_i - c_m) for concat, whose c_i sees image and mask."""
-    weight, mask, photo = 0.3, masks(1), photos(1)
-    made_up = made_up_bundle(base, channels)
-    file = weight_file(made_up, Kind.BUNDLE, **metadata(RECIPES[recipe].to_json()))
-    control = pack.control.load_control(file)
-    hint = pack.masks.mask_hint(mask, channels)
-    image = photo.movedim(-1, 1)
-    seen = image if channels == 3 else torch.cat([image, mask[:, None]], 1)
-    kept = 1.0 if recipe == "published" else 1 - weight
-    network, x = control.control_model, random(1, 4, 4, 4)
-    expected = control_of(network, x, (hint, x, kept), (seen, x, weight))
-
-    prompt = [[random(1, 77, 768), {}]]
-    pair = pack.conditioning.apply_both(
-        (prompt, prompt), control, hint, photo, weight, pack.conditioning.Timing()
-    )
-    chain = pair[0][0][1]["control"]
-    found = [torch.zeros(())] * len(expected)
-    while chain is not None:
-        chain.cond_hint = None
-        features = chain._features_for(x, 1)
-        out = network(x, hint, torch.tensor([500.0]), random(1, 77, 768), features)
-        parts = (*out["middle"], *out["output"])
-        found = [a + chain.strength * b for a, b in zip(found, parts, strict=True)]
-        chain = chain.previous_controlnet
-    for a, b in zip(found, expected, strict=True):
-        assert relative_error(a, b) < ROUNDING
-
-
-def test_a_photograph_shrinks_smoothly_and_its_mask_by_nearest_neighbour(
-    pack: SimpleNamespace, base: StateDict, dhi_inputs: list[Tensor], control: Any
-) -> None:
-    photo = photos(1, 4 * SIZE, 4 * SIZE)
-    branch = control.copy()
-    branch.photo_channels = 3
-    branch.set_cond_hint(photo.movedim(-1, 1))._features_for(random(1, 4, 4, 4), 1)
-    assert branch.copy().photo_channels == 3
-    assert dhi_inputs[0].std() < 0.5 * photo.std()  # noise averages out
-    hint = pack.masks.photo_hint(photo, pack.masks.mask_hint(masks(1), 4))
-    assert hint.shape == (1, 4, 4 * SIZE, 4 * SIZE)
-    assert hint[:, 3].unique().tolist() == [0, 1]
-
-
-def test_images_and_masks_that_do_not_pair_are_an_error(pack: SimpleNamespace) -> None:
-    hint = pack.masks.mask_hint(masks(2), 4)
-    assert pack.masks.photo_hint(photos(1), hint).shape[0] == 2
-    with pytest.raises(ValueError, match="3 images for 2 masks"):
-        pack.masks.photo_hint(photos(3), hint)
-    with pytest.raises(ValueError, match=r"image has shape .*expected \[batch, height, width, 3\]"):
-        pack.masks.photo_hint(photos(1)[0], hint)
-
-
-def test_weights_without_an_image_branch_refuse_an_image(
-    pack: SimpleNamespace, bundle: StateDict
-) -> None:
-    recipe = RECIPES["mask_only"].to_json()
-    control = pack.control.load_control(weight_file(bundle, Kind.BUNDLE, **metadata(recipe)))
-    with pytest.raises(ValueError, match="trained without an image branch"):
-        pack.conditioning.apply_both(
-            ([], []), control, pack.masks.mask_hint(masks(1), 3), photos(1), 1.0, None
-        )
-
-
 @pytest.mark.parametrize("channels", [3, 6])
 def test_palette_colours_are_kept(pack: SimpleNamespace, channels: int) -> None:
     palette = photos(2)
@@ -394,17 +215,6 @@ def test_half_precision_gives_nearly_the_same(
 
 
 # Weights that do not fit
-
-
-def metadata(recipe: str) -> dict[str, str]:
-    return {
-        "siamese.format_version": "1",
-        "siamese.recipe": recipe,
-        "siamese.resolution": "64x64",
-        "siamese.step": "3",
-        "siamese.base_hash": "0",
-        "siamese.mask_classes": "{}",
-    }
 
 
 def test_missing_and_unexpected_keys_are_an_error(pack: SimpleNamespace, bundle: StateDict) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +24,8 @@ from workflow_prompts import Prompt, bundle_prompt, image, images, node, pixels,
 
 pytest_plugins = ["comfy_inside", "served_models"]
 
-CAPTION = 'a "polyp", größer'
+# With the characters beyond \n that end a line for str.splitlines().
+CAPTION = 'a "polyp", größer\u2028than\u2029a\x85centimetre'
 
 
 @pytest.fixture
@@ -138,16 +141,70 @@ def test_grey_sixteen_bits_and_palettes_are_cut_at_one_half(served: ComfyHost) -
         ("empty", r"no pictures \(.bmp"),
         ("twice", r"a.bmp and a.png have one name; keep one"),
         ("broken", r"broken.png: cannot be decoded as an image"),
+        ("dark", r"m1.png: the mask's brightest value is 1 of 255.*Multiply by 255"),
     ],
 )
 def test_a_wrong_folder_is_an_error(served: ComfyHost, name: str, message: str) -> None:
-    for extra in ("empty", "twice", "broken"):
+    for extra in ("empty", "twice", "broken", "dark"):
         (served.input / extra).mkdir(exist_ok=True)
     for file in ("a.png", "a.bmp"):
         write_mask(served.input / "twice" / file, (slice(0, 1), slice(0, 1)))
     (served.input / "broken" / "broken.png").write_bytes(b"no picture")
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(served.input / "dark" / "m1.png")
     with pytest.raises(HostError, match=f"SiameseLoadMaskFolder.*{message}"):
         served.run(load_prompt(name))
+
+
+def voc_palette(classes: np.ndarray) -> Image.Image:
+    """Class 1 dark red, as in Pascal VOC's masks."""
+    indexed = Image.fromarray(classes.astype(np.uint8)).convert("P")
+    indexed.putpalette([0, 0, 0, 128, 0, 0])
+    return indexed
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "message"),
+    [
+        ("m.png", lambda eye: Image.fromarray(eye.astype(np.uint8)), "1 of 255; .* by 255"),
+        ("m.png", lambda eye: Image.fromarray(eye.astype(np.uint8) * 127), "127 of 255"),
+        ("m.png", lambda eye: Image.fromarray(eye.astype(np.uint16) * 255), "255 of 65535; .* 257"),
+        ("m.png", voc_palette, "38 of 255"),
+        ("m.tif", lambda eye: Image.fromarray(eye.astype(np.float32)), "type F, .* 8 or 16 bits"),
+        ("m.tif", lambda eye: Image.fromarray(eye.astype(np.int32) * 255), "type I, .* 16 bits"),
+    ],
+)
+def test_masks_that_would_come_out_empty_are_refused(
+    pack: SimpleNamespace,
+    tmp_path: Path,
+    name: str,
+    picture: Callable[[np.ndarray], Image.Image],
+    message: str,
+) -> None:
+    picture(np.eye(8)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}: .*{message}"):
+        pack.synthesize.read_mask(tmp_path / name)
+
+
+def test_a_mask_of_several_pictures_is_refused(pack: SimpleNamespace, tmp_path: Path) -> None:
+    page = Image.fromarray(np.eye(8, dtype=np.uint8) * 255)
+    page.save(tmp_path / "m.tif", save_all=True, append_images=[page])
+    with pytest.raises(ValueError, match=r"m.tif: .*it holds 2 pictures"):
+        pack.synthesize.read_mask(tmp_path / "m.tif")
+
+
+def test_a_black_mask_is_an_empty_one(pack: SimpleNamespace, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 8), np.uint8)).save(tmp_path / "m.png")
+    assert torch.equal(pack.synthesize.read_mask(tmp_path / "m.png"), torch.zeros(1, 4, 8))
+
+
+@pytest.mark.usefixtures("pack")
+@pytest.mark.parametrize("inputs", [(None, False), ("masks", None)])
+def test_a_linked_input_reads_the_folder_anew(inputs: tuple[Any, Any]) -> None:
+    """ComfyUI gives None for an input whose value another node has yet to make."""
+    from siamese_diffusion.nodes.dataset import SiameseLoadMaskFolder
+
+    found = SiameseLoadMaskFolder.fingerprint_inputs(*inputs, start=0, count=0)
+    assert isinstance(found, float) and math.isnan(found)
 
 
 def test_a_start_beyond_the_masks_is_an_error(served: ComfyHost, folder: str) -> None:
@@ -184,6 +241,37 @@ def test_nothing_is_overwritten(served: ComfyHost) -> None:
     names = [pair.stem for pair in read_prompt_jsonl(root / "prompt.jsonl").pairs]
     assert names == ["a", "a_2", "a_3", "a_4", "a_5"]
     assert [name for name in files(root) if "tmp" in name] == []
+
+
+def test_a_deleted_image_takes_its_caption_with_it(served: ComfyHost) -> None:
+    root = served.output / "again"
+    for stem in ("a", "b"):
+        served.run(save_prompt("again", stem))
+    for kind in ("images", "masks"):
+        (root / kind / "a.png").unlink()
+    prompt = save_prompt("again", "a")
+    prompt["save"]["inputs"]["prompt"] = "another"
+    served.run(prompt)
+    pairs = read_prompt_jsonl(root / "prompt.jsonl").pairs
+    assert [(pair.stem, pair.caption) for pair in pairs] == [("b", CAPTION), ("a", "another")]
+    assert files(root) == [f"{kind}/{n}.png" for kind in ("images", "masks") for n in "ab"] + [
+        "prompt.jsonl"
+    ]
+
+
+@pytest.mark.usefixtures("pack")
+def test_a_grey_image_is_saved_as_a_coloured_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import folder_paths
+    from siamese_diffusion.nodes.dataset import SiameseSavePairs
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    monkeypatch.setattr(SiameseSavePairs, "hidden", None)
+    image, mask = torch.full((1, 8, 8, 1), 0.2), torch.ones(8, 8)
+    SiameseSavePairs.execute(image, mask, "a", "grey", "")
+    with Image.open(tmp_path / "grey" / "images" / "a.png") as file:
+        assert (file.mode, file.getpixel((0, 0))) == ("RGB", (51, 51, 51))
 
 
 def test_images_carry_the_workflow_and_masks_do_not(served: ComfyHost) -> None:
@@ -278,6 +366,42 @@ def test_it_goes_on_where_it_was_interrupted(served: ComfyHost, folder: str) -> 
     assert len(read_prompt_jsonl(root / "prompt.jsonl").pairs) == 3
     shutil.rmtree(root)
     assert "3 new" in shown_text(served.run(dataset_prompt(folder, "interrupted")), "make")
+
+
+def test_an_image_whose_mask_is_missing_is_not_overwritten(served: ComfyHost, folder: str) -> None:
+    root = served.output / "unmasked"
+    served.run(dataset_prompt(folder, root.name, count=1))
+    image, mask = (root / kind / "m1_1.png" for kind in ("images", "masks"))
+    mask.unlink()
+    image.write_bytes(b"precious")
+    with pytest.raises(HostError, match=r"m1_1.png: its mask .*masks/m1_1.png is missing"):
+        served.run(dataset_prompt(folder, root.name, count=1))
+    assert image.read_bytes() == b"precious"
+
+
+def test_a_mask_alone_is_an_interrupted_pair(served: ComfyHost, folder: str) -> None:
+    served.run(dataset_prompt(folder, "half", count=1))
+    image = served.output / "half" / "images" / "m1_1.png"
+    image.unlink()
+    assert "1 new" in shown_text(served.run(dataset_prompt(folder, "half", count=1)), "make")
+    assert image.is_file()
+
+
+@pytest.mark.parametrize("name", ["folder", "output_folder"])
+@pytest.mark.parametrize("path", ["../elsewhere", "/tmp/elsewhere", ""])
+def test_a_dataset_stays_in_the_input_and_output_folders(
+    served: ComfyHost, folder: str, name: str, path: str
+) -> None:
+    prompt = dataset_prompt(folder, "inside")
+    prompt["make"]["inputs"][name] = path
+    with pytest.raises(HostError, match=r"SiameseSynthesizeDataset.*expected a name or a relative"):
+        served.run(prompt)
+    assert not (served.output.parent / "elsewhere").exists()
+
+
+def test_a_wrong_number_of_steps_is_no_masks_fault(served: ComfyHost, folder: str) -> None:
+    with pytest.raises(HostError, match=r"SiameseSynthesizeDataset[^/]*steps is 30.*Set 27"):
+        served.run(dataset_prompt(folder, "steps", steps=30))
 
 
 def test_a_mask_that_does_not_fit_is_named(served: ComfyHost, folder: str) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -71,7 +72,9 @@ def test_it_resumes_bit_for_bit(
     flags = ["--max_train_steps=4", "--save_every_n_steps=2", *host_flags]
     assert train(base, pairs, whole, *flags) == 0
     assert train(base, pairs, parts, *flags) == 0
-    (parts / "siamese.safetensors").unlink()  # as if it had been killed after step 2
+    # As if it had been killed after step 2.
+    (parts / "siamese.safetensors").unlink()
+    shutil.rmtree(parts / "state/step00000004")
     assert train(base, pairs, parts, *flags) == 0
     assert losses(whole) == losses(parts)
     first = read_weights(whole / "siamese.safetensors").tensors

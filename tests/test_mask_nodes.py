@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -145,6 +147,82 @@ def test_exchanged_areas_are_an_error(served: ComfyHost) -> None:
         served.run(random_prompt(smallest=20.0, largest=10.0))
 
 
+# Progress
+
+
+class Progress(list[tuple[int, int]]):
+    """What a node told the page: (done, of how many)."""
+
+
+@pytest.fixture
+def progress(pack: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Progress]:
+    """ComfyUI's own hooks, without a server behind them."""
+    import comfy.utils
+    from siamese_diffusion.nodes.picture_nodes import SiameseFilterPairs
+
+    told = Progress()
+    page = SimpleNamespace(send_progress_text=lambda *_: None)
+    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=page))
+    monkeypatch.setitem(sys.modules, "server", server)
+    monkeypatch.setattr(SiameseFilterPairs, "hidden", SimpleNamespace(unique_id="1"))
+    comfy.utils.set_progress_bar_global_hook(
+        lambda done, total, *_args, **_others: told.append((done, total))
+    )
+    yield told
+    comfy.utils.set_progress_bar_global_hook(None)
+
+
+def run_node(name: str) -> Any:
+    """Run one of our nodes on three images or masks."""
+    from siamese_diffusion.nodes import mask_nodes, picture_nodes
+
+    image, mask = torch.rand(3, 16, 16, 3), square()[None].expand(3, -1, -1)
+    one = {"image": [image], "mask": [mask]}
+    inputs: dict[str, dict[str, Any]] = {
+        "SiameseOverlay": {
+            **{"image": image, "mask": mask, "colour": "red", "outline": 1, "tint": 0.1}
+        },
+        "SiameseContactSheet": {**one, "columns": [0], "cell_size": [16]},
+        "SiameseFilterPairs": {**one, "minimum": [0.0], "stem": ["pair"]},
+        "SiameseAugmentMask": {
+            **{"mask": mask[:1], "seed": 0, "variants": 3, "flip": True},
+            **{"rotation": 0.0, "scale": 0.0, "elastic": 0.0},
+        },
+        "SiameseRandomMask": {
+            **{"seed": 0, "width": 16, "height": 16, "count": 3, "lesions": 1},
+            **{"smallest": 3.0, "largest": 15.0},
+        },
+    }
+    module = mask_nodes if hasattr(mask_nodes, name) else picture_nodes
+    return getattr(module, name).execute(**inputs[name])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SiameseOverlay",
+        "SiameseContactSheet",
+        "SiameseFilterPairs",
+        "SiameseAugmentMask",
+        "SiameseRandomMask",
+    ],
+)
+def test_nodes_of_many_images_show_progress_and_can_be_interrupted(
+    progress: Progress, name: str
+) -> None:
+    from comfy.model_management import (
+        InterruptProcessingException,
+        interrupt_current_processing,
+    )
+
+    run_node(name)
+    assert progress == [(1, 3), (2, 3), (3, 3)]
+    interrupt_current_processing(True)
+    with pytest.raises(InterruptProcessingException):
+        run_node(name)
+    assert len(progress) == 3
+
+
 # Looking
 
 
@@ -176,6 +254,17 @@ def test_contrast_is_the_difference_to_the_surroundings(pack: SimpleNamespace) -
     for flat in (torch.zeros(8, 8), torch.ones(8, 8)):
         (only,) = pack.pictures.pairs_of([image], [flat])
         assert pack.pictures.contrast(only) is None
+
+
+@pytest.mark.parametrize("pixels", [0, 1, 4])
+def test_a_grown_mask_has_all_that_is_near(pack: SimpleNamespace, pixels: int) -> None:
+    mask = torch.rand((17, 11), generator=generator()) > 0.97
+    near = torch.zeros_like(mask)
+    for row, column in mask.nonzero().tolist():
+        top, left = max(0, row - pixels), max(0, column - pixels)
+        near[top : row + pixels + 1, left : column + pixels + 1] = True
+    grown = pack.pictures.grown(mask.float()[None, None], pixels)
+    assert torch.equal(grown[0, 0], near.float())
 
 
 def test_masks_follow_their_images(pack: SimpleNamespace) -> None:
@@ -289,6 +378,18 @@ def test_the_filter_says_what_it_dropped(served: ComfyHost, folder: str) -> None
     )
     saved = (served.output / f"filtered {folder}" / "images").iterdir()
     assert sorted(path.stem for path in saved) == ["m1", "m3", "m4"]
+
+
+@pytest.mark.usefixtures("progress")
+def test_an_image_that_is_no_number_is_dropped_and_counted() -> None:
+    from siamese_diffusion.nodes.picture_nodes import SiameseFilterPairs
+
+    image = torch.rand((2, 64, 64, 3), generator=generator())
+    image[1, 0, 0] = torch.nan
+    found = SiameseFilterPairs.execute([image], [square()], [0.0], ["a", "b"])
+    images, _, stems, text = found.result
+    assert (len(images), stems) == (1, ["a"])
+    assert text == "Kept 1 of 2 pairs, dropped 1 with contrast below 0: b (nan)"
 
 
 def test_nothing_left_is_an_error(served: ComfyHost, folder: str) -> None:

@@ -143,7 +143,7 @@ def test_a_folder_as_base_is_refused_with_advice(
 ) -> None:
     code, path = merged(tmp_path, bundle_of(base, tmp_path), tmp_path)
     assert code == 2
-    assert "expected a single-file checkpoint" in capsys.readouterr().err
+    assert "a folder; expected a single file" in capsys.readouterr().err
     assert not path.exists()
 
 

@@ -136,6 +136,9 @@ def test_the_image_has_the_size_of_the_mask_or_the_size_asked_for(served: ComfyH
     prompt["3"]["inputs"]["image"] = "odd.png"
     with pytest.raises(HostError, match=r"90x50 pixels.*Set width 88 and height 48"):
         served.run(prompt)
+    prompt["6"]["inputs"] |= {"width": 90, "height": 48}
+    with pytest.raises(HostError, match=r"width is 90 pixels.*Set width 88 and height 48"):
+        served.run(prompt)
     prompt["6"]["inputs"] |= {"width": 88, "height": 48}
     assert image(served, prompt).shape == (48, 88, 3)
 
@@ -287,3 +290,20 @@ def test_a_second_run_comes_from_the_cache_until_the_bundle_changes(served: Comf
     again = cached(served.run(prompt))
     assert "1" in again
     assert not again & {"2", "6"}
+
+
+def test_a_second_run_comes_from_the_cache_until_the_mask_folder_changes(served: ComfyHost) -> None:
+    root = served.input / "cached masks"
+    root.mkdir()
+    write_mask(root / "m.png", (slice(0, 32), slice(0, 32)))
+    prompt = {
+        "load": node(
+            "SiameseLoadMaskFolder", folder=root.name, subfolders=False, start=0, count=0
+        ),
+        "image": node("MaskToImage", mask=["load", 0]),
+        "show": node("PreviewImage", images=["image", 0]),
+    }  # fmt: skip
+    served.run(prompt)
+    assert cached(served.run(prompt)) >= {"load", "image"}
+    write_mask(root / "m.png", (slice(0, 8), slice(0, 8)))
+    assert not cached(served.run(prompt)) & {"load", "image"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from siamese_diffusion.training.pictures import read_image, read_mask, read_palette_mask
+from siamese_diffusion.models.pictures import read_image, read_mask, read_palette_mask
 from small_datasets import (
     lesion,
     load,

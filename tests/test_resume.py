@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import multiprocessing
 import os
 import random
@@ -16,10 +18,13 @@ import pytest
 import torch
 from PIL import Image
 from siamese_diffusion.models.weights import read_weights
+from siamese_diffusion.training import reporting
 from siamese_diffusion.training.checkpoints import RunFolder
+from siamese_diffusion.training.objective import Batch, Objective
 from siamese_diffusion.training.train_siamese import main
 from small_runs import metrics
 from tiny_base import write_tiny_base
+from torch import Tensor
 
 STEPS = 8
 
@@ -174,9 +179,6 @@ def test_changed_data_does_not_continue_a_run(
     out = tmp_path / "out"
     arguments = [*command, f"--train_data={data / 'prompt.jsonl'}", f"--output_dir={out}"]
     assert main([*arguments, "--max_train_steps=1"]) == 0
-    folder = RunFolder(out, "siamese")
-    folder.clear(folder.unfinished_state(1))
-    folder.complete_state(folder.unfinished_state(1), 1)
     (out / "siamese.safetensors").unlink()
     mask = next((data / "masks").iterdir())
     Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
@@ -191,9 +193,161 @@ def test_an_infinite_loss_stops_and_leaves_the_last_good_state(
     arguments = [*command, f"--output_dir={out}", "--learning_rate=1e30", "--lr_warmup_steps=0"]
     assert main(arguments) == 1
     message = capsys.readouterr().err
-    assert "the loss is not finite (" in message
+    assert "not finite: " in message
     assert ".png" in message
-    assert "last good state" in message
-    good = read_weights(next((out / "state").iterdir()) / "weights.safetensors").tensors
-    assert good
+    assert f"--resume {RunFolder(out, 'siamese').latest_state()}" in message
+    assert_finite(out)
     assert not (out / "siamese.safetensors").exists()
+
+
+def assert_finite(out: Path) -> None:
+    """Every state is whole and good."""
+    states = sorted((out / "state").iterdir())
+    assert states
+    for state in states:
+        tensors = read_weights(state / "weights.safetensors").tensors
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
+    assert not (out / "siamese.safetensors").exists()
+
+
+def test_what_fails_at_the_end_is_done_again_without_training(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    flags = [
+        "--max_train_steps=2",
+        "--save_every_n_steps=0",
+        "--ema_decay=0",
+        "--lr_warmup_steps=0",
+    ]
+    arguments = [*command, f"--output_dir={out}", *flags]
+
+    def out_of_memory(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reporting, "sample", out_of_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            main(arguments)
+    history = (out / "metrics.jsonl").read_bytes()
+    assert [path.name for path in (out / "state").iterdir()] == ["step00000002"]
+    saved = read_weights(out / "state/step00000002/weights.safetensors").tensors
+    assert not (out / "siamese.safetensors").exists()
+
+    monkeypatch.setattr(Objective, "losses", None)  # nothing may be trained any more
+    assert main(arguments) == 0
+    assert (out / "metrics.jsonl").read_bytes() == history
+    assert (out / "sample" / "siamese-step00000002.png").is_file()
+    found = read_weights(out / "siamese.safetensors").tensors
+    assert all(torch.equal(found[key], saved[key]) for key in saved)
+    assert not (out / "state").exists()  # nobody asked for states
+
+
+def test_a_finished_run_leaves_its_last_checkpoints(uninterrupted: Path) -> None:
+    states = sorted(path.name for path in (uninterrupted / "state").iterdir())
+    assert states == ["step00000007", "step00000008"]
+    weights = sorted(path.name for path in uninterrupted.glob("*.safetensors"))
+    assert weights == [
+        "siamese-step00000006.safetensors",
+        "siamese-step00000007.safetensors",
+        "siamese.safetensors",
+    ]
+
+
+def test_the_logged_learning_rate_is_the_one_that_was_used(uninterrupted: Path) -> None:
+    found = [line["learning_rate"] for line in metrics(uninterrupted)]
+    cosine = [(1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
+    assert found == pytest.approx([1e-3 * share for share in (0, 0.5, *cosine)])
+
+
+def stop_at_step_three(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run until the third step has a finite loss, but gradients that are not."""
+    losses = Objective.losses
+
+    def steep(objective: Objective, batch: Batch, step: int, backward: object) -> object:
+        def root(terms: Tensor) -> None:
+            zero = (terms - terms.detach()).sqrt()  # infinitely steep
+            backward(terms + zero if step == 2 else terms)  # type: ignore[operator]
+
+        return losses(objective, batch, step, root)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objective, "losses", steep)
+        assert main(arguments) == 1
+
+
+def test_gradients_that_are_not_finite_change_nothing(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stop_at_step_three([*command, f"--output_dir={tmp_path / 'out'}"], monkeypatch)
+    message = capsys.readouterr().err
+    state = tmp_path / "out/state/step00000002"
+    assert "error: step 3: not finite: gradient norm = " in message
+    assert f"--resume {state} and a lower --learning_rate" in message
+    assert RunFolder(tmp_path / "out", "siamese").latest_state() == state
+    assert_finite(tmp_path / "out")
+    assert [step for step, _ in losses(tmp_path / "out")] == [1, 2]
+
+
+def test_a_run_resumes_with_a_lower_learning_rate(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    arguments = [*command, f"--output_dir={out}"]
+    stop_at_step_three(arguments, monkeypatch)
+    lower = [*arguments, "--learning_rate=1e-4"]
+    assert main(lower) == 2
+    assert "--learning_rate was 0.001, is 0.0001" in capsys.readouterr().err
+    state = out / "state/step00000002"
+    assert main([*lower, f"--resume={state}"]) == 0
+    cosine = [(1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
+    expected = [0, 0.5e-3, *(1e-4 * share for share in cosine)]
+    assert [line["learning_rate"] for line in metrics(out)] == pytest.approx(expected)
+    assert json.loads((out / "config.json").read_text())["learning_rate"] == 1e-4
+    optimizer = torch.load(out / "state/step00000007/optimizer.pt", weights_only=True)["optimizer"]
+    assert optimizer["param_groups"][0]["lr"] == pytest.approx(1e-4 * cosine[5])
+
+
+def test_a_named_state_is_checked_against_the_command(
+    command: list[str], uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*command, f"--output_dir={tmp_path / 'out'}"]
+    states = uninterrupted / "state"
+    for more, expected in (
+        ([f"--resume={states / 'step00000007'}", "--seed=7"], "--seed was 42, is 7"),
+        ([f"--resume={states / 'step00000008'}"], "step 8 of --max_train_steps 8, nothing is left"),
+        ([f"--resume={states}"], "not a training state"),
+    ):
+        assert main([*arguments, *more]) == 2
+        assert expected in capsys.readouterr().err
+    # Old states have no record of their own.
+    shutil.copytree(uninterrupted, tmp_path / "old")
+    old = tmp_path / "old/state/step00000007"
+    (old / "state.json").write_text('{"step": 7}', encoding="utf-8")
+    assert main([*arguments, f"--resume={old}", "--seed=7", "--dry_run"]) == 2
+    assert "--seed was 42, is 7" in capsys.readouterr().err
+    assert main([*arguments, f"--resume={old}", "--dry_run"]) == 0
+    # A folder with states of its own is not overwritten.
+    (tmp_path / "old/siamese.safetensors").unlink()
+    state = states / "step00000007"
+    assert main([*command, f"--output_dir={tmp_path / 'old'}", f"--resume={state}"]) == 2
+    assert "holds a run of its own" in capsys.readouterr().err
+
+
+def test_another_base_model_does_not_continue_a_run(
+    command: list[str], uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another file under the same name."""
+    state = Path(shutil.copytree(uninterrupted / "state/step00000007", tmp_path / "state"))
+    facts = json.loads((state / "state.json").read_text())
+    facts["record"]["base_hash"] = "0" * 64
+    (state / "state.json").write_text(json.dumps(facts), encoding="utf-8")
+    flags = [f"--output_dir={tmp_path / 'out'}", f"--resume={state}"]
+    assert main([*command, *flags, "--dry_run"]) == 2
+    assert "the base model is another file" in capsys.readouterr().err

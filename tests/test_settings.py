@@ -15,17 +15,27 @@ import pytest
 import test_pictures
 import test_trainer
 import torch
+from accelerate import Accelerator
 from siamese_diffusion.models.recipe import RECIPES
 from siamese_diffusion.models.weights import StateDict, read_weights
+from siamese_diffusion.training import session
 from siamese_diffusion.training.data import TrainingData
 from siamese_diffusion.training.errors import ConfigError
 from siamese_diffusion.training.host import BaseModel
 from siamese_diffusion.training.latent_cache import DiskCache
+from siamese_diffusion.training.networks import SiameseNetworks
 from siamese_diffusion.training.objective import Batch
+from siamese_diffusion.training.options import TrainConfig
+from siamese_diffusion.training.standalone import Standalone
 from siamese_diffusion.training.train_siamese import main
-from small_datasets import CPU, SQUARE, Base, load, write_list
+from siamese_diffusion.training.trainer import config_to_publish
+from siamese_diffusion.training.updates import Update
+from small_datasets import CPU, SQUARE, Base, config, load, write_list
+from small_runs import command
 from test_trainer import ROUNDING, differing, flags, losses, train
 from tiny_base import SD1, write_tiny_base
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 tiny = test_trainer.tiny
 fresh_accelerator = test_trainer.fresh_accelerator
@@ -85,6 +95,22 @@ def test_saved_weights_are_the_moving_average(tiny: Path, pairs: Path, tmp_path:
         assert not torch.equal(tensor, weights[2][key]), key
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of:UserWarning")  # the very first step
+def test_a_scaler_skips_a_step_whose_gradients_are_not_finite(tmp_path: Path) -> None:
+    """As with fp16 on a GPU: too large a scale is normal, and the next one is smaller."""
+    accelerator = Accelerator(cpu=True)
+    accelerator.scaler = GradScaler("cpu", init_scale=4.0)
+    layer = nn.Linear(2, 1)
+    nets = cast(SiameseNetworks, layer)
+    update = Update(config(tmp_path), Standalone(), nets, accelerator)
+    before = layer.weight.detach().clone()
+    update.backward(layer(torch.full((1, 2), 1e38)).flatten())  # times 4: beyond float32
+    assert update.finish_gradients() is None
+    update.apply()
+    assert torch.equal(layer.weight, before)
+    assert accelerator.scaler.get_scale() == 2.0
+
+
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs wandb")
 def test_wandb_writes_below_the_output_folder(
     tiny: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -96,6 +122,22 @@ def test_wandb_writes_below_the_output_folder(
     [file] = (tmp_path / "out" / "wandb").glob("offline-run-*/run-*.wandb")
     assert b"loss_consistency" in file.read_bytes()
     assert not list(elsewhere.iterdir())
+
+
+def test_a_tracker_that_is_not_installed_is_an_error(
+    tiny: Path,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(session.TRACKERS, "wandb", lambda: False)
+    for choice in ("wandb", "all"):
+        assert main(command(tiny, pairs, tmp_path / "out", f"--log_with={choice}")) == 2
+        assert (
+            f"--log_with {choice}: wandb is missing; pip install wandb" in capsys.readouterr().err
+        )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -197,3 +239,13 @@ def test_the_resolved_configuration_is_in_the_folder_and_in_the_weights(
     # Weights are passed on: they say nothing about their owner's folders.
     assert str(tmp_path) not in metadata["siamese.config"]
     assert str(pairs) not in metadata["siamese.config"]
+
+
+def test_the_hosts_options_are_in_the_weights_without_its_files() -> None:
+    options = {"min_snr_gamma": 5.0, "lr_scheduler_args": ["T_max=9"], "vae": "/home/ada/vae.pt"}
+    config = TrainConfig(Path("/home/ada/base"), Path("/home/ada/out"), host_options=options)
+    published = config_to_publish(config, RECIPES["published"])
+    found = json.loads(published)
+    assert (found["min_snr_gamma"], found["lr_scheduler_args"]) == (5.0, ["T_max=9"])
+    assert found["learning_rate"] == 1e-5
+    assert "ada" not in published

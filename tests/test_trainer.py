@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from siamese_diffusion.models.weights import StateDict, read_weights
+from siamese_diffusion.models.weights import DECODER, UNET, StateDict, read_weights
 from siamese_diffusion.training.train_siamese import main
 from small_runs import metrics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -87,19 +88,15 @@ def test_accumulation_equals_a_larger_batch(
     assert differing(found, plain, ROUNDING) < 1e-3
 
 
-@pytest.mark.parametrize("more", [[], ["--cache_latents_to_disk"]])
-def test_two_processes_equal_one(
-    more: list[str], tiny: Path, pairs: Path, plain: StateDict, plain_folder: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
+def launch(arguments: list[str]) -> str:
+    """Two processes, on CPUs instead of GPUs and without MPI; what they say."""
     launcher = [
         sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
         "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no",
         "--num_cpu_threads_per_process=1",
     ]  # fmt: skip
     result = subprocess.run(
-        [*launcher, str(SCRIPT), *flags(tiny, pairs, out, "--train_batch_size=2", *more)],
-        # Processes on CPUs instead of GPUs, without MPI.
+        [*launcher, str(SCRIPT), *arguments],
         env={**os.environ, "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
@@ -107,9 +104,43 @@ def test_two_processes_equal_one(
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+def test_two_processes_equal_one_also_when_resumed(
+    tiny: Path,
+    pairs: Path,
+    plain: StateDict,
+    plain_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    arguments = flags(tiny, pairs, out, "--train_batch_size=2", "--save_every_n_steps=2")
+    messages = launch(arguments)
+    assert messages.count("Host: standalone") == 1
+    assert_same_run(out, plain, plain_folder)
+    # As if it had been killed in the last step.
+    (out / "siamese.safetensors").unlink()
+    shutil.rmtree(out / "state/step00000003")
+    assert main(arguments) == 2
+    assert "--num_processes was 2, is 1" in capsys.readouterr().err
+    assert f"Resuming from {out / 'state/step00000002'}" in launch(arguments)
+    assert_same_run(out, plain, plain_folder)
+
+
+def test_two_processes_share_a_cache_on_disk(
+    tiny: Path, pairs: Path, plain: StateDict, plain_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    launch(flags(tiny, pairs, out, "--train_batch_size=2", "--cache_latents_to_disk"))
+    assert_same_run(out, plain, plain_folder)
+
+
+def assert_same_run(out: Path, plain: StateDict, plain_folder: Path) -> None:
+    """The losses of both processes' samples: those of the one process with the same batches."""
     found = read_weights(out / "siamese.safetensors").tensors
     assert differing(found, plain, ROUNDING) < 1e-3
-    # The losses of both processes' samples: those of the one process with the same batches.
     assert losses(out) == pytest.approx(losses(plain_folder), rel=1e-5)
 
 
@@ -229,6 +260,66 @@ def test_a_dry_run_describes_and_writes_nothing(
     for expected in ("pairs", "validation pairs", "trained", "GiB", "lesion", "coverage"):
         assert expected in text
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "copies", "named"),
+    [
+        ([], 4, "weights, gradients, AdamW; activations come on top"),
+        (["--ema_decay=0.9"], 5, "weights, gradients, moving average, AdamW; activations come"),
+        (
+            ["--optimizer_type=SGDNesterov"],
+            2,
+            "weights, gradients; activations and the state of SGDNesterov come on top",
+        ),
+    ],
+)
+def test_a_dry_run_counts_what_it_names(
+    more: list[str],
+    copies: int,
+    named: str,
+    tiny: Path,
+    pairs: Path,
+    plain: StateDict,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Copies of what is trained, in float32, beside the UNet's frozen encoder."""
+    with caplog.at_level("INFO"):
+        assert main(flags(tiny, pairs, tmp_path / "out", "--dry_run", *more)) == 0
+    unet = {k: v for k, v in read_weights(tiny).tensors.items() if k.startswith(UNET)}
+    frozen = sum(v.numel() for k, v in unet.items() if not k.startswith(DECODER))
+    count = copies * sum(v.numel() for v in plain.values()) + frozen
+    assert f"{count * 4 / 2**30:.2f} GiB for {named}" in caplog.text
+
+
+@pytest.mark.parametrize(("rank", "shown"), [(None, True), ("0", True), ("1", False)])
+def test_the_host_is_named_first(
+    rank: str | None,
+    shown: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Before the data is looked at, which may be large; by one of several processes."""
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    with caplog.at_level("INFO"):
+        assert main(flags(tmp_path / "none", tmp_path / "none.jsonl", tmp_path / "out")) == 2
+    assert ("Host: standalone" in caplog.messages) == shown
+
+
+def test_the_progress_bar_shows_every_term(
+    tiny: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny, pairs, tmp_path, "--train_batch_size=2")
+    shown = capsys.readouterr().err
+    lines = metrics(tmp_path)
+    for line in lines:
+        terms = {name: value for name, value in line.items() if name.startswith("loss")}
+        assert len(terms) == (5 if line is lines[-1] else 4)
+        text = [f"{name.removeprefix('loss_')}={value:.4f}" for name, value in terms.items()]
+        assert ", ".join(text) in shown
 
 
 def test_the_validation_loss_is_logged_and_repeatable(

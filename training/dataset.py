@@ -12,13 +12,13 @@ import numpy as np
 from tqdm import tqdm
 
 from ..models.metadata import file_hash
+from ..models.pictures import read_image, read_mask, read_palette_mask
 from .dataset_toml import read_dataset_toml
 from .errors import ConfigError
 from .framing import Size
 from .host import Host
 from .options import TrainConfig
 from .pairs import DatasetError, Listing, Pair, read_folders, read_prompt_jsonl
-from .pictures import read_image, read_mask, read_palette_mask
 
 MAX_COLOURS = 64
 DARK = 32  # of 255: colours up to here are class numbers, not colours

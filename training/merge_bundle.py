@@ -19,17 +19,14 @@ from ..models.metadata import FOLDER_HASH, file_hash, read_metadata
 from ..models.weights import (
     UNET,
     Kind,
-    StateDict,
-    WeightFile,
     WeightsError,
-    check_keys,
+    check_encoder,
     merge,
     read_weights,
     without_prefix,
     write_weights,
 )
 
-ENCODER = ("time_embed.", "input_blocks.", "middle_block.")
 CONVERT = "sd-scripts' tools/convert_diffusers20_original_sd.py makes a single file of a folder."
 
 
@@ -56,13 +53,11 @@ def merge_files(base: Path, bundle: Path, merged: Path) -> None:
     """
     weights = read_weights(bundle, expect=[Kind.BUNDLE])
     metadata = read_metadata(weights.metadata, str(bundle))
-    if base.is_dir():
-        raise WeightsError(f"{base}: a folder; expected a single-file checkpoint. {CONVERT}")
     tensors = read_weights(base, expect=[Kind.SD1, Kind.SD2, Kind.MERGED]).base()
     if metadata is not None:
         _check_hash(metadata.base_hash, bundle, base)
     try:
-        _check_encoder(weights, tensors)
+        check_encoder(weights, without_prefix(tensors, UNET))
         result = merge(tensors, weights)
     except WeightsError as error:
         raise WeightsError(
@@ -85,16 +80,6 @@ def _check_hash(expected: str, bundle: Path, base: Path) -> None:
             f"{bundle}: was trained on a base model with SHA-256 {expected}; {base} has "
             f"{found}. Give the checkpoint it was trained on."
         )
-
-
-def _check_encoder(bundle: WeightFile, base: StateDict) -> None:
-    """Raise WeightsError unless the ControlNet has the shapes of the encoder that it copied."""
-    unet = without_prefix(base, UNET)
-    found, expected = (
-        {key: value for key, value in part.items() if key.startswith(ENCODER)}
-        for part in (bundle.control(), unet)
-    )
-    check_keys(found, expected, f"{bundle.path}: ControlNet")
 
 
 if __name__ == "__main__":

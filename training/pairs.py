@@ -67,7 +67,8 @@ def read_prompt_jsonl(path: Path) -> Listing:
     """
     listing = Listing()
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines(): captions may hold U+2028 and others that it takes for line ends.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         listing.problems.append(f"not UTF-8 ({error.reason} at byte {error.start})")
         return listing

@@ -18,6 +18,7 @@ from .objective import Objective, mask_hint
 from .schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
 
 GAP = 4  # pixels between the pictures of a grid
+OUTLINE = (0.1, 1.0, 0.2)
 
 
 def ddim_scheduler(prediction: Prediction, steps: int) -> DDIMScheduler:
@@ -81,12 +82,12 @@ def grid(columns: Sequence[Tensor]) -> Image.Image:
 
 
 def outline(image: Tensor, mask: Tensor) -> Tensor:
-    """The mask's outline in green over images (B, 3, H, W) in [0, 1]; mask (B, 1, H, W)."""
+    """The mask's outline in green over images (B, 3, H, W) in [0, 1]; mask (B, 1 or 3, H, W)."""
     thick = functional.max_pool2d(mask, 3, 1, 1)
     thin = -functional.max_pool2d(-mask, 3, 1, 1)
-    edge = (thick - thin).clamp(0, 1)
-    colour = torch.tensor([0.1, 1.0, 0.2], device=image.device).view(1, 3, 1, 1)
-    return image * (1 - edge) + colour * edge
+    edge = (thick != thin).any(1, keepdim=True)  # classes may differ in one channel only
+    colour = torch.tensor(OUTLINE, device=image.device).view(1, 3, 1, 1)
+    return torch.where(edge, colour, image)
 
 
 def plot_losses(metrics: Path, picture: Path) -> None:

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 from accelerate import Accelerator
+from accelerate.utils import is_tensorboard_available, is_wandb_available
 
-from .checkpoints import RunFolder
 from .data import TrainingData
 from .dataset import Dataset
 from .errors import ConfigError
 from .host import BaseModel, Host
 from .latent_cache import DiskCache, MemoryCache
 from .options import TrainConfig
+from .record import check_same_run, make_record, state_to_continue
 from .summary import DatasetSummary
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-# May differ between a run and its continuation: changes what is written, not what is learnt.
-FREE_TO_CHANGE = {
-    "resume",
-    "save_every_n_steps",
-    "keep_last_n",
-    "sample_every_n_steps",
-    "validate_every_n_steps",
-    "sample_count",
-    "sample_steps",
-    "sample_cfg",
-    "tokenizer_cache_dir",
-    "host",
-    "sd_scripts",
-    "cache_latents_to_disk",
-    "log_with",
-}
+TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
 
 
 def start(config: TrainConfig, dataset: Dataset, host: Host) -> None:
@@ -47,25 +30,29 @@ def start(config: TrainConfig, dataset: Dataset, host: Host) -> None:
     loss is not finite.
     """
     training, held_out = dataset.split(config.validation_split, config.seed)
-    folder = RunFolder(config.output_dir, config.output_name)
-    recipe = asdict(config.resolved_recipe())
-    record = {**json.loads(config.to_json()), **recipe, "dataset": dataset.fingerprint()}
-    state = None if config.dry_run else state_to_continue(config, folder, record)
     accelerator = make_accelerator(config)
+    record = make_record(config, dataset.fingerprint(), accelerator.num_processes)
+    state = state_to_continue(config, record)
     if accelerator.is_main_process:
-        log.info("Host: %s", host.name)
         for note in dataset.notes:
             log.warning("Note: %s", note)
     base = host.load_base_model(config, accelerator)
+    record["base_hash"] = base.base_hash
+    if state is not None:
+        check_same_run(config, state, record)
     if config.dry_run:
-        trainer = Trainer(config, host, base, TrainingData(training, config.framing()), accelerator)
+        data = TrainingData(training, config.framing())
+        trainer = Trainer(config, host, base, data, accelerator, record)
         log.info("%s", describe(config, training, held_out, trainer))
         return
     data, validation = prepare_data(config, training, held_out, base, accelerator)
-    trainer = Trainer(config, host, base, data, accelerator, validation)
+    trainer = Trainer(config, host, base, data, accelerator, record, validation)
     if state is not None:
         trainer.resume(state)
-    folder.begin(record)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        trainer.folder.begin(record, trainer.step)
+    accelerator.wait_for_everyone()
     if config.log_with is not None:
         # TensorBoard takes no lists and no None.
         values = {name: str(value) for name, value in record.items()}
@@ -78,16 +65,21 @@ def start(config: TrainConfig, dataset: Dataset, host: Host) -> None:
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Devices, processes and precision. Raises ConfigError for what cannot work here."""
+    # Of accelerate's other trackers not all take pictures.
+    trackers = [name for name in TRACKERS if config.log_with in (name, "all")]
+    for name in trackers:
+        if not TRACKERS[name]():  # accelerate would leave it out
+            raise ConfigError(
+                f"--log_with {config.log_with}: {name} is missing; pip install {name}"
+            )
     try:
         return Accelerator(
             mixed_precision=config.mixed_precision,
-            log_with=config.log_with,
+            log_with=trackers or None,
             project_dir=config.output_dir,
         )
-    except (ValueError, ImportError) as error:
-        raise ConfigError(
-            f"--mixed_precision {config.mixed_precision} or --log_with {config.log_with}: {error}"
-        ) from error
+    except ValueError as error:
+        raise ConfigError(f"--mixed_precision {config.mixed_precision}: {error}") from error
 
 
 def prepare_data(
@@ -120,8 +112,6 @@ def describe(config: TrainConfig, training: Dataset, held_out: Dataset, trainer:
     """What a run would be: its data, steps, parameters and memory."""
     trained = sum(p.numel() for p in trainer.update.parameters)
     frozen = sum(p.numel() for p in trainer.nets.parameters()) - trained
-    # Weight, gradient and AdamW's two averages, in float32.
-    memory = (trained * 16 + frozen * 4) / 2**30
     recipe = trainer.objective.recipe
     rows = {
         "validation pairs": len(held_out.pairs),
@@ -129,43 +119,23 @@ def describe(config: TrainConfig, training: Dataset, held_out: Dataset, trainer:
         "steps": f"{config.max_train_steps} of {trainer.global_batch} pairs "
         f"({trainer.order.batches_per_epoch} steps an epoch)",
         "parameters": f"{trained:,} trained, {frozen:,} frozen",
-        "memory": f"{memory:.1f} GiB for weights, gradients and AdamW; activations come on top",
+        "memory": describe_memory(config, trainer),
     }
     table = DatasetSummary.of(training, config.framing()).render()
     return "\n".join([table, *(f"{name:<18}{value}" for name, value in rows.items())])
 
 
-def state_to_continue(
-    config: TrainConfig, folder: RunFolder, record: dict[str, Any]
-) -> Path | None:
-    """The state to go on from: `--resume`, or the newest in the output folder.
-
-    Raises ConfigError if that run is finished, or if another command or dataset made it.
-    """
-    if folder.weights().is_file():
-        raise ConfigError(
-            f"--output_dir: {folder.weights()} exists, that run is finished. Choose another "
-            "--output_dir or --output_name."
-        )
-    if config.resume is not None:
-        return config.resume
-    state = folder.latest_state()
-    if state is None:
-        # What a run without any state has logged will be logged again.
-        folder.drop_metrics_after(0)
-        return None
-    previous = json.loads(folder.config.read_text(encoding="utf-8"))
-    changed = [
-        f"--{name} was {previous.get(name)!r}, is {value!r}"
-        for name, value in record.items()
-        if name not in (*FREE_TO_CHANGE, "dataset") and previous.get(name) != value
-    ]
-    if previous["dataset"] != record["dataset"]:
-        changed.append("images, masks or captions have changed")
-    if changed:
-        raise ConfigError(
-            f"--output_dir: {config.output_dir} holds a run of another command "
-            f"({'; '.join(changed)}). Choose another --output_dir, or give the same command and "
-            "data to resume that run."
-        )
-    return state
+def describe_memory(config: TrainConfig, trainer: Trainer) -> str:
+    """What can be known without a step: no activations, and only AdamW's state."""
+    trained = sum(p.numel() * p.element_size() for p in trainer.update.parameters)
+    weights = sum(p.numel() * p.element_size() for p in trainer.nets.parameters())
+    sizes = {"weights": weights, "gradients": trained}
+    more = "activations"
+    if trainer.ema:
+        sizes["moving average"] = trained
+    if config.optimizer_type.lower() == "adamw":
+        sizes["AdamW"] = 2 * trained
+    else:
+        more += f" and the state of {config.optimizer_type}"
+    total = sum(sizes.values()) / 2**30
+    return f"{total:.2f} GiB for {', '.join(sizes)}; {more} come on top"

@@ -6,6 +6,7 @@ Run as a script, `python training/train_siamese.py --help`, or with `accelerate 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,12 +16,15 @@ if not __package__:
     __package__ = checkout.enter_package()
 
 from ..models.weights import WeightsError
+from .checkpoints import RunFolder
 from .command_line import parse_args
 from .dataset import load_dataset
 from .errors import ConfigError, NotFiniteError
 from .hosts import choose_host
 from .options import TrainConfig
 from .pairs import DatasetError
+
+log = logging.getLogger(__name__)
 
 USER_ERROR = 2
 
@@ -42,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(config: TrainConfig) -> None:
     """Check every input before anything large is loaded or written."""
     host = choose_host(config)
+    if os.environ.get("RANK", "0") == "0":  # as accelerate's launcher numbers the processes
+        log.info("Host: %s", host.name)
+    RunFolder(config.output_dir, config.output_name).check()
     config, dataset = load_dataset(config, host)
     # diffusers and transformers take seconds to import: only once the data is known to be good.
     from .session import start

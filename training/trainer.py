@@ -24,15 +24,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..models.metadata import SiameseMetadata
+from ..models.recipe import Recipe
 from ..models.weights import write_weights
-from .checkpoints import (
-    AVERAGE,
-    STATE_WEIGHTS,
-    RunFolder,
-    bundle_tensors,
-    load_bundle,
-    read_step,
-)
+from .checkpoints import RunFolder, bundle_tensors
 from .data import TrainingData
 from .errors import ConfigError, NotFiniteError
 from .host import BaseModel, Host
@@ -40,8 +34,10 @@ from .networks import SiameseNetworks, new_controlnet
 from .objective import Backward, Batch, Objective
 from .options import TrainConfig
 from .order import BatchOrder
+from .record import Record
 from .reporting import Reporter
 from .schedule import NoiseSchedule
+from .states import States
 from .updates import make_update
 
 log = logging.getLogger(__name__)
@@ -59,6 +55,7 @@ class Trainer:
         base: BaseModel,
         data: TrainingData,
         accelerator: Accelerator,
+        record: Record,
         validation: TrainingData | None = None,
     ) -> None:
         self.config, self.host, self.accelerator = config, host, accelerator
@@ -73,6 +70,7 @@ class Trainer:
         self.update = make_update(config, host, self.nets, accelerator)
         parameters = self.update.parameters
         self.ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
+        self.states = States(self.folder, record, base.shape, self.nets, self.update, self.ema)
         self.process_batch = config.train_batch_size * config.gradient_accumulation_steps
         self.global_batch = self.update.global_batch
         self.order = BatchOrder(data.sizes, self.global_batch, config.seed)
@@ -87,24 +85,24 @@ class Trainer:
 
     def train(self) -> None:
         """Run from the current step to the last, saving and showing on the way."""
+        with _signals(self._request_stop):
+            self._train_steps()
+            self._finish()
+
+    def _train_steps(self) -> None:
         total = self.config.max_train_steps
         hidden = not self.accelerator.is_main_process
-        with (
-            _signals(self._request_stop),
-            tqdm(total=total, initial=self.step, desc="training", disable=hidden) as bar,
-        ):
-            stop = False
+        stop = False
+        with tqdm(total=total, initial=self.step, desc="training", disable=hidden) as bar:
             while self.step < total and not stop:
-                started = time.perf_counter()
+                started, rate = time.perf_counter(), self.update.learning_rate
                 terms, stop = self.train_step()
                 self.step += 1
                 bar.update()
                 seconds = time.perf_counter() - started
-                rate = self.update.learning_rate
                 self.reporter.log_step(self.step, terms, rate, seconds, bar)
                 if not stop:
                     self._periodic(bar)
-        self._finish()
 
     def train_step(self) -> tuple[dict[str, float], bool]:
         """One optimizer step: mean loss terms by name, and whether any process wants to stop."""
@@ -121,7 +119,7 @@ class Trainer:
             for name, values in losses.items():
                 sums[name] = sums.get(name, 0.0) + values.float().sum()
         terms, stop = self._gather(sums)
-        self._check_finite(terms)
+        self._check_finite(terms, self.update.finish_gradients())
         self.update.apply()
         if self.ema:
             self.ema.step(self.update.parameters)
@@ -156,50 +154,26 @@ class Trainer:
             values[-1]
         )
 
-    def _check_finite(self, terms: dict[str, float]) -> None:
-        bad = [f"{name} = {value}" for name, value in terms.items() if not math.isfinite(value)]
+    def _check_finite(self, terms: dict[str, float], gradient_norm: float | None) -> None:
+        """Raise NotFiniteError before the weights are changed by what is not finite."""
+        values = dict(terms) if gradient_norm is None else {**terms, "gradient norm": gradient_norm}
+        bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
             indices = self.order.batch(self.step)
             files = ", ".join(str(self.data.pairs[index].image) for index in indices)
             state = self.folder.latest_state()
+            advice = f"Go on from it with --resume {state} and" if state else "Begin anew with"
             raise NotFiniteError(
-                f"step {self.step}: the loss is not finite ({', '.join(bad)}). The batch: {files}. "
-                f"The weights were not updated; last good state: {state or 'none'}. Lower "
-                "--learning_rate, or train without --mixed_precision."
+                f"step {self.step + 1}: not finite: {', '.join(bad)}. The batch: {files}. The "
+                f"weights were not updated; last good state: {state or 'none'}. "
+                f"{advice} a lower --learning_rate, or begin anew without --mixed_precision."
             )
 
     # Stopping, saving, resuming
 
     def resume(self, state: Path) -> None:
-        """Continue from a state folder: weights, optimizer, learning rate, average and step."""
-        self.step = read_step(state)
-        load_bundle(state / STATE_WEIGHTS, self.nets, self.base.shape)
-        self.update.load(state)
-        if self.ema:
-            average = torch.load(state / AVERAGE, map_location="cpu", weights_only=True)
-            self.ema.load_state_dict(average)
-        if self.accelerator.is_main_process:
-            self.folder.drop_metrics_after(self.step)
-        log.info("Resuming from %s", state)
-
-    def save_state(self) -> None:
-        """Write everything that `resume` needs; all processes take part.
-
-        Order, noise and caption dropout are functions of (seed, step): no random state is kept.
-        """
-        folder, main = self.folder.unfinished_state(self.step), self.accelerator.is_main_process
-        if main:
-            self.folder.clear(folder)
-            write_weights(folder / STATE_WEIGHTS, bundle_tensors(self.nets, self.base.shape), {})
-            if self.ema:
-                torch.save(self.ema.state_dict(), folder / AVERAGE)
-        self.accelerator.wait_for_everyone()
-        self.update.save(folder)
-        self.accelerator.wait_for_everyone()
-        if main:
-            self.folder.complete_state(folder, self.step)
-            self.folder.prune(self.config.keep_last_n)
-        self.accelerator.wait_for_everyone()
+        """Continue from a state folder."""
+        self.step = self.states.load(state)
 
     def save_weights(self, path: Path) -> None:
         """Write the bundle that ComfyUI loads."""
@@ -209,20 +183,18 @@ class Trainer:
             resolution=self.config.size,
             step=self.step,
             base_hash=self.base.base_hash,
+            context_dim=self.base.shape.context_dim,
             mask_classes=self.data.mask_classes,
             prediction_type=self.base.prediction,
             title=theirs.get("modelspec.title", self.config.output_name),
             host=self.host.name,
         )
-        ours = {**metadata.to_strings(), "siamese.config": self._config_to_publish()}
+        ours = {
+            **metadata.to_strings(),
+            "siamese.config": config_to_publish(self.config, self.objective.recipe),
+        }
         write_weights(path, bundle_tensors(self.nets, self.base.shape), {**theirs, **ours})
         log.info("Weights: %s", path)
-
-    def _config_to_publish(self) -> str:
-        """The configuration as JSON; not the folders and secrets of whoever trained it."""
-        plain = (str, int, float, tuple)
-        values = {k: v for k, v in asdict(self.config).items() if isinstance(v, plain)}
-        return json.dumps({**values, **asdict(self.objective.recipe)})
 
     @contextmanager
     def _weights_to_show(self) -> Iterator[None]:
@@ -242,22 +214,25 @@ class Trainer:
             return
         if _due(step, config.save_every_n_steps):
             self._on_main(lambda: self.save_weights(self.folder.weights(step)))
-            self.save_state()
+            self.states.save(step, config.keep_last_n)
         if _due(step, config.sample_every_n_steps):
             self._on_main(lambda: self.reporter.preview(step, bar))
         if self.validation and _due(step, config.validate_every_n_steps):
             self._validate(self.validation)
 
     def _finish(self) -> None:
+        # First, so that whatever fails below can be done again from there.
+        self.states.save(self.step, self.config.keep_last_n)
         if self.step < self.config.max_train_steps:
-            self.save_state()
             log.warning("Stopped at step %d. The same command again resumes.", self.step)
             return
+        self._on_main(lambda: self.reporter.preview(self.step, None))
         if self.validation:
             self._validate(self.validation)
-        self._on_main(lambda: self.reporter.preview(self.step, None))
-        # Last, because this file says that the run is finished.
+        # Late, because this file says that the run is finished.
         self._on_main(lambda: self.save_weights(self.folder.weights()))
+        if self.config.save_every_n_steps == 0:
+            self._on_main(self.folder.remove_states)
 
     def _validate(self, validation: TrainingData) -> None:
         self._on_main(lambda: self.reporter.validate(self.step, validation))
@@ -274,7 +249,16 @@ class Trainer:
             raise KeyboardInterrupt
         self._stop_requested = True
         name = signal.Signals(number).name
-        log.warning("%s: saving after this step; once more stops at once.", name)
+        log.warning("%s: stopping once everything is saved; once more stops at once.", name)
+
+
+def config_to_publish(config: TrainConfig, recipe: Recipe) -> str:
+    """The configuration as JSON; not the folders and secrets of whoever trained it."""
+    values = asdict(config)
+    options = values.pop("host_options")
+    options.pop("vae", None)  # a file of theirs
+    plain = {k: v for k, v in values.items() if isinstance(v, (str, int, float, tuple))}
+    return json.dumps({**plain, **options, **asdict(recipe)})
 
 
 def make_networks(

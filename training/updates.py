@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,19 @@ class Update:
         """Add the gradients of loss terms (B,)."""
         self.accelerator.backward(terms.sum() / self.global_batch)
 
-    def apply(self) -> None:
-        """Change the weights by the gradients, and forget these."""
+    def finish_gradients(self) -> float | None:
+        """Add up the processes' gradients and clip them; their norm before, or None.
+
+        None with fp16, where it need not be finite: the scaler skips such a step and scales less.
+        """
         if self.accelerator.num_processes > 1:
             self._sum_gradients()
-        if self.config.max_grad_norm > 0:
-            self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        limit = self.config.max_grad_norm if self.config.max_grad_norm > 0 else math.inf
+        norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
+        return None if self.accelerator.scaler is not None else float(norm)
+
+    def apply(self) -> None:
+        """Change the weights by the gradients, and forget these."""
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -83,9 +91,21 @@ class Update:
         if "optimizer" not in saved:
             raise ConfigError(f"--resume {folder}: was saved with DeepSpeed; resume with it.")
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.scheduler.load_state_dict(saved["scheduler"])
+        self._load_schedule(saved["scheduler"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
+
+    def _load_schedule(self, saved: dict[str, Any]) -> None:
+        """The saved place in the schedule, at the learning rate of this command."""
+        wanted = self.scheduler.base_lrs
+        self.scheduler.load_state_dict(saved)
+        factors = [new / old for new, old in zip(wanted, self.scheduler.base_lrs, strict=True)]
+        self.scheduler.base_lrs = wanted
+        rates = zip(self.scheduler.get_last_lr(), factors, strict=True)
+        self.scheduler._last_lr = [rate * factor for rate, factor in rates]
+        for group, factor in zip(self.scheduler.optimizer.param_groups, factors, strict=True):
+            group["initial_lr"] *= factor
+            group["lr"] *= factor
 
 
 class DeepSpeedUpdate(Update):
@@ -123,6 +143,9 @@ class DeepSpeedUpdate(Update):
         # DeepSpeed averages over the processes.
         self._terms.append(terms.sum() / self.config.train_batch_size)
 
+    def finish_gradients(self) -> None:
+        """DeepSpeed adds up and clips in `apply`."""
+
     def apply(self) -> None:
         self.accelerator.backward(torch.stack(self._terms).sum())
         self._terms.clear()
@@ -138,7 +161,7 @@ class DeepSpeedUpdate(Update):
             raise ConfigError(f"--resume {folder}: was saved without DeepSpeed; resume without.")
         self._engine.load_checkpoint(str(folder / DEEPSPEED_FOLDER), tag="state")
         saved = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-        self.scheduler.load_state_dict(saved["scheduler"])
+        self._load_schedule(saved["scheduler"])
 
 
 def make_update(

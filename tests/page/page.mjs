@@ -1,5 +1,6 @@
 // ComfyUI's page in a real browser, for the scripts beside this one.
 
+import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 
 export const MINUTE = 60_000;
@@ -25,4 +26,44 @@ export async function inPage(use) {
   } finally {
     await browser.close();
   }
+}
+
+/** Drop a file of that content on an empty canvas and wait for its graph. */
+export async function drop(page, { base64, name, type }, nodes) {
+  await page.evaluate(
+    ({ base64, name, type }) => {
+      window.app.graph.clear();
+      const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+      const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File([bytes], name, { type }));
+      const where = { clientX: 800, clientY: 450, bubbles: true, cancelable: true };
+      const canvas = document.querySelector("#graph-canvas");
+      canvas.dispatchEvent(new DragEvent("drop", { dataTransfer, ...where }));
+    },
+    { base64, name, type },
+  );
+  await page.waitForFunction((count) => window.app.graph.nodes.length === count, nodes, {
+    timeout: MINUTE,
+  });
+  await page.waitForTimeout(500); // what the page shows about missing things comes a little later
+}
+
+/** Drop the file of a workflow; its number of nodes. */
+export async function dropWorkflow(page, path) {
+  const text = await readFile(path, "utf-8");
+  const count = JSON.parse(text).nodes.length;
+  const base64 = Buffer.from(text).toString("base64");
+  await drop(page, { base64, name: "workflow.json", type: "application/json" }, count);
+  return count;
+}
+
+/** What is wrong with the graph in the page: unknown nodes, red nodes, dialogs. */
+export function problems(page) {
+  return page.evaluate(() => {
+    const unknown = window.app.graph.nodes
+      .filter((node) => !window.LiteGraph.registered_node_types[node.type] || node.has_errors)
+      .map((node) => `node ${node.type}`);
+    const dialogs = [...document.querySelectorAll(".p-dialog")].map((e) => e.innerText);
+    return [...unknown, ...dialogs];
+  });
 }

@@ -5,39 +5,7 @@
 //
 // VALUES: a JSON object, widget name -> value, set in every node that has such a widget.
 
-import { readFile } from "node:fs/promises";
-import { MINUTE, inPage } from "./page.mjs";
-
-/** Drop a file of that content on an empty canvas and wait for its graph. */
-async function drop(page, { base64, name, type }, nodes) {
-  await page.evaluate(
-    ({ base64, name, type }) => {
-      window.app.graph.clear();
-      const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-      const dataTransfer = new DataTransfer();
-      dataTransfer.items.add(new File([bytes], name, { type }));
-      const where = { clientX: 800, clientY: 450, bubbles: true, cancelable: true };
-      const canvas = document.querySelector("#graph-canvas");
-      canvas.dispatchEvent(new DragEvent("drop", { dataTransfer, ...where }));
-    },
-    { base64, name, type },
-  );
-  await page.waitForFunction((count) => window.app.graph.nodes.length === count, nodes, {
-    timeout: MINUTE,
-  });
-  await page.waitForTimeout(500); // what the page shows about missing things comes a little later
-}
-
-/** What is wrong with the graph in the page: unknown nodes, red nodes, dialogs. */
-function problems(page) {
-  return page.evaluate(() => {
-    const unknown = window.app.graph.nodes
-      .filter((node) => !window.LiteGraph.registered_node_types[node.type] || node.has_errors)
-      .map((node) => `node ${node.type}`);
-    const dialogs = [...document.querySelectorAll(".p-dialog")].map((e) => e.innerText);
-    return [...unknown, ...dialogs];
-  });
-}
+import { MINUTE, drop, dropWorkflow, inPage, problems } from "./page.mjs";
 
 /** Types, widget values and links: what a person would miss. */
 function graph(page) {
@@ -79,11 +47,12 @@ async function run(page) {
   );
 }
 
-/** The last picture of the run, as a file to drop. */
+/** The last picture that the run saved, not one that it only previewed, as a file to drop. */
 function lastPicture(page) {
   return page.evaluate(async () => {
     const pictures = window.outputs.flatMap((output) => output?.images ?? []);
-    const picture = pictures.at(-1);
+    const picture = pictures.filter(({ type }) => type === "output").at(-1);
+    if (!picture) throw new Error(`no picture saved, only ${JSON.stringify(pictures)}`);
     const answer = await fetch(`/view?${new URLSearchParams(picture)}`);
     const bytes = new Uint8Array(await answer.arrayBuffer());
     const text = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
@@ -92,10 +61,7 @@ function lastPicture(page) {
 }
 
 await inPage(async (page, workflow, values) => {
-  const text = await readFile(workflow, "utf-8");
-  const count = JSON.parse(text).nodes.length;
-  const base64 = Buffer.from(text).toString("base64");
-  await drop(page, { base64, name: "workflow.json", type: "application/json" }, count);
+  const count = await dropWorkflow(page, workflow);
   const result = { problems: await problems(page) };
   await setValues(page, values);
   const before = await graph(page);
