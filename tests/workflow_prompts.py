@@ -14,6 +14,8 @@ BASE, BUNDLE, MERGED, MASK = "base.safetensors", "bundle.safetensors", "merged.s
 WORKFLOW = ROOT / "workflows" / "api" / "siamese_mask_to_image.json"
 
 Prompt = dict[str, dict[str, Any]]
+# With the characters beyond \n that end a line for str.splitlines().
+CAPTION = 'a "polyp", größer\u2028than\u2029a\x85centimetre'
 
 
 def write_mask(path: Path, white: tuple[slice, slice], width: int = 64, height: int = 64) -> None:
@@ -66,3 +68,7 @@ def texts(host: ComfyHost, prompt: Prompt) -> list[str]:
     """Run it; the texts that its nodes showed."""
     outputs = host.run(prompt)["outputs"].values()
     return [text for output in outputs for text in output.get("text", [])]
+
+
+def files(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
