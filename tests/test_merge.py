@@ -20,6 +20,7 @@ from siamese_diffusion.models.weights import (
     UNET,
     Kind,
     StateDict,
+    WeightsError,
     read_weights,
     write_weights,
 )
@@ -168,3 +169,17 @@ def test_architecture_is_modelspecs_name_of_the_base(
     strings = metadata.to_strings()
     assert strings["modelspec.architecture"] == f"{expected}/siamese"
     assert read_metadata(strings, "bundle") == metadata
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"siamese.format_version": "9"}, "newer version of this pack .*Update"),
+        ({"siamese.recipe": "{}}"}, "damaged metadata .*Train or copy it again"),
+        ({"siamese.resolution": "large"}, "damaged metadata"),
+    ],
+)
+def test_metadata_that_cannot_be_read_is_an_error(changed: dict[str, str], message: str) -> None:
+    metadata = SiameseMetadata(RECIPES["published"], (64, 64), 3, "f" * 64, {})
+    with pytest.raises(WeightsError, match=f"bundle: .*{message}"):
+        read_metadata({**metadata.to_strings(), **changed}, "bundle")

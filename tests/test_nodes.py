@@ -87,6 +87,14 @@ def test_every_input_and_output_is_explained(host: ComfyHost) -> None:
             assert [key for key in inputs if f"`{key}`" not in help_page] == [], name
 
 
+@pytest.mark.parametrize("name", ["SiameseSampler", "SiameseSynthesizeDataset"])
+def test_sampling_starts_from_the_published_settings(host: ComfyHost, name: str) -> None:
+    inputs = host.object_info()[name]["input"]["required"]
+    defaults = {key: spec[1].get("default", spec[0][0]) for key, spec in inputs.items()}
+    assert (defaults["steps"], defaults["cfg"]) == (50, 9.0)
+    assert (defaults["sampler_name"], defaults["scheduler"]) == ("ddim", "ddim_published")
+
+
 # Images
 
 
