@@ -15,7 +15,17 @@ import torch
 from PIL import Image
 from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
 from siamese_diffusion.training.pairs import read_prompt_jsonl
-from workflow_prompts import CAPTION, Prompt, files, images, node, pixels, texts, write_mask
+from workflow_prompts import (
+    CAPTION,
+    Prompt,
+    files,
+    images,
+    node,
+    pixels,
+    save_prompt,
+    texts,
+    write_mask,
+)
 
 pytest_plugins = ["comfy_inside", "served_models"]
 
@@ -29,20 +39,6 @@ def load_prompt(folder: str, **settings: Any) -> Prompt:
         "show": node("PreviewImage", images=["image", 0]),
         "stem": node("PreviewAny", source=["load", 1]),
     }
-
-
-def save_prompt(
-    folder: str, stem: Any = "pair", mask: Any = ("3", 0), batch_size: int = 1
-) -> Prompt:
-    """Saves plain images with the served mask."""
-    return {
-        "3": node("LoadImageMask", image="a.png", channel="red"),
-        "image": node("EmptyImage", width=96, height=64, batch_size=batch_size, color=0x4080C0),
-        "save": node(
-            "SiameseSavePairs", image=["image", 0], mask=list(mask), stem=stem, folder=folder,
-            prompt=CAPTION,
-        ),
-    }  # fmt: skip
 
 
 # Loading

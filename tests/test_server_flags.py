@@ -14,8 +14,7 @@ import aiohttp
 import pytest
 from PIL import Image
 from siamese_diffusion.tools.comfy_host import ComfyHost
-from test_dataset_nodes import dataset_prompt, save_prompt
-from workflow_prompts import Prompt, bundle_prompt, write_mask
+from workflow_prompts import Prompt, bundle_prompt, dataset_prompt, save_prompt, write_mask
 
 pytest_plugins = ["served_models"]
 

@@ -15,23 +15,17 @@ import torch
 from siamese_diffusion.benchmarks.measure import TensorMemory
 from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
 from siamese_diffusion.training.pairs import read_prompt_jsonl
-from workflow_prompts import CAPTION, Prompt, bundle_prompt, files, image, node, pixels, write_mask
+from workflow_prompts import (
+    CAPTION,
+    bundle_prompt,
+    dataset_prompt,
+    files,
+    image,
+    pixels,
+    write_mask,
+)
 
 pytest_plugins = ["comfy_inside", "served_models"]
-
-
-def dataset_prompt(folder: str, output: str, **settings: Any) -> Prompt:
-    """The shipped workflow's models into SiameseSynthesizeDataset."""
-    prompt = bundle_prompt()
-    sampler = prompt.pop("6")["inputs"]
-    for unused in ("3", "7", "8"):
-        del prompt[unused]
-    inputs = {
-        **{name: value for name, value in sampler.items() if name != "mask"},
-        **{"vae": ["1", 2], "folder": folder, "subfolders": False, "start": 0, "count": 0},
-        **{"output_folder": output, "prompt": CAPTION, "images_per_mask": 1, **settings},
-    }
-    return {**prompt, "make": node("SiameseSynthesizeDataset", **inputs)}
 
 
 def shown_text(history: dict[str, Any], node_id: str) -> str:

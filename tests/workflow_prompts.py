@@ -35,6 +35,34 @@ def bundle_prompt(**sampler: Any) -> Prompt:
     return prompt
 
 
+def save_prompt(
+    folder: str, stem: Any = "pair", mask: Any = ("3", 0), batch_size: int = 1
+) -> Prompt:
+    """Saves plain images with the served mask."""
+    return {
+        "3": node("LoadImageMask", image="a.png", channel="red"),
+        "image": node("EmptyImage", width=96, height=64, batch_size=batch_size, color=0x4080C0),
+        "save": node(
+            "SiameseSavePairs", image=["image", 0], mask=list(mask), stem=stem, folder=folder,
+            prompt=CAPTION,
+        ),
+    }  # fmt: skip
+
+
+def dataset_prompt(folder: str, output: str, **settings: Any) -> Prompt:
+    """The shipped workflow's models into SiameseSynthesizeDataset."""
+    prompt = bundle_prompt()
+    sampler = prompt.pop("6")["inputs"]
+    for unused in ("3", "7", "8"):
+        del prompt[unused]
+    inputs = {
+        **{name: value for name, value in sampler.items() if name != "mask"},
+        **{"vae": ["1", 2], "folder": folder, "subfolders": False, "start": 0, "count": 0},
+        **{"output_folder": output, "prompt": CAPTION, "images_per_mask": 1, **settings},
+    }
+    return {**prompt, "make": node("SiameseSynthesizeDataset", **inputs)}
+
+
 def merged_prompt(**sampler: Any) -> Prompt:
     """The same with the merged checkpoint in place of base and bundle."""
     prompt = bundle_prompt(**sampler)
