@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .files import replacing
+
 CONTROL = "control_model."
 UNET = "model.diffusion_model."
 DECODER = (UNET + "output_blocks.", UNET + "out.")
@@ -238,17 +240,13 @@ def write_weights(
     """Write a .safetensors file atomically: a temporary name in the same folder, then a rename."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         save_file(
             {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
             temporary,
             metadata=dict(metadata),
         )
         temporary.chmod(0o666 & ~_umask())  # safetensors leaves it to its owner alone
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn import functional
 
+from ..models.files import replacing
 from .folders import relative_path
 from .masks import binary_mask
 
@@ -85,7 +85,7 @@ class PairFolder:
         index = self.folder / INDEX
         if target in self._stale:
             others = [f"{line}\n" for known, line in self._lines() if known != target]
-            with _renamed(index) as temporary:
+            with replacing(index) as temporary:
                 temporary.write_text("".join(others), "utf-8", newline="\n")
             self._stale.remove(target)
         whole = not index.exists() or index.read_bytes()[-1:] in (b"", b"\n")
@@ -129,16 +129,5 @@ def _save(path: Path, pixels: Tensor, metadata: PngInfo | None) -> None:
     """(H, W) or (H, W, 3) in [0, 1] -> an 8-bit PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     array = pixels.cpu().mul(255).round().clamp(0, 255).numpy().astype(np.uint8)
-    with _renamed(path) as temporary:
+    with replacing(path) as temporary:
         Image.fromarray(array).save(temporary, format="PNG", pnginfo=metadata)
-
-
-@contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
-    """A temporary file to write, which replaces `path` when that went well."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..models.files import replacing
 from ..models.weights import CONTROL, UNET, StateDict, WeightsError, read_weights
 from .errors import ConfigError
 from .ldm_keys import (
@@ -96,14 +97,14 @@ class RunFolder:
     def begin(self, record: Mapping[str, Any], step: int) -> None:
         """Make the folder ready for a run that goes on from `step`, and write config.json."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in [*self.states.glob(".step*.tmp"), *self.folder.glob(".*.tmp")]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for folder in (self.folder, self.states, self.preview(0).parent):
+            for path in folder.glob(".*.tmp"):  # of a killed run
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         files = [*self.complete_states(), *self.intermediate_weights()]
         self.set_aside([path for path in reversed(files) if _step_of(path) > step])
         self._drop_metrics_after(step)
-        temporary = self.folder / ".config.json.tmp"
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(self.config)
+        with replacing(self.config) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     def weights(self, step: int | None = None) -> Path:
         """`NAME.safetensors` for the finished run, `NAME-step00000100.safetensors` before."""
@@ -171,9 +172,8 @@ class RunFolder:
             return
         lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        temporary = self.metrics.with_name(f".{self.metrics.name}.tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.replace(self.metrics)
+        with replacing(self.metrics) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def _escape(name: str) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ..models.files import replacing
 from .objective import Objective, mask_hint
 from .schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
 
@@ -114,11 +115,10 @@ def plot_losses(metrics: Path, picture: Path) -> None:
 
 
 def save_picture(figure: object, path: Path) -> None:
-    """Save a matplotlib figure or a PIL image under a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.tmp.png")
+    """Save a matplotlib figure or a PIL image as PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(figure, Image.Image):
-        figure.save(temporary)
-    else:
-        figure.savefig(temporary, dpi=110)  # type: ignore[attr-defined]
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        if isinstance(figure, Image.Image):
+            figure.save(temporary, format="PNG")
+        else:
+            figure.savefig(temporary, format="png", dpi=110)  # type: ignore[attr-defined]
