@@ -17,6 +17,7 @@ if not __package__:
 
 from ..models.metadata import FOLDER_HASH, file_hash, read_metadata
 from ..models.weights import (
+    ADVICE,
     UNET,
     Kind,
     WeightsError,
@@ -26,8 +27,6 @@ from ..models.weights import (
     without_prefix,
     write_weights,
 )
-
-CONVERT = "sd-scripts' tools/convert_diffusers20_original_sd.py makes a single file of a folder."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +71,7 @@ def _check_hash(expected: str, bundle: Path, base: Path) -> None:
         print(
             f"note: {bundle}: was trained on a diffusers folder, which has no hash to compare with "
             f"{base}; only keys and shapes are compared. Make sure that it is that folder's "
-            f"single-file form. {CONVERT}",
+            f"single-file form. {ADVICE[Kind.DIFFUSERS_UNET]}",
             file=sys.stderr,
         )
     elif (found := file_hash(base)) != expected:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from transformers import CLIPTextModel
 
-from ..models.metadata import file_hash
+from ..models.metadata import SD2_CONTEXT, file_hash
 from .dataset_toml import FLAGS, FOLDERS, SUBSET_KEYS, Table, check_table
 from .errors import ConfigError
 from .host import BaseModel
@@ -30,7 +30,7 @@ from .order import generator
 from .schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
 from .sd_scripts import Library, build_parser, commit, english, load_library
 from .sd_scripts_flags import NEEDS, SCHEDULE_FLAGS
-from .sd_scripts_models import V2_CONTEXT, context_dim, folder_hash, load_parts
+from .sd_scripts_models import context_dim, folder_hash, load_parts
 from .single_file import KLAutoencoder, load_checked, load_tokenizer
 
 KNOWN_KEYS = FLAGS.keys() | SUBSET_KEYS | FOLDERS
@@ -122,7 +122,7 @@ class SdScripts:
     def load_base_model(self, config: TrainConfig, accelerator: Accelerator) -> BaseModel:
         path = config.pretrained_model_name_or_path
         args = self._namespace(config)
-        args.v2 = context_dim(path) == V2_CONTEXT
+        args.v2 = context_dim(path) == SD2_CONTEXT
         text_encoder, vae, unet = load_parts(self._library, args, path, accelerator)
         weights = unet.state_dict()
         shape = read_diffusers_shape(weights)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,7 @@ from ..models.metadata import FOLDER_HASH, file_hash
 from ..models.weights import UNET, Kind, WeightsError, check_kind, identify, read_shapes
 from .sd_scripts import Library, english
 
-V2_CONTEXT = 1024
 CONTEXT_KEY = UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
-CONVERT = "Convert it to .safetensors, or use --host standalone."
 
 
 def load_parts(
@@ -28,22 +28,29 @@ def load_parts(
     path: a .safetensors file or a diffusers folder of Stable Diffusion 1.x or 2.x; args.v2 says
     which, args.vae may name another autoencoder. Raises WeightsError.
     """
-    vae_path = None if args.vae is None else _checked_vae(Path(args.vae))
-    what: Path = path
-    try:
+    vae_path = None if args.vae is None else Path(args.vae)
+    if vae_path is not None:  # sd-scripts would ask the hub for what is missing
+        if not vae_path.exists():
+            raise WeightsError(f"--vae {vae_path}: no such file, nor a folder in diffusers layout.")
+        _refuse_pickle(vae_path, "--vae ")
+    with _explained(path, "full Stable Diffusion 1.x or 2.x checkpoint"):
         text_encoder, vae, unet = _load_model(library, args, path, accelerator)
-        if vae_path is not None:
-            what = vae_path
+    if vae_path is not None:
+        with _explained(vae_path, "autoencoder"):
             vae = library.model_util.load_vae(str(vae_path), torch.float32)
+    return text_encoder, vae, unet
+
+
+@contextmanager
+def _explained(path: Path, expected: str) -> Iterator[None]:
+    """What sd-scripts raises becomes a WeightsError naming the file."""
+    try:
+        yield
     except Exception as error:
-        expected = (
-            "autoencoder" if what is vae_path else "full Stable Diffusion 1.x or 2.x checkpoint"
-        )
         raise WeightsError(
-            f"{what}: sd-scripts cannot load it ({english(error)}). Use a {expected}, or --host "
+            f"{path}: sd-scripts cannot load it ({english(error)}). Use a {expected}, or --host "
             "standalone."
         ) from error
-    return text_encoder, vae, unet
 
 
 def _load_model(
@@ -61,32 +68,25 @@ def _load_model(
     )[:3]
 
 
-def _checked_vae(path: Path) -> Path:
-    """Raises WeightsError for what sd-scripts would ask the hub for, or load unprotected."""
-    if not path.exists():
-        raise WeightsError(f"--vae {path}: no such file, nor a folder in diffusers layout.")
+def _refuse_pickle(path: Path, flag: str = "") -> None:
+    """Raise WeightsError for a file that sd-scripts would load unprotected."""
     if path.is_file() and path.suffix != ".safetensors":
         raise WeightsError(
-            f"--vae {path}: sd-scripts would load this file in a way that can run code inside it. "
-            f"{CONVERT}"
+            f"{flag}{path}: sd-scripts would load this file in a way that can run code inside it. "
+            "Convert it to .safetensors, or use --host standalone."
         )
-    return path
 
 
 def context_dim(path: Path) -> int:
     """768 for Stable Diffusion 1.x, 1024 for 2.x, from a checkpoint's header or a folder's config.
 
-    Raises WeightsError for anything else; for pickles too, which sd-scripts would load unprotected.
+    Raises WeightsError for anything else; for pickles too.
     """
     if path.is_dir():
         return _folder_context_dim(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such checkpoint, nor a folder in diffusers layout.")
-    if path.suffix != ".safetensors":
-        raise WeightsError(
-            f"{path}: sd-scripts would load this file in a way that can run code inside it. "
-            f"{CONVERT}"
-        )
+    _refuse_pickle(path)
     shapes = read_shapes(path)
     check_kind(path, identify(shapes), (Kind.SD1, Kind.SD2, Kind.MERGED))
     return shapes[CONTEXT_KEY][1]
