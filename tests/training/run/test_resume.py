@@ -92,6 +92,7 @@ def losses(out: Path) -> list[tuple[float, float]]:
     return [(line["step"], line["loss"]) for line in metrics(out)]
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_ten_random_moments_ends_the_same(
     command: list[str],
     processes: multiprocessing.context.ForkServerContext,
