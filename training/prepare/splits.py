@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,7 +11,7 @@ from dataclasses import replace
 from ...common.hashes import file_hash
 from .items import Item, PrepareError
 
-HELD_OUT = {"test": 0.1, "val": 0.1}  # shares of the pairs
+HELD_OUT = 0.1  # share of the pairs for test, and again for val
 SEEN = "_seen"
 
 
@@ -57,8 +57,8 @@ def join_copies(items: Sequence[Item]) -> list[Item]:
 def split_by_group(items: Sequence[Item]) -> list[Item]:
     """Hold out about a tenth for each of test and val, whole groups, in the order of a hash.
 
-    The order depends on the groups' names alone. A group much larger than what is still wanted
-    stays in training. Raises PrepareError for fewer than three groups.
+    The order depends on the groups' names alone. The largest group is always trained on. Raises
+    PrepareError for fewer than three groups.
     """
     sizes = Counter(item.group for item in items)
     if len(sizes) < 3:
@@ -66,23 +66,24 @@ def split_by_group(items: Sequence[Item]) -> list[Item]:
             f"{len(items)} pairs in {len(sizes)} groups: train, val and test need a group each. "
             "Add pairs, or name more groups."
         )
-    left = sorted(sizes, key=lambda group: hashlib.sha256(group.encode()).digest())
-    split: dict[str, str] = defaultdict(lambda: "train")
-    for name, share in HELD_OUT.items():
-        taken = _take(left, sizes, max(1, round(share * len(items))))
-        split |= dict.fromkeys(taken, name)
-        left = [group for group in left if group not in split]
-    return [replace(item, split=split[item.group]) for item in items]
+    ordered = sorted(sizes, key=lambda group: hashlib.sha256(group.encode()).digest())
+    left = [group for group in ordered if group != max(ordered, key=sizes.__getitem__)]
+    wanted = max(1, round(HELD_OUT * len(items)))
+    test = _take(left, sizes, wanted, at_most=len(left) - 1)
+    left = [group for group in left if group not in test]
+    val = _take(left, sizes, wanted, at_most=len(left))
+    split = {**dict.fromkeys(test, "test"), **dict.fromkeys(val, "val")}
+    return [replace(item, split=split.get(item.group, "train")) for item in items]
 
 
-def _take(groups: Sequence[str], sizes: Counter[str], wanted: int) -> list[str]:
+def _take(groups: Sequence[str], sizes: Counter[str], wanted: int, at_most: int) -> list[str]:
     """Groups, in order, that together have about `wanted` items; at least the smallest one."""
-    taken = []
+    taken: list[str] = []
     for group in groups:
+        if wanted <= 0 or len(taken) == at_most:
+            break
         # Taking it must not miss `wanted` by more than leaving it out does.
         if sizes[group] <= 2 * wanted:
             taken.append(group)
             wanted -= sizes[group]
-        if wanted <= 0:
-            break
-    return taken or [min(groups, key=lambda group: sizes[group])]
+    return taken or [min(groups, key=sizes.__getitem__)]
