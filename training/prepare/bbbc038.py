@@ -1,8 +1,8 @@
 """Microscopy: BBBC038, the cell nuclei of the 2018 Data Science Bowl, as the study's tiles.
 
-The tiles are listed in bbbc038_tiles.csv, a line each: where they lie, their split and group, and a
-digest of their pixels. So this gives the tiles of docs/dsb2018.md themselves; docs/reproduce.md
-says by which rules they were chosen.
+bbbc038_tiles.csv lists the tiles, a line each: where they lie, their split and group, and a digest
+of their pixels. A table, for the rules alone do not give these tiles: their crops are random, and
+some sources were left out. docs/reproduce.md has the rules.
 """
 
 from __future__ import annotations
