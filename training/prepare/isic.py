@@ -31,7 +31,7 @@ SPLITS_2018: Mapping[str, Split] = {
 
 
 def read_isic2016(root: Path) -> Found:
-    """ISIC 2016, part 1: 900 pairs to train on, 379 to test; no validation set was published."""
+    """ISIC 2016, task 1: 900 pairs to train on, 379 to test; no validation set was published."""
     return _read(root, "ISIC 2016, task 1", SPLITS_2016)
 
 

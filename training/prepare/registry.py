@@ -32,7 +32,7 @@ DATASETS: Mapping[str, Dataset] = {
     "polyps": Dataset("PraNet's training and test sets, the paper's Polyps", read_polyps),
     "kvasir-seg": Dataset("Kvasir-SEG, 1000 polyps", read_kvasir_seg),
     "cvc-clinicdb": Dataset("CVC-ClinicDB, 612 frames of 29 videos", read_cvc_clinicdb),
-    "isic2016": Dataset("ISIC 2016, part 1: skin lesions", read_isic2016, LARGEST_SHORT_SIDE),
+    "isic2016": Dataset("ISIC 2016, task 1: skin lesions", read_isic2016, LARGEST_SHORT_SIDE),
     "isic2018": Dataset("ISIC 2018, task 1: skin lesions", read_isic2018, LARGEST_SHORT_SIDE),
     "bbbc038": Dataset("BBBC038 (DSB2018): 864 tiles of cell nuclei", read_bbbc038),
     "folders": Dataset("your own pairs, in images/ and masks/", read_two_folders),
