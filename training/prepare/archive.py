@@ -21,16 +21,16 @@ def named(root: Path, name: str) -> Iterator[Path]:
             yield folder
 
 
-def find_pair(
+def find_pairs(
     root: Path, images: Collection[str], masks: Collection[str]
-) -> tuple[Path, Path] | None:
+) -> Iterator[tuple[Path, Path]]:
     """Two folders beside each other, in `root` or below it: one of each's lower-case names."""
     for folder in [root, *_folders(root)]:
         inside = {path.name.casefold(): path for path in _subfolders(folder)}
-        both = [next((inside[n] for n in names if n in inside), None) for names in (images, masks)]
-        if both[0] is not None and both[1] is not None:
-            return both[0], both[1]
-    return None
+        one = next((inside[name] for name in images if name in inside), None)
+        other = next((inside[name] for name in masks if name in inside), None)
+        if one is not None and other is not None:
+            yield one, other
 
 
 def pictures(folder: Path, ending: str = "") -> dict[str, Path]:

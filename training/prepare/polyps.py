@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .archive import find_pair, match, named, not_found
+from .archive import find_pairs, match, named, not_found
 from .items import Found, Item
 
 # The authors' answer to which prompt to use (issue 4 of the published repository).
@@ -36,7 +36,7 @@ TEST_SETS["Kvasir"] = 100
 
 def read_kvasir_seg(root: Path) -> Found:
     """Kvasir-SEG: 1000 images and masks, both JPEG. Nothing says which share a patient."""
-    folders = find_pair(root, ("images",), ("masks",))
+    folders = next(find_pairs(root, ("images",), ("masks",)), None)
     if folders is None:
         raise not_found("Kvasir-SEG", root, ["images/ and masks/, side by side"], KVASIR)
     found = Found()
@@ -48,7 +48,7 @@ def read_kvasir_seg(root: Path) -> Found:
 
 def read_cvc_clinicdb(root: Path) -> Found:
     """CVC-ClinicDB: 612 frames; those of a sequence show one polyp and are a group."""
-    folders = find_pair(root, ("original",), ("ground truth",))
+    folders = next(find_pairs(root, ("original",), ("ground truth",)), None)
     if folders is None:
         missing = ["Original/ and Ground Truth/, side by side"]
         raise not_found("CVC-ClinicDB", root, missing, CLINIC)
@@ -86,8 +86,10 @@ def read_polyps(root: Path) -> Found:
 
 def _set(root: Path, name: str) -> tuple[Path, Path] | None:
     """images/ and masks/ of one of PraNet's sets; some editions call them image/ and mask/."""
-    pairs = (find_pair(f, ("images", "image"), ("masks", "mask")) for f in named(root, name))
-    return next((pair for pair in pairs if pair is not None), None)
+    for folder in named(root, name):
+        for pair in find_pairs(folder, ("images", "image"), ("masks", "mask")):
+            return pair
+    return None
 
 
 def _add_polyps(found: Found, name: str, images: Path, masks: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..data.listing import read_folders
-from .archive import find_pair, not_found
+from .archive import find_pairs, not_found
 from .items import Found, Item, PrepareError
 
 GROUPS = "groups.csv"
@@ -20,10 +20,16 @@ WHERE = (
 def read_two_folders(root: Path) -> Found:
     """Pairs by name, also in subfolders. The group of an image is what groups.csv says, or the
     first subfolder that it is in, or itself."""
-    folders = find_pair(root, ("images", "image"), ("masks", "mask"))
-    if folders is None:
+    folders = list(find_pairs(root, ("images", "image"), ("masks", "mask")))
+    if not folders:
         raise not_found("a folder of pairs", root, ["images/ and masks/, side by side"], WHERE)
-    images, masks = folders
+    if len(folders) > 1:
+        several = ", ".join(str(images.parent) for images, _ in folders[:5])
+        raise PrepareError(
+            f"{root}: {len(folders)} folders in it hold images and masks: {several}; give one of "
+            "them, or put all pairs into one"
+        )
+    images, masks = folders[0]
     listing = read_folders(images, masks)
     found = Found(problems=list(listing.problems), notes=list(listing.notes))
     groups = _read_groups(images.parent / GROUPS)

@@ -18,6 +18,7 @@ from PIL import Image
 from siamese_diffusion.common.pairs import Pair
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from siamese_diffusion.training.prepare import bbbc038, write
+from siamese_diffusion.training.prepare.items import Item
 from siamese_diffusion.training.prepare.registry import DATASETS
 from siamese_diffusion.training.prepare_data import main
 from support.dataset_archives import BUILDERS, TILES, cvc_clinicdb, folders, lesion, save
@@ -309,6 +310,15 @@ def test_two_groups_cannot_be_split_in_three(
     assert "2 pairs in 2 groups" in message
 
 
+def test_one_of_several_folders_of_pairs_is_never_taken_silently(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders(tmp_path / "in/train"), folders(tmp_path / "in/test", 5)
+    message = refused(capsys, "folders", tmp_path / "in", tmp_path / "out")
+    assert "2 folders in it hold images and masks" in message
+    assert str(tmp_path / "in/test") in message and str(tmp_path / "in/train") in message
+
+
 # Folders that are not the dataset, or not all of it
 
 
@@ -432,7 +442,7 @@ def test_an_interrupted_command_leaves_nothing(
 ) -> None:
     real = write.make_pair
 
-    def interrupted(item: write.Item, short_side: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def interrupted(item: Item, short_side: int | None) -> tuple[np.ndarray, np.ndarray]:
         if item.name == "p7":
             raise KeyboardInterrupt
         return real(item, short_side)
