@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from siamese_diffusion.models.weights import DECODER, UNET, StateDict, read_weights
 from siamese_diffusion.training.train_siamese import main
-from support.paths import TRAIN_SCRIPT
+from support.processes import launch_two
 from support.small_runs import metrics
 from support.tiny_base import SD1, SD2, write_tiny_base
 from support.tiny_runs import ROUNDING, differing, flags, losses, train
@@ -29,21 +26,7 @@ def test_accumulation_equals_a_larger_batch(
 
 def launch(arguments: list[str]) -> str:
     """Two processes, on CPUs instead of GPUs and without MPI; what they say."""
-    launcher = [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
-        "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no",
-        "--num_cpu_threads_per_process=1",
-    ]  # fmt: skip
-    result = subprocess.run(
-        [*launcher, str(TRAIN_SCRIPT), *arguments],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stderr
+    return launch_two(arguments, {"ACCELERATE_USE_CPU": "true"})
 
 
 def test_two_processes_equal_one_also_when_resumed(
