@@ -23,7 +23,7 @@ from ..common.prompt_jsonl import (
     write_prompt_jsonl,
 )
 from .folders import relative_path
-from .masks import binary_mask
+from .hints import binary_mask
 
 INDEX = "prompt.jsonl"
 

@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from .masks import photo_batch
+from .hints import photo_batch
 from .pictures import COLOURS, Pair, contrast, fitted, overlay, pairs_of, sheet, side_by_side
 from .progress import with_progress
 from .schema import node_schema, show_text

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .masks import binary_mask, photo_batch
+from .hints import binary_mask, photo_batch
 
 COLOURS = {
     "green": (0.1, 1.0, 0.2),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -13,7 +14,10 @@ import latent_preview
 import torch
 from torch import Tensor
 
-Conditioning = list[Any]
+from ..models.dhi import DOWNSCALE
+from .conditioning import Conditioning, apply_mask
+from .hints import mask_batch
+
 Callback = Callable[[int, Tensor, Tensor, int], None]  # step, x0, x, number of steps
 
 # With sampler `ddim`: the published DDIM. ComfyUI's `ddim_uniform` takes the same timesteps, but
@@ -38,6 +42,62 @@ class Settings:
     sampler_name: str
     scheduler: str
     seed: int
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a mask is sampled with: MODEL, prompts and Siamese CONTROL_NET."""
+
+    model: Any
+    positive: Conditioning
+    negative: Conditioning
+    control_net: Any
+
+
+def sample_masks(
+    sources: Sources,
+    mask: Tensor,
+    size: tuple[int, int],
+    settings: Settings,
+    callback: Callback | None = None,
+) -> Tensor:
+    """A latent (B, 4, h, w) for each of B masks; size (width, height) in pixels, 0 the mask's own.
+
+    Raises ValueError when mask, size or ControlNet do not fit.
+    """
+    positive, negative = apply_mask(sources.positive, sources.negative, sources.control_net, mask)
+    empty = comfy.sample.fix_empty_latent_channels(sources.model, empty_latents(mask, *size))
+    noise = comfy.sample.prepare_noise(empty, settings.seed)
+    return sample(sources.model, noise, positive, negative, settings, callback)
+
+
+def empty_latents(mask: Tensor, width: int, height: int) -> Tensor:
+    """Zeros (B, 4, h, w) for B masks; 0 for width or height (pixels) means the mask's own.
+
+    Raises ValueError when a size is not a multiple of 8.
+    """
+    masks = mask_batch(mask)
+    wrong = [
+        f"{name} is {size}"
+        for name, size in (("width", width), ("height", height))
+        if size % DOWNSCALE
+    ]
+    height, width = height or masks.shape[-2], width or masks.shape[-1]
+    if height % DOWNSCALE or width % DOWNSCALE:
+        found = " and ".join(wrong) or f"The mask is {masks.shape[-1]}x{masks.shape[-2]}"
+        nearest = " and ".join(
+            f"{name} {max(DOWNSCALE, round(size / DOWNSCALE) * DOWNSCALE)}"
+            for name, size in (("width", width), ("height", height))
+        )
+        raise ValueError(
+            f"{found} pixels; images are made in multiples of {DOWNSCALE}. Set {nearest} (the "
+            "mask is stretched to it by nearest neighbour), or the size that the model was "
+            "trained at."
+        )
+    return torch.zeros(
+        (len(masks), 4, height // DOWNSCALE, width // DOWNSCALE),
+        device=comfy.model_management.intermediate_device(),
+    )
 
 
 def sample(
