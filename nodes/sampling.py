@@ -113,26 +113,31 @@ def sample(
     Sends progress and previews to the page, or calls `callback` for it after each step; ends when
     the user interrupts.
     """
-    progress = {
-        "callback": callback or latent_preview.prepare_callback(model, settings.steps),
-        "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED,
-        "seed": settings.seed,
-    }
-    empty = torch.zeros_like(noise)
-    if settings.scheduler != PUBLISHED_SCHEDULER:
-        return comfy.sample.sample(
-            model, noise, settings.steps, settings.cfg, settings.sampler_name, settings.scheduler,
-            positive, negative, empty, **progress,
-        )  # fmt: skip
-    sigmas = published_sigmas(model.get_model_object("model_sampling"), settings.steps)
+    sigmas = noise_levels(model, settings)
     sampler = comfy.samplers.sampler_object(settings.sampler_name)
-    # The published sampler starts from noise of variance 1 whatever its first timestep.
-    sampler.max_denoise = lambda *_: True
+    published = settings.scheduler == PUBLISHED_SCHEDULER
+    if published:
+        # The published sampler starts from noise of variance 1 whatever its first timestep.
+        sampler.max_denoise = lambda *_: True
     latents = comfy.sample.sample_custom(
-        model, noise, settings.cfg, sampler, sigmas, positive, negative, empty, **progress
-    )
+        model, noise, settings.cfg, sampler, sigmas, positive, negative, torch.zeros_like(noise),
+        callback=callback or latent_preview.prepare_callback(model, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=settings.seed,
+    )  # fmt: skip
     # ComfyUI's latents are x0 + sigma eps; the published ones are that / sqrt(1 + sigma^2).
-    return latents / (1 + float(sigmas[-1]) ** 2) ** 0.5
+    return latents / (1 + float(sigmas[-1]) ** 2) ** 0.5 if published else latents
+
+
+def noise_levels(model: Any, settings: Settings) -> Tensor:
+    """Noise levels (sigmas) of a run, falling: one for the start, and one for each step it makes.
+
+    A schedule may make more steps than were asked for.
+    """
+    if settings.scheduler == PUBLISHED_SCHEDULER:
+        return published_sigmas(model.get_model_object("model_sampling"), settings.steps)
+    return comfy.samplers.KSampler(
+        model, settings.steps, model.load_device, settings.sampler_name, settings.scheduler
+    ).sigmas
 
 
 def published_sigmas(sampling: Any, steps: int) -> Tensor:

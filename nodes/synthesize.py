@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .folders import read_mask
 from .pair_folder import PairFolder
-from .sampling import Callback, Settings, Sources, sample_masks
+from .sampling import Callback, Settings, Sources, noise_levels, sample_masks
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,12 @@ class Work:
                 missing.append(item)
         if not missing:
             return
-        total = len(missing) * self.settings.steps
+        steps = len(noise_levels(self.sources.model, self.settings)) - 1  # of one image
+        total = len(missing) * steps
         show = latent_preview.prepare_callback(self.sources.model, total)
         for number, item in enumerate(missing):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            progress = _shifted(show, number * self.settings.steps, total)
+            progress = _as_part(show, number * steps, steps, total)
             mask = read_mask(item.mask)
             try:
                 image = self._image(item, mask, progress)
@@ -88,6 +89,9 @@ class Work:
         return self.vae.decode(latents)[0]
 
 
-def _shifted(show: Callback, done: int, total: int) -> Callback:
-    """Progress of one image as part of all: `done` steps came before it."""
-    return lambda step, x0, x, _steps: show(done + step, x0, x, total)
+def _as_part(show: Callback, done: int, steps: int, total: int) -> Callback:
+    """Progress of one image as part of all: `done` steps came before its own `steps`.
+
+    A sampler that chooses its step sizes itself (dpm_adaptive) may make more; the bar then waits.
+    """
+    return lambda step, x0, x, _steps: show(done + min(step, steps - 1), x0, x, total)
