@@ -70,6 +70,7 @@ def place_inside(blob: Blob, width: int, height: int, place: tuple[float, float]
 
 
 def _centre(low: float, high: float, length: int, place: float) -> float:
-    """Where the centre goes so that low..high, as seen from it, lies between the outer pixels."""
-    room = length - 1 - (high - low)
-    return (place if room > 0 else 0.5) * room - low
+    """Where the centre goes so that low..high, as seen from it, ends inside the outer pixels."""
+    # Half a pixel from their middles: what rounding does to the outline does not reach them.
+    room = length - 2 - (high - low)
+    return 0.5 + (place if room > 0 else 0.5) * room - low

@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
 
 from ..common.pairs import Pair
-from ..common.picture_grid import fitted, picture_grid
 from ..common.pictures import read_image, read_mask
 from ..common.prompt_jsonl import read_prompt_jsonl
 from .comfy_host import ROOT, ComfyHost, HostError
 from .pairs import Bools, Bytes, find_lesion, iou, write_pairs
+from .picture_sheet import contact_sheet
 
 OUTPUT = ROOT / "demo_output"
 WORKFLOW = "siamese_mask_to_image"
@@ -38,7 +37,6 @@ BUNDLE_NAME = "siamese_demo.safetensors"
 MASK_NAME = "demo_mask_{:02}.png"
 REQUIRED_IOU = 0.6
 SHUFFLED_LIMIT = 0.25
-CELL, GAP, HEAD = 96, 4, 16  # of the contact sheet, in pixels
 
 
 class DemoError(RuntimeError):
@@ -203,7 +201,8 @@ class Demo:
         }
         good = figures["iou"] >= REQUIRED_IOU and figures["shuffled"] < SHUFFLED_LIMIT
         sheet = self.folder / "contact_sheet.png"
-        contact_sheet(masks, images, found).save(sheet)
+        pictures = {"mask": masks, "sampled": images, "lesion found": found}
+        contact_sheet(pictures).save(sheet)
         seconds = round(time.monotonic() - self.start)
         results = self.folder / "results.json"
         results.write_text(
@@ -254,33 +253,6 @@ def shuffled_iou(masks: Sequence[Bools], found: Sequence[Bools]) -> float:
     """Mean IoU of every lesion found with every mask but its own."""
     values = [iou(a, b) for i, a in enumerate(masks) for j, b in enumerate(found) if i != j]
     return float(np.mean(values))
-
-
-def contact_sheet(
-    masks: Sequence[Bools],
-    images: Sequence[Bytes],
-    others: Sequence[Bools] | Sequence[Bytes],
-    titles: tuple[str, str, str] = ("mask", "sampled", "lesion found"),
-    columns: int = 4,
-) -> Image.Image:
-    """Triplets, such as mask | sampled | real, as one image with titles, `columns` in a row."""
-    triplets = [
-        picture_grid([_cell(part) for part in parts], 3, GAP)
-        for parts in zip(masks, images, others, strict=True)
-    ]
-    sheet = Image.fromarray(picture_grid(triplets, columns, 3 * GAP))
-    sheet = ImageOps.expand(sheet, (0, HEAD, 0, 0), "white")
-    draw = ImageDraw.Draw(sheet)
-    for column in range(min(columns, len(masks))):
-        left = column * (triplets[0].shape[1] + 3 * GAP)
-        for position, text in enumerate(titles):
-            draw.text((left + position * (CELL + GAP), 2), text, fill="black")
-    return sheet
-
-
-def _cell(image: np.ndarray) -> Bytes:
-    colours = np.asarray(Image.fromarray(image).convert("RGB"))
-    return fitted(colours, CELL, Image.Resampling.NEAREST)
 
 
 def prepare_folder(folder: Path, settings: Settings, fresh: bool) -> None:

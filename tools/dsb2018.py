@@ -27,13 +27,13 @@ from ..common.prompt_jsonl import read_prompt_jsonl
 from .comfy_host import ComfyHost, HostError
 from .demo import (
     DemoError,
-    contact_sheet,
     mean_iou,
     patch_prompt,
     read_prompt,
     shuffled_iou,
 )
 from .pairs import Bools, Bytes
+from .picture_sheet import contact_sheet
 
 
 def choose(pairs: Sequence[Pair], count: int) -> list[Pair]:
@@ -96,7 +96,7 @@ def report(pairs: Sequence[Pair], images: Sequence[Path], size: int, out: Path) 
     real = [resized(read_image(pair.image), size, Image.Resampling.BILINEAR) for pair in pairs]
     found = [nuclei(image) for image in sampled]
     known = [nuclei(image) for image in real]
-    sheet = contact_sheet(masks, sampled, real, titles=("mask", "sampled", "real"))
+    sheet = contact_sheet({"mask": masks, "sampled": sampled, "real": real})
     sheet.save(out / "contact_sheet.png")
     figures = {
         "masks": len(masks),
