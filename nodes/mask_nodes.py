@@ -8,19 +8,12 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from .masks import binary_mask
+from .hints import binary_mask
 from .progress import with_progress
-from .sampler import MAX_SEED
-from .schema import node_schema
+from .schema import node_schema, seed_input
 from .shapes import Changes, augment, random_mask
 
 AUGMENTED_TOOLTIP = "The new masks, those of the first mask first; the sizes stay."
-
-
-def seed_input(tooltip: str) -> io.Input:
-    return io.Int.Input(
-        "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip=tooltip
-    )
 
 
 def generator(seed: int) -> torch.Generator:

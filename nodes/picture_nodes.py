@@ -11,8 +11,8 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from .masks import photo_batch
-from .pictures import COLOURS, Pair, contrast, fitted, overlay, pairs_of, sheet, side_by_side
+from .hints import photo_batch
+from .pictures import COLOURS, Pair, cell, contrast, overlay, pairs_of, sheet, side_by_side
 from .progress import with_progress
 from .schema import node_schema, show_text
 
@@ -102,8 +102,8 @@ class SiameseContactSheet(io.ComfyNode):
             cells = [side_by_side(pair, size) for pair in with_progress(pairs_of(image, mask))]
         else:
             photos = [one for batch in image for one in photo_batch(batch).split(1)]
-            cells = [fitted(photo, size, "bilinear") for photo in with_progress(photos)]
-        wide = cells[0].shape[-1] / size
+            cells = [cell(photo, size) for photo in with_progress(photos)]
+        wide = cells[0].shape[1] / size
         across = columns[0] or max(1, round(math.sqrt(len(cells) / wide)))
         return io.NodeOutput(sheet(cells, min(across, len(cells))))
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
+
+from ..common.blobs import Blob, place_inside
 
 ATTEMPTS = 20  # to keep some of a lesion in the picture
 HARMONICS = 5  # of a random outline: more make it rougher
@@ -78,40 +81,26 @@ def _bend(mask: Tensor, noise: Tensor, amount: float) -> Tensor:
 def random_mask(
     width: int, height: int, lesions: int, area: tuple[float, float], generator: Generator
 ) -> Tensor:
-    """(height, width) of zeros and ones: `lesions` blobs, each with a share of the picture's area.
+    """(height, width) of zeros and ones: `lesions` blobs, each with a share of the image's area.
 
-    The share is drawn from `area`. Blobs lie inside the picture and may touch each other.
+    The share is drawn from `area`. Blobs may touch each other, but the border only where one is
+    wider or higher than the image.
     """
-    mask = torch.zeros(height, width)
+    mask = np.zeros((height, width), bool)
     for _ in range(lesions):
         low, high = area
         share = low + (high - low) * float(torch.rand((), generator=generator))
-        mask = torch.maximum(mask, _blob(width, height, share * width * height, generator))
-    return mask
+        blob, place = _random_blob(share * width * height, generator)
+        mask |= place_inside(blob, width, height, place)
+    return torch.from_numpy(mask).float()
 
 
-def _blob(width: int, height: int, pixels: float, generator: Generator) -> Tensor:
-    """One star-shaped blob (height, width) of about `pixels` pixels."""
-    amplitudes, phases, place = torch.rand((3, HARMONICS), generator=generator)
-    stretch = 1 + 0.6 * float(place[2])  # longer than wide
-    turn = 2 * math.pi * float(place[3])
-    radius = math.sqrt(pixels / math.pi)
-    margin = radius * math.sqrt(stretch)
-    centre_x = _inside(float(place[0]), width, margin)
-    centre_y = _inside(float(place[1]), height, margin)
-    y, x = torch.meshgrid(
-        torch.arange(height) - centre_y, torch.arange(width) - centre_x, indexing="ij"
-    )
-    along = (x * math.cos(turn) + y * math.sin(turn)) / math.sqrt(stretch)
-    across = (y * math.cos(turn) - x * math.sin(turn)) * math.sqrt(stretch)
-    angle = torch.atan2(across, along)
-    numbers = torch.arange(2, 2 + HARMONICS)[:, None, None]
-    waves = torch.cos(numbers * angle + 2 * math.pi * phases[:, None, None])
-    outline = (0.35 * (amplitudes[:, None, None] / numbers) * waves).sum(0)
-    return (torch.hypot(along, across) < radius * (1 + outline)).float()
-
-
-def _inside(position: float, length: int, margin: float) -> float:
-    """A place in 0..length, `margin` from both ends where there is room, else in the middle."""
-    room = max(length - 2 * margin, 0.0)
-    return (length - room) / 2 + position * room
+def _random_blob(pixels: float, generator: Generator) -> tuple[Blob, tuple[float, float]]:
+    """A blob of that area, and the place (x, y) in [0, 1] where it goes."""
+    sizes, phases, others = torch.rand((3, HARMONICS), generator=generator).tolist()
+    waves = [
+        (number, 0.35 * size / number, 2 * math.pi * phase)
+        for number, (size, phase) in enumerate(zip(sizes, phases, strict=True), start=2)
+    ]
+    x, y, longer, turn, _ = others
+    return Blob(pixels, waves, 1 + 0.6 * longer, 2 * math.pi * turn), (x, y)

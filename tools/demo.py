@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from ..common.pairs import Pair
+from ..common.pictures import read_image, read_mask
+from ..common.prompt_jsonl import read_prompt_jsonl
 from .comfy_host import ROOT, ComfyHost, HostError
 from .pairs import Bools, Bytes, find_lesion, iou, write_pairs
+from .picture_sheet import contact_sheet
 
 OUTPUT = ROOT / "demo_output"
 WORKFLOW = "siamese_mask_to_image"
@@ -146,7 +149,7 @@ class Demo:
         with self.host as host:
             for number in tqdm(range(self.settings.test_masks), desc="sampling", unit="image"):
                 (path,) = host.images(host.run(self.prompt(number)))
-                images.append(read_rgb(path))
+                images.append(read_image(path))
         return images
 
     def place_files(self) -> None:
@@ -155,9 +158,8 @@ class Demo:
         The page then runs it as it is.
         """
         self.host.provision()
-        masks = sorted((self.test / "masks").iterdir())
-        for number, mask in enumerate(masks):
-            shutil.copy(mask, self.host.input / MASK_NAME.format(number))
+        for number, pair in enumerate(self.test_pairs()):
+            shutil.copy(pair.mask, self.host.input / MASK_NAME.format(number))
         prompt = read_prompt()
         for class_type, name, file in (
             ("CheckpointLoaderSimple", "ckpt_name", self.base),
@@ -168,6 +170,9 @@ class Demo:
                 link = file.with_name(inputs[name])
                 link.unlink(missing_ok=True)
                 link.symlink_to(file.name)
+
+    def test_pairs(self) -> list[Pair]:
+        return read_prompt_jsonl(self.test / "prompt.jsonl").pairs
 
     def prompt(self, number: int) -> dict[str, Any]:
         """The workflow's API form for test mask `number`."""
@@ -185,8 +190,9 @@ class Demo:
 
     def report(self, images: Sequence[Bytes]) -> bool:
         """Print and write the figures, and the contact sheet."""
-        real = [read_rgb(path) for path in sorted((self.test / "images").iterdir())]
-        masks = [read_rgb(path)[..., 0] > 127 for path in sorted((self.test / "masks").iterdir())]
+        pairs = self.test_pairs()
+        real = [read_image(pair.image) for pair in pairs]
+        masks = [read_mask(pair.mask) for pair in pairs]
         found = [find_lesion(image) for image in images]
         figures = {
             "iou": mean_iou(masks, found),
@@ -195,7 +201,8 @@ class Demo:
         }
         good = figures["iou"] >= REQUIRED_IOU and figures["shuffled"] < SHUFFLED_LIMIT
         sheet = self.folder / "contact_sheet.png"
-        contact_sheet(masks, images, found).save(sheet)
+        pictures = {"mask": masks, "sampled": images, "lesion found": found}
+        contact_sheet(pictures).save(sheet)
         seconds = round(time.monotonic() - self.start)
         results = self.folder / "results.json"
         results.write_text(
@@ -238,11 +245,6 @@ def find_inputs(prompt: dict[str, Any], class_type: str, *names: str) -> list[di
     return found
 
 
-def read_rgb(path: Path) -> Bytes:
-    """An image file -> (H, W, 3) in 0..255."""
-    return np.asarray(Image.open(path).convert("RGB"))
-
-
 def mean_iou(masks: Sequence[Bools], found: Sequence[Bools]) -> float:
     return float(np.mean([iou(a, b) for a, b in zip(masks, found, strict=True)]))
 
@@ -251,32 +253,6 @@ def shuffled_iou(masks: Sequence[Bools], found: Sequence[Bools]) -> float:
     """Mean IoU of every lesion found with every mask but its own."""
     values = [iou(a, b) for i, a in enumerate(masks) for j, b in enumerate(found) if i != j]
     return float(np.mean(values))
-
-
-def contact_sheet(
-    masks: Sequence[Bools],
-    images: Sequence[Bytes],
-    others: Sequence[Bools] | Sequence[Bytes],
-    titles: tuple[str, str, str] = ("mask", "sampled", "lesion found"),
-    columns: int = 4,
-) -> Image.Image:
-    """A picture of triplets of one size, such as mask | sampled | real, `columns` in a row."""
-    cell, gap, head = 96, 4, 16
-    group = 3 * (cell + gap) + 2 * gap
-    rows = -(-len(masks) // columns)
-    sheet = Image.new("RGB", (columns * group, head + rows * (cell + gap)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, (mask, image, other) in enumerate(zip(masks, images, others, strict=True)):
-        row, column = divmod(index, columns)
-        pictures = (Image.fromarray(mask), Image.fromarray(image), Image.fromarray(other))
-        for position, picture in enumerate(pictures):
-            x = column * group + position * (cell + gap)
-            large = picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST)
-            sheet.paste(large, (x, head + row * (cell + gap)))
-    for column in range(min(columns, len(masks))):
-        for position, text in enumerate(titles):
-            draw.text((column * group + position * (cell + gap), 2), text, fill="black")
-    return sheet
 
 
 def prepare_folder(folder: Path, settings: Settings, fresh: bool) -> None:

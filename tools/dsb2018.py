@@ -22,18 +22,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..common.pairs import DatasetError, Pair
+from ..common.pictures import read_image, read_mask
 from ..common.prompt_jsonl import read_prompt_jsonl
 from .comfy_host import ComfyHost, HostError
 from .demo import (
     DemoError,
-    contact_sheet,
     mean_iou,
     patch_prompt,
     read_prompt,
-    read_rgb,
     shuffled_iou,
 )
 from .pairs import Bools, Bytes
+from .picture_sheet import contact_sheet
 
 
 def choose(pairs: Sequence[Pair], count: int) -> list[Pair]:
@@ -89,14 +89,14 @@ def otsu(grey: np.ndarray) -> float:
 def report(pairs: Sequence[Pair], images: Sequence[Path], size: int, out: Path) -> None:
     """Write images and contact sheet, and print the figures."""
     (out / "images").mkdir(parents=True, exist_ok=True)
-    sampled = [read_rgb(path) for path in images]
+    sampled = [read_image(path) for path in images]
     for pair, path in zip(pairs, images, strict=True):
         shutil.copy(path, out / "images" / f"{pair.stem}.png")
-    masks = [resized(pair.mask, size, Image.Resampling.NEAREST)[..., 0] > 127 for pair in pairs]
-    real = [resized(pair.image, size, Image.Resampling.BILINEAR) for pair in pairs]
+    masks = [resized(read_mask(pair.mask), size, Image.Resampling.NEAREST) for pair in pairs]
+    real = [resized(read_image(pair.image), size, Image.Resampling.BILINEAR) for pair in pairs]
     found = [nuclei(image) for image in sampled]
     known = [nuclei(image) for image in real]
-    sheet = contact_sheet(masks, sampled, real, titles=("mask", "sampled", "real"))
+    sheet = contact_sheet({"mask": masks, "sampled": sampled, "real": real})
     sheet.save(out / "contact_sheet.png")
     figures = {
         "masks": len(masks),
@@ -113,12 +113,13 @@ def report(pairs: Sequence[Pair], images: Sequence[Path], size: int, out: Path) 
     )
 
 
-def resized(path: Path, size: int, method: Image.Resampling) -> Bytes:
-    return np.asarray(Image.open(path).convert("RGB").resize((size, size), method))
+def resized(image: np.ndarray, size: int, method: Image.Resampling) -> np.ndarray:
+    """Image or mask, stretched to size x size."""
+    return np.asarray(Image.fromarray(image).resize((size, size), method))
 
 
 def run(given: argparse.Namespace) -> None:
-    """Sample and report. Raises DatasetError, OSError or HostError for what does not work."""
+    """Sample and report. Raises ValueError, OSError or HostError for what does not work."""
     listing = read_prompt_jsonl(given.pairs)
     if listing.problems:
         raise DatasetError(given.pairs, listing.problems)
@@ -145,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         run(given)
-    except (OSError, DatasetError, DemoError, HostError) as error:
+    except (OSError, ValueError, DemoError, HostError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

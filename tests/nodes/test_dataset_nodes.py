@@ -136,26 +136,26 @@ def test_masks_that_would_come_out_empty_are_refused(
 ) -> None:
     picture(np.eye(8)).save(tmp_path / name)
     with pytest.raises(ValueError, match=f"{name}: .*{message}"):
-        pack.synthesize.read_mask(tmp_path / name)
+        pack.folders.read_mask(tmp_path / name)
 
 
 def test_a_mask_of_several_pictures_is_refused(pack: SimpleNamespace, tmp_path: Path) -> None:
     page = Image.fromarray(np.eye(8, dtype=np.uint8) * 255)
     page.save(tmp_path / "m.tif", save_all=True, append_images=[page])
     with pytest.raises(ValueError, match=r"m.tif: .*it holds 2 pictures"):
-        pack.synthesize.read_mask(tmp_path / "m.tif")
+        pack.folders.read_mask(tmp_path / "m.tif")
 
 
 def test_a_black_mask_is_an_empty_one(pack: SimpleNamespace, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 8), np.uint8)).save(tmp_path / "m.png")
-    assert torch.equal(pack.synthesize.read_mask(tmp_path / "m.png"), torch.zeros(1, 4, 8))
+    assert torch.equal(pack.folders.read_mask(tmp_path / "m.png"), torch.zeros(1, 4, 8))
 
 
 @pytest.mark.usefixtures("pack")
 @pytest.mark.parametrize("inputs", [(None, False), ("masks", None)])
 def test_a_linked_input_reads_the_folder_anew(inputs: tuple[Any, Any]) -> None:
     """ComfyUI gives None for an input whose value another node has yet to make."""
-    from siamese_diffusion.nodes.dataset import SiameseLoadMaskFolder
+    from siamese_diffusion.nodes.dataset_nodes import SiameseLoadMaskFolder
 
     found = SiameseLoadMaskFolder.fingerprint_inputs(*inputs, start=0, count=0)
     assert isinstance(found, float) and math.isnan(found)
@@ -218,7 +218,7 @@ def test_a_grey_image_is_saved_as_a_coloured_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import folder_paths
-    from siamese_diffusion.nodes.dataset import SiameseSavePairs
+    from siamese_diffusion.nodes.dataset_nodes import SiameseSavePairs
 
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     monkeypatch.setattr(SiameseSavePairs, "hidden", None)

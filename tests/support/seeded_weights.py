@@ -91,7 +91,7 @@ def weight_file(tensors: StateDict, kind: Kind, **metadata: str) -> WeightFile:
 
 def load_model(pack: SimpleNamespace, tensors: StateDict) -> Any:
     """ComfyUI's MODEL of a checkpoint's tensors."""
-    return pack.loaders._load_base(dict(tensors), "made_up.safetensors")[0]
+    return pack.loader_nodes._load_base(dict(tensors), "made_up.safetensors")[0]
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

@@ -194,5 +194,5 @@ def test_demo_keeps_its_folder_until_settings_change(tmp_path: Path) -> None:
 
 def test_contact_sheet_holds_every_triplet() -> None:
     images, masks = zip(*made(64)[:5], strict=True)
-    sheet = demo.contact_sheet(masks, images, masks, columns=4)
+    sheet = demo.contact_sheet({"mask": masks, "image": images, "found": masks}, across=4)
     assert sheet.width > sheet.height > 2 * 96

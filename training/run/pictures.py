@@ -8,24 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from ...common.files import replacing
+from ...common.picture_grid import picture_grid
 
 GAP = 4  # pixels between the pictures of a grid
 OUTLINE = (0.1, 1.0, 0.2)
 
 
 def grid(columns: Sequence[Tensor]) -> Image.Image:
-    """A picture with a row per sample; each column is (B, 1 or 3, H, W) in [0, 1]."""
-    columns = [column.expand(-1, 3, -1, -1) for column in columns]
-    cells = torch.stack([column.float().cpu() for column in columns], dim=1)  # (B, N, 3, H, W)
-    cells = functional.pad(cells, (0, GAP, 0, GAP), value=1.0)
-    rows = cells.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (B*H, N*W, 3)
-    pixels = rows[:-GAP, :-GAP].mul(255).round().clamp(0, 255).byte().numpy()
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    """An image with a row per sample; each column is (B, 1 or 3, H, W) in [0, 1]."""
+    coloured = [column.float().cpu().expand(-1, 3, -1, -1) for column in columns]
+    cells = rearrange(coloured, "column row c h w -> (row column) h w c")
+    pixels = cells.mul(255).round().clamp(0, 255).byte().numpy()
+    return Image.fromarray(picture_grid([*pixels], len(columns), GAP))
 
 
 def outline(image: Tensor, mask: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from .folders import (
     pictures_below,
     read_mask,
 )
-from .masks import mask_batch, photo_batch
+from .hints import mask_batch, photo_batch
 from .pair_folder import PairFolder, png_metadata
 from .progress import with_progress
 from .schema import node_schema

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import repeat
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,9 +40,9 @@ def mask_hint(
     3 channels: the mask in each. 4 or 6, of recipes that train on [image, mask]: zeros for the
     image's 3, the mask in the rest. Raises ValueError for any other number or mask shape.
     """
-    binary = binary_mask(mask, threshold, invert)[:, None]  # (B, 1, H, W)
-    mask_channels = _mask_channels(channels)
-    return _after_no_photo(binary.expand(-1, mask_channels, -1, -1), channels)
+    binary = binary_mask(mask, threshold, invert)
+    hint = repeat(binary, "b h w -> b c h w", c=_mask_channels(channels))
+    return _after_no_image(hint, channels)
 
 
 def palette_hint(palette: Tensor, channels: int) -> Tensor:
@@ -54,7 +55,7 @@ def palette_hint(palette: Tensor, channels: int) -> Tensor:
             "These weights were trained on binary masks, not on palette masks: connect 'mask' "
             "instead of 'palette'."
         )
-    return _after_no_photo(photo_batch(palette), channels)
+    return _after_no_image(photo_batch(palette), channels)
 
 
 def photo_hint(photo: Tensor, hint: Tensor) -> Tensor:
@@ -68,18 +69,17 @@ def photo_hint(photo: Tensor, hint: Tensor) -> Tensor:
     channels = hint.shape[1]
     if channels == PHOTO_CHANNELS:
         return photos
-    counts = len(photos), len(hint)
-    if counts[0] != counts[1] and 1 not in counts:
+    if len(photos) != len(hint) and 1 not in (len(photos), len(hint)):
         raise ValueError(
-            f"{counts[0]} images for {counts[1]} masks: give one image for all masks, or one for "
+            f"{len(photos)} images for {len(hint)} masks: give one image for all masks, or one for "
             "each."
         )
     masks = functional.interpolate(
         hint[:, PHOTO_CHANNELS:], photos.shape[-2:], mode="nearest-exact"
     )
-    count = max(counts)
-    parts = (part.expand(count, -1, -1, -1) for part in (photos, masks.to(photos)))
-    return torch.cat([*parts], dim=1)
+    count = max(len(photos), len(hint))
+    parts = [part.expand(count, -1, -1, -1) for part in (photos, masks.to(photos))]
+    return torch.cat(parts, dim=1)
 
 
 def photo_batch(image: Tensor) -> Tensor:
@@ -99,6 +99,6 @@ def _mask_channels(channels: int) -> int:
     return channels if channels == PHOTO_CHANNELS else channels - PHOTO_CHANNELS
 
 
-def _after_no_photo(mask: Tensor, channels: int) -> Tensor:
+def _after_no_image(mask: Tensor, channels: int) -> Tensor:
     """(B, M, H, W) -> (B, channels, H, W): zeros where the image branch has the image."""
     return functional.pad(mask, (0, 0, 0, 0, channels - mask.shape[1], 0))

@@ -1,31 +1,23 @@
-"""The node that turns masks into latents."""
+"""The node that samples a latent for each mask."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import comfy.model_management
-import comfy.sample
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..models.dhi import DOWNSCALE
-from .conditioning import apply_mask
-from .masks import mask_batch
+from .conditioning import Conditioning
 from .sampling import (
     PUBLISHED_SCHEDULER,
-    Callback,
-    Conditioning,
     Settings,
-    sample,
+    Sources,
+    sample_masks,
     sampler_names,
     scheduler_names,
 )
-from .schema import node_schema
-
-MAX_SEED = 0xFFFFFFFFFFFFFFFF
+from .schema import node_schema, seed_input
 
 
 class SiameseSampler(io.ComfyNode):
@@ -71,62 +63,6 @@ class SiameseSampler(io.ComfyNode):
         return io.NodeOutput({"samples": sample_masks(sources, mask, (width, height), settings)})
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What a mask is sampled with: MODEL, prompts and Siamese CONTROL_NET."""
-
-    model: Any
-    positive: Conditioning
-    negative: Conditioning
-    control_net: Any
-
-
-def sample_masks(
-    sources: Sources,
-    mask: Tensor,
-    size: tuple[int, int],
-    settings: Settings,
-    callback: Callback | None = None,
-) -> Tensor:
-    """A latent (B, 4, h, w) for each of B masks; size (width, height) in pixels, 0 the mask's own.
-
-    Raises ValueError when mask, size or ControlNet do not fit.
-    """
-    positive, negative = apply_mask(sources.positive, sources.negative, sources.control_net, mask)
-    empty = comfy.sample.fix_empty_latent_channels(sources.model, empty_latents(mask, *size))
-    noise = comfy.sample.prepare_noise(empty, settings.seed)
-    return sample(sources.model, noise, positive, negative, settings, callback)
-
-
-def empty_latents(mask: Tensor, width: int, height: int) -> Tensor:
-    """Zeros (B, 4, h, w) for B masks; 0 for width or height (pixels) means the mask's own.
-
-    Raises ValueError when a size is not a multiple of 8.
-    """
-    masks = mask_batch(mask)
-    wrong = [
-        f"{name} is {size}"
-        for name, size in (("width", width), ("height", height))
-        if size % DOWNSCALE
-    ]
-    height, width = height or masks.shape[-2], width or masks.shape[-1]
-    if height % DOWNSCALE or width % DOWNSCALE:
-        found = " and ".join(wrong) or f"The mask is {masks.shape[-1]}x{masks.shape[-2]}"
-        nearest = " and ".join(
-            f"{name} {max(DOWNSCALE, round(size / DOWNSCALE) * DOWNSCALE)}"
-            for name, size in (("width", width), ("height", height))
-        )
-        raise ValueError(
-            f"{found} pixels; images are made in multiples of {DOWNSCALE}. Set {nearest} (the "
-            "mask is stretched to it by nearest neighbour), or the size that the model was "
-            "trained at."
-        )
-    return torch.zeros(
-        (len(masks), 4, height // DOWNSCALE, width // DOWNSCALE),
-        device=comfy.model_management.intermediate_device(),
-    )
-
-
 def model_inputs() -> list[io.Input]:
     """The connections that `Sources` holds."""
     return [
@@ -153,10 +89,7 @@ def sampling_inputs() -> list[io.Input]:
     """Seed, `Settings` and size."""
     size = {"default": 0, "min": 0, "max": 4096, "step": DOWNSCALE, "optional": True}
     return [
-        io.Int.Input(
-            "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True,
-            tooltip="Same seed, same image. Another seed shows another image of the same mask.",
-        ),
+        seed_input("Same seed, same image. Another seed makes another image of the same mask."),
         io.Int.Input(
             "steps", default=50, min=1, max=1000,
             tooltip="Denoising steps; 50 as published. Fewer are faster and rougher. "
