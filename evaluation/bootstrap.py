@@ -1,0 +1,29 @@
+"""Makes the checkout the package `siamese_diffusion` for scripts that are run by their path."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+PACKAGE = "siamese_diffusion"
+SCRIPTS = Path(__file__).resolve().parent
+
+
+def enter_package() -> str:
+    """Import the checkout, whatever its folder is called; returns the scripts' package name.
+
+    By path rather than through sys.path: with the root on it, our `nodes` and `models` would
+    shadow ComfyUI's, and `training/` on it would let our modules shadow others.
+    """
+    root = SCRIPTS.parent
+    spec = importlib.util.spec_from_file_location(
+        PACKAGE, root / "__init__.py", submodule_search_locations=[str(root)]
+    )
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{root}: incomplete checkout, __init__.py is missing.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[PACKAGE] = module
+    spec.loader.exec_module(module)
+    sys.path.remove(str(SCRIPTS))
+    return f"{PACKAGE}.{SCRIPTS.name}"

@@ -1,0 +1,45 @@
+"""Distances between two sets of feature vectors, by the field's libraries."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from monai.metrics.fid import get_fid_score
+from prdc import compute_prdc
+from sklearn.metrics import pairwise_distances
+from torchmetrics.image.kid import poly_mmd
+
+NEIGHBOURS = 5  # k of precision, recall, density and coverage, as in Naeem et al., ICML 2020
+
+
+def kid(first: np.ndarray, second: np.ndarray) -> float:
+    """Kernel distance (Binkowski et al., ICLR 2018): unbiased squared MMD, cubic kernel.
+
+    Around 0, also below it, for two sets of one distribution. (N, D) and (N, D).
+    """
+    return float(poly_mmd(torch.from_numpy(first).double(), torch.from_numpy(second).double()))
+
+
+def frechet(first: np.ndarray, second: np.ndarray) -> float:
+    """Frechet distance between the two sets' normal distributions. Grows as N falls."""
+    return float(get_fid_score(torch.from_numpy(first), torch.from_numpy(second)))
+
+
+def prdc(real: np.ndarray, generated: np.ndarray) -> dict[str, float]:
+    """Precision, recall (Kynkaanniemi et al. 2019), density, coverage (Naeem et al. 2020)."""
+    found = compute_prdc(real, generated, NEIGHBOURS)
+    return {name: float(value) for name, value in found.items()}
+
+
+def nearest(of: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(number of the nearest in `among`, Euclidean distance to it), of each row."""
+    distances = pairwise_distances(of, among)
+    chosen = distances.argmin(1)
+    return chosen, distances[np.arange(len(of)), chosen]
+
+
+def nearest_other(of: np.ndarray) -> np.ndarray:
+    """Euclidean distance of each row to the nearest other row."""
+    distances = pairwise_distances(of)
+    np.fill_diagonal(distances, np.inf)
+    return distances.min(1)
