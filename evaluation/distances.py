@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+
 import numpy as np
 import torch
 from monai.metrics.fid import get_fid_score
@@ -27,7 +30,8 @@ def frechet(first: np.ndarray, second: np.ndarray) -> float:
 
 def prdc(real: np.ndarray, generated: np.ndarray) -> dict[str, float]:
     """Precision, recall (Kynkaanniemi et al. 2019), density, coverage (Naeem et al. 2020)."""
-    found = compute_prdc(real, generated, NEIGHBOURS)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints the counts
+        found = compute_prdc(real, generated, NEIGHBOURS)
     return {name: float(value) for name, value in found.items()}
 
 

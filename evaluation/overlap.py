@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ def _hd95(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
         first, second = (
             torch.from_numpy(masks[both][:, None].astype(np.float32)) for masks in (predicted, true)
         )
-        distances[both] = compute_hausdorff_distance(
-            first, second, include_background=True, percentile=95
-        )[:, 0].numpy()
+        with warnings.catch_warnings():  # MONAI 1.6 warns of an argument it gives itself
+            warnings.simplefilter("ignore", FutureWarning)
+            found = compute_hausdorff_distance(first, second, include_background=True, percentile=95)
+        distances[both] = found[:, 0].numpy()
     return distances
