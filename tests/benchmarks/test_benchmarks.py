@@ -37,8 +37,8 @@ from siamese_diffusion.benchmarks.workload import (
     spread_timesteps,
 )
 from siamese_diffusion.tools import nano as nano_base
-from siamese_diffusion.training.networks import SiameseNetworks
-from siamese_diffusion.training.schedule import NoiseSchedule
+from siamese_diffusion.training.method.networks import SiameseNetworks
+from siamese_diffusion.training.method.noise_schedule import NoiseSchedule
 from support.oracle import ORACLE
 from support.published_networks import assert_gradient_norms, published_batch
 from torch import nn

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from siamese_diffusion.benchmarks.measure import TensorMemory
+from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
-from siamese_diffusion.training.pairs import read_prompt_jsonl
 from support.workflow_prompts import (
     CAPTION,
     bundle_prompt,

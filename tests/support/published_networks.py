@@ -10,14 +10,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from siamese_diffusion.models.recipe import RECIPES
 from siamese_diffusion.models.weights import StateDict
-from siamese_diffusion.training.ldm_keys import (
+from siamese_diffusion.training.method.ldm_keys import (
     control_to_diffusers,
     read_shape,
     unet_to_diffusers,
 )
-from siamese_diffusion.training.networks import SiameseNetworks, new_controlnet
-from siamese_diffusion.training.objective import Batch, Objective
-from siamese_diffusion.training.schedule import NoiseSchedule
+from siamese_diffusion.training.method.networks import SiameseNetworks, new_controlnet
+from siamese_diffusion.training.method.noise_schedule import NoiseSchedule
+from siamese_diffusion.training.method.objective import Batch, Objective
 from torch import nn
 
 from support.oracle import ORACLE

@@ -14,11 +14,12 @@ import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from siamese_diffusion.models.weights import UNET, write_weights
-from siamese_diffusion.training.host import BaseModel, Host
-from siamese_diffusion.training.hosts import choose_host
-from siamese_diffusion.training.ldm_keys import UNetShape, unet_to_ldm
-from siamese_diffusion.training.options import TrainConfig
-from siamese_diffusion.training.sd_scripts import Library
+from siamese_diffusion.training.config import TrainConfig
+from siamese_diffusion.training.hosts.choose import choose_host
+from siamese_diffusion.training.hosts.interface import Host
+from siamese_diffusion.training.hosts.sd_scripts.library import Library
+from siamese_diffusion.training.method.base_model import BaseModel
+from siamese_diffusion.training.method.ldm_keys import UNetShape, unet_to_ldm
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from siamese_diffusion.training.sd_scripts import Library, load_library
+from siamese_diffusion.training.hosts.sd_scripts.library import Library, load_library
 from torch import nn
 
 from support.sd_scripts_base import build_parts, lower_sizes, write_checkpoint

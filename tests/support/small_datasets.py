@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from siamese_diffusion.training.data import TrainingData
-from siamese_diffusion.training.dataset import Dataset, load_dataset
-from siamese_diffusion.training.framing import Framing
-from siamese_diffusion.training.host import BaseModel
-from siamese_diffusion.training.hosts import choose_host
-from siamese_diffusion.training.options import TrainConfig
-from siamese_diffusion.training.pairs import DatasetError
+from siamese_diffusion.common.pairs import DatasetError
+from siamese_diffusion.training.config import TrainConfig
+from siamese_diffusion.training.data.batches import TrainingData
+from siamese_diffusion.training.data.dataset import Dataset, load_dataset
+from siamese_diffusion.training.data.framing import Framing
+from siamese_diffusion.training.hosts.choose import choose_host
+from siamese_diffusion.training.method.base_model import BaseModel
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ def config(folder: Path, **flags: object) -> TrainConfig:
 def resolve(folder: Path, **flags: object) -> tuple[TrainConfig, Dataset]:
     """The dataset, and the configuration with what a dataset TOML has set."""
     settings = config(folder, **flags)
-    return load_dataset(settings, choose_host(settings))
+    return load_dataset(settings, choose_host(settings).resolve_subsets)
 
 
 def load(folder: Path, **flags: object) -> Dataset:

@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from siamese_diffusion.models.weights import UNET, StateDict, read_weights, write_weights
 from siamese_diffusion.tools.train_autoencoder import ASSET
-from siamese_diffusion.training.ldm_keys import UNetShape, unet_to_ldm
+from siamese_diffusion.training.method.ldm_keys import UNetShape, unet_to_ldm
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 

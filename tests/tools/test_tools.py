@@ -81,8 +81,8 @@ def test_autoencoder_keeps_lesions_and_gives_unit_latents(size: int) -> None:
 
 def test_nano_checkpoint_is_a_stable_diffusion_1(tmp_path: Path) -> None:
     from siamese_diffusion.tools.nano import SHAPE, build_nano
-    from siamese_diffusion.training.ldm_keys import read_shape
-    from siamese_diffusion.training.single_file import load_autoencoder
+    from siamese_diffusion.training.hosts.single_file import load_autoencoder
+    from siamese_diffusion.training.method.ldm_keys import read_shape
 
     file = read_weights(build_nano(tmp_path / "nano.safetensors"))
     assert file.kind is Kind.SD1

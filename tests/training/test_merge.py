@@ -6,12 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from siamese_diffusion.models.metadata import (
-    FOLDER_HASH,
-    SiameseMetadata,
-    file_hash,
-    read_metadata,
-)
+from siamese_diffusion.common.hashes import file_hash
+from siamese_diffusion.models.metadata import FOLDER_HASH, SiameseMetadata, read_metadata
 from siamese_diffusion.models.recipe import RECIPES
 from siamese_diffusion.models.weights import (
     CONTROL,
@@ -24,7 +20,7 @@ from siamese_diffusion.models.weights import (
     write_weights,
 )
 from siamese_diffusion.training import merge_bundle
-from siamese_diffusion.training.single_file import load_base_model
+from siamese_diffusion.training.hosts.single_file import load_base_model
 from support.seeded_weights import made_up_bundle
 from support.tiny_base import write_tiny_base
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from siamese_diffusion.training.data import TrainingData
-from siamese_diffusion.training.dataset import Dataset
+from siamese_diffusion.training.data.batch_order import BatchOrder
+from siamese_diffusion.training.data.batches import TrainingData
+from siamese_diffusion.training.data.cache import DiskCache
+from siamese_diffusion.training.data.dataset import Dataset
+from siamese_diffusion.training.data.framing import Framing, bucket_sizes, cover_box
+from siamese_diffusion.training.data.summary import DatasetSummary
 from siamese_diffusion.training.errors import ConfigError
-from siamese_diffusion.training.framing import Framing, bucket_sizes, cover_box
-from siamese_diffusion.training.latent_cache import DiskCache
-from siamese_diffusion.training.order import BatchOrder
-from siamese_diffusion.training.summary import DatasetSummary
 from support.small_datasets import (
     SQUARE,
     Base,
@@ -56,7 +56,7 @@ def test_buckets_are_not_mixed_and_crop_image_and_mask_alike(tmp_path: Path) -> 
     sizes = [(128, 128), (96, 192), (192, 96), (64, 64), (97, 190), (201, 97)]
     flags = {"enable_bucket": True, "min_bucket_reso": 32, "bucket_reso_steps": 16}
     settings = config(write_list(tmp_path, sizes), resolution="64", **flags)
-    data = prepared(load(tmp_path, resolution="64", **flags), settings.framing())
+    data = prepared(load(tmp_path, resolution="64", **flags), Framing.of(settings))
     assert data.sizes == [(64, 64), (48, 80), (80, 48), (64, 64), (48, 80), (80, 48)]
     order = BatchOrder(data.sizes, 2, seed=0)
     for step in range(order.batches_per_epoch * 2):
@@ -123,7 +123,7 @@ def test_pictures_that_are_not_square_keep_their_size(tmp_path: Path) -> None:
 
 def test_pictures_are_shown_as_they_are_by_default(tmp_path: Path) -> None:
     folder = write_list(tmp_path, [(32, 32)] * 2)
-    data = prepared(load(folder), config(folder, resolution="32").framing())
+    data = prepared(load(folder), Framing.of(config(folder, resolution="32")))
     _, image = data.pictures([0, 1])
     for step in range(6):
         assert torch.equal(data.batch([0, 1], 0, step, 0).image, image)
@@ -208,7 +208,7 @@ def test_the_validation_split_keeps_stems_together(tmp_path: Path) -> None:
     assert dataset.split(0.3, seed=1) == (training, validation)
     assert dataset.split(0.3, seed=2) != (training, validation)
     assert dataset.split(0.0, seed=1) == (dataset, replace(dataset, pairs=()))
-    with pytest.raises(ConfigError, match="keeps 10 of 10 file stems"):
+    with pytest.raises(ConfigError, match="keeps 10 of 10 groups"):
         dataset.split(0.99, seed=1)
 
 

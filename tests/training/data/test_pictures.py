@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from siamese_diffusion.models.pictures import read_image, read_mask, read_palette_mask
+from siamese_diffusion.common.pictures import read_image, read_mask, read_palette_mask
 from support.small_datasets import (
     lesion,
     load,

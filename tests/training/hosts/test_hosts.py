@@ -16,11 +16,12 @@ import pytest
 import torch
 from siamese_diffusion.models.metadata import read_metadata
 from siamese_diffusion.models.weights import Kind, read_weights
+from siamese_diffusion.training.config import TrainConfig
 from siamese_diffusion.training.errors import ConfigError
-from siamese_diffusion.training.hosts import choose_host, find_sd_scripts
-from siamese_diffusion.training.options import TrainConfig
-from siamese_diffusion.training.sd_scripts import NEEDED
-from siamese_diffusion.training.sd_scripts_flags import HOST_FLAGS, REFUSED
+from siamese_diffusion.training.hosts.choose import choose_host
+from siamese_diffusion.training.hosts.sd_scripts.flags import HOST_FLAGS, REFUSED
+from siamese_diffusion.training.hosts.sd_scripts.library import NEEDED
+from siamese_diffusion.training.hosts.sd_scripts.locate import find_sd_scripts
 from siamese_diffusion.training.train_siamese import main
 from support.paths import ROOT, TRAIN_SCRIPT
 from support.small_datasets import config

@@ -17,14 +17,14 @@ from safetensors.torch import save_file
 from siamese_diffusion.models.metadata import read_metadata
 from siamese_diffusion.models.weights import WeightsError, read_weights, write_weights
 from siamese_diffusion.tools.comfy_host import ComfyHost
-from siamese_diffusion.training.checkpoints import RunFolder
+from siamese_diffusion.training.data.framing import Framing, bucket_sizes
 from siamese_diffusion.training.errors import ConfigError
-from siamese_diffusion.training.framing import Framing, bucket_sizes
+from siamese_diffusion.training.hosts.sd_scripts.library import Library, build_parser, commit
+from siamese_diffusion.training.hosts.sd_scripts.models import folder_hash
+from siamese_diffusion.training.hosts.single_file import load_base_model
 from siamese_diffusion.training.merge_bundle import merge_files
-from siamese_diffusion.training.networks import SiameseNetworks, new_controlnet
-from siamese_diffusion.training.sd_scripts import Library, build_parser, commit
-from siamese_diffusion.training.sd_scripts_models import folder_hash
-from siamese_diffusion.training.single_file import load_base_model
+from siamese_diffusion.training.method.networks import SiameseNetworks, new_controlnet
+from siamese_diffusion.training.run.folder import RunFolder
 from siamese_diffusion.training.train_siamese import main
 from support.sd_scripts_base import SD1, build_vae, build_version_two, load
 from support.small_runs import command, losses
@@ -308,9 +308,9 @@ def test_importing_it_leaves_a_process_alone(sd_scripts: Path) -> None:
     code = (
         "import logging, sys\n"
         "from pathlib import Path\n"
-        "from siamese_diffusion.training.sd_scripts import build_parser, load_library\n"
+        "from siamese_diffusion.training.hosts.sd_scripts import library\n"
         "before = [*sys.path], logging.root.level, [*logging.root.handlers]\n"
-        "build_parser(load_library(Path(sys.argv[1])))\n"
+        "library.build_parser(library.load_library(Path(sys.argv[1])))\n"
         "assert before == (sys.path, logging.root.level, logging.root.handlers)\n"
         "stub = sys.modules.get('pytorch_lightning')\n"
         "assert stub is None or sys.argv[1] not in stub.__file__\n"

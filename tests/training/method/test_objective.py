@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from siamese_diffusion.training.ldm_keys import (
+from siamese_diffusion.training.method.ldm_keys import (
     UNetShape,
     control_to_diffusers,
     read_shape,
     unet_to_diffusers,
 )
-from siamese_diffusion.training.networks import SiameseNetworks, new_controlnet
+from siamese_diffusion.training.method.networks import SiameseNetworks, new_controlnet
 from support.oracle import ORACLE
 from support.published_networks import (
     assert_gradient_norms,
@@ -39,7 +39,7 @@ def test_networks_agree_with_the_published_ones(nets: SiameseNetworks) -> None:
             for name in ("mask", "image")
         }
         encoded = nets.encode(noisy, timesteps, text)
-        joint = controls["mask"].lerp(controls["image"], 1.0, 0.4)
+        joint = controls["mask"].weighted_sum(controls["image"], 1.0, 0.4)
         outputs = {
             "nocontrol": nets.decode(encoded, text),
             "mask": nets.decode(encoded, text, controls["mask"]),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from siamese_diffusion.models.recipe import RECIPES
-from siamese_diffusion.training.networks import SiameseNetworks
-from siamese_diffusion.training.objective import Objective
-from siamese_diffusion.training.preview import OUTLINE, Conditions, outline, sample
-from siamese_diffusion.training.schedule import NoiseSchedule
+from siamese_diffusion.training.method.networks import SiameseNetworks
+from siamese_diffusion.training.method.noise_schedule import NoiseSchedule
+from siamese_diffusion.training.method.objective import Objective
+from siamese_diffusion.training.method.sampling import Conditions, sample
+from siamese_diffusion.training.run.pictures import OUTLINE, outline
 from support.oracle import ORACLE
 from support.seeded_weights import relative_error
 from torch import Tensor

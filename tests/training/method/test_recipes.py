@@ -10,10 +10,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from siamese_diffusion.models.recipe import RECIPES
-from siamese_diffusion.training.ldm_keys import UNetShape
-from siamese_diffusion.training.networks import Control, SiameseNetworks, new_controlnet
-from siamese_diffusion.training.objective import Batch, Objective
-from siamese_diffusion.training.schedule import NoiseSchedule, Prediction
+from siamese_diffusion.training.method.ldm_keys import UNetShape
+from siamese_diffusion.training.method.networks import Control, SiameseNetworks, new_controlnet
+from siamese_diffusion.training.method.noise_schedule import NoiseSchedule, Prediction
+from siamese_diffusion.training.method.objective import Batch, Objective
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 

@@ -18,9 +18,9 @@ import pytest
 import torch
 from PIL import Image
 from siamese_diffusion.models.weights import read_weights
-from siamese_diffusion.training import reporting
-from siamese_diffusion.training.checkpoints import RunFolder
-from siamese_diffusion.training.objective import Batch, Objective
+from siamese_diffusion.training.method.objective import Batch, Objective
+from siamese_diffusion.training.run import reporting
+from siamese_diffusion.training.run.folder import RunFolder
 from siamese_diffusion.training.train_siamese import main
 from support.small_runs import metrics
 from support.tiny_base import write_tiny_base
@@ -54,7 +54,7 @@ def command(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def processes() -> Iterator[multiprocessing.context.ForkServerContext]:
     """Fresh processes that need not import everything again."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["siamese_diffusion.training.session"])
+    context.set_forkserver_preload(["siamese_diffusion.training.run.start"])
     yield context
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.training_utils import EMAModel
-from siamese_diffusion.training.checkpoints import RunFolder, read_state
-from siamese_diffusion.training.record import FREE_TO_CHANGE, differences
-from siamese_diffusion.training.states import load_average
+from siamese_diffusion.training.run.checkpoint import load_ema
+from siamese_diffusion.training.run.folder import RunFolder, read_state
+from siamese_diffusion.training.run.resume import FREE_TO_CHANGE, differences
 from siamese_diffusion.training.train_siamese import main
 from support.tiny_runs import flags, train
 from torch import nn
@@ -138,6 +138,6 @@ def test_a_resumed_average_is_where_the_weights_are(tmp_path: Path) -> None:
     torch.save(saved.state_dict(), tmp_path / "ema.pt")
     meta = torch.device("meta")
     average = EMAModel([nn.Parameter(torch.ones(2, device=meta))], decay=0.9)
-    load_average(average, tmp_path / "ema.pt", meta)
+    load_ema(average, tmp_path / "ema.pt", meta)
     assert average.decay == 0.5
     assert [tensor.device for tensor in average.shadow_params] == [meta]

@@ -16,18 +16,18 @@ import torch
 from accelerate import Accelerator
 from siamese_diffusion.models.recipe import RECIPES
 from siamese_diffusion.models.weights import StateDict, read_weights
-from siamese_diffusion.training import session
-from siamese_diffusion.training.data import TrainingData
+from siamese_diffusion.training.config import TrainConfig
+from siamese_diffusion.training.data.batches import TrainingData
+from siamese_diffusion.training.data.cache import DiskCache
 from siamese_diffusion.training.errors import ConfigError
-from siamese_diffusion.training.host import BaseModel
-from siamese_diffusion.training.latent_cache import DiskCache
-from siamese_diffusion.training.networks import SiameseNetworks
-from siamese_diffusion.training.objective import Batch
-from siamese_diffusion.training.options import TrainConfig
-from siamese_diffusion.training.standalone import Standalone
+from siamese_diffusion.training.hosts.standalone import Standalone
+from siamese_diffusion.training.method.base_model import BaseModel
+from siamese_diffusion.training.method.networks import SiameseNetworks
+from siamese_diffusion.training.method.objective import Batch
+from siamese_diffusion.training.run import start as session
+from siamese_diffusion.training.run.gradient_update import GradientUpdate
+from siamese_diffusion.training.run.trainer import config_to_publish
 from siamese_diffusion.training.train_siamese import main
-from siamese_diffusion.training.trainer import config_to_publish
-from siamese_diffusion.training.updates import Update
 from support.small_datasets import CPU, SQUARE, Base, config, load, write_list, write_palette_masks
 from support.small_runs import command
 from support.tiny_base import SD1, write_tiny_base
@@ -97,10 +97,10 @@ def test_a_scaler_skips_a_step_whose_gradients_are_not_finite(tmp_path: Path) ->
     accelerator.scaler = GradScaler("cpu", init_scale=4.0)
     layer = nn.Linear(2, 1)
     nets = cast(SiameseNetworks, layer)
-    update = Update(config(tmp_path), Standalone(), nets, accelerator)
+    update = GradientUpdate(config(tmp_path), Standalone(), nets, accelerator)
     before = layer.weight.detach().clone()
-    update.backward(layer(torch.full((1, 2), 1e38)).flatten())  # times 4: beyond float32
-    assert update.finish_gradients() is None
+    update.backpropagate(layer(torch.full((1, 2), 1e38)).flatten())  # times 4: beyond float32
+    assert update.reduce_and_clip_gradients() is None
     update.apply()
     assert torch.equal(layer.weight, before)
     assert accelerator.scaler.get_scale() == 2.0
