@@ -56,15 +56,17 @@ def measure_alignment(
     rows, judgements = [], {}
     for pairs in (real_test, *synthetic):
         found = judge(judges, pairs.images, pairs.masks)
+        # Images of one mask are no independent witnesses, and neither are a patient's.
+        units = pairs.units if pairs is real_test else pairs.mask_hashes
         row: dict[str, Any] = {
             "set": pairs.name,
             "real": pairs is real_test,
-            "dice": asdict(bootstrap(found.agreement, seed)),
+            "dice": asdict(bootstrap(found.agreement.mean(0)[None], seed, units)),
             "shuffled": None,
         }
         if len(pairs) > 1:
             others = judge(judges, pairs.images, pairs.masks[shuffled(len(pairs), seed)])
-            row["shuffled"] = asdict(bootstrap(others.agreement, seed))
+            row["shuffled"] = asdict(bootstrap(others.agreement.mean(0)[None], seed, units))
         rows.append(row)
         if pairs is not real_test:
             judgements[pairs.name] = found

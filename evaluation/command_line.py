@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .scores import Band
 from .segmenters import DESCRIPTIONS
 from .settings import MULTIPLE, QUICK, Settings
@@ -18,7 +20,7 @@ example:
       --synthetic siamese=out/prompt.jsonl --out evaluation_of_siamese --quick
 A prompt.jsonl holds {"source": mask, "target": image, "prompt": caption} a line, paths relative to
 the file; add "group" (patient, video, field of view) to every line where several images share one.
-Give the same command with --resume to go on after a stop. What the figures mean: docs/evaluation.md.
+Give the same command with --resume to go on after a stop. docs/evaluation.md explains the figures.
 """
 
 
@@ -45,8 +47,9 @@ class Request:
         return {"real_train": self.real_train, "real_test": self.real_test, **self.synthetic}
 
     def settings(self, resolution: int) -> Settings:
-        preset = QUICK if self.quick else {}
-        return Settings(**{"resolution": resolution, **preset, **self.changes})
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        given = {"resolution": resolution, "device": device, **self.changes}
+        return Settings(**{**(QUICK if self.quick else {}), **given})
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> Request:
@@ -134,8 +137,8 @@ def _add_filter(group: argparse._ArgumentGroup) -> None:
         "--keep",
         type=_band,
         metavar="LOW,HIGH",
-        help="keep pairs whose agreement (Dice) lies between: writes OUT/filtered/NAME/prompt.jsonl "
-        "and dropped.jsonl, and adds arms with the filtered sets",
+        help="keep pairs whose agreement (Dice) lies between: writes prompt.jsonl, dropped.jsonl "
+        "to OUT/filtered/NAME/, and adds arms with the filtered sets",
     )
 
 
@@ -191,8 +194,6 @@ def _band(text: str) -> Band:
 
 
 def _device(text: str) -> str:
-    import torch
-
     if text == "cuda" and not torch.cuda.is_available():
         raise argparse.ArgumentTypeError("cuda: PyTorch finds no CUDA GPU here")
     if text not in ("cpu", "cuda"):

@@ -1,7 +1,7 @@
 """Does training on the synthetic pairs help? Real test pairs, the same segmenter, equal steps.
 
-    result = measure_downstream(real_train, real_test, [synthetic], settings)
-    table = result.table()
+result = measure_downstream(real_train, real_test, [synthetic], settings)
+table = result.table()
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .train_segmenter import Training, train
 
 log = logging.getLogger(__name__)
 
+ALL = "all"  # segmenters together
 DECIMALS = 6
 
 
@@ -63,7 +64,7 @@ class Downstream:
             "synthetic_pairs": arm.synthetic_count(len(self.training)),
             "segmenters": {},
         }
-        for name in (*found, "both"):
+        for name in (*found, ALL):
             mine = _over(found, name)
             row["segmenters"][name] = self._figures(mine, mine - _over(base, name))
         return row
@@ -83,8 +84,8 @@ class Downstream:
 
 
 def _over(values: dict[str, np.ndarray], segmenter: str) -> np.ndarray:
-    """One segmenter's values, or the mean of all of them for "both"."""
-    return np.mean([*values.values()], axis=0) if segmenter == "both" else values[segmenter]
+    """One segmenter's values, or the mean of all of them."""
+    return np.mean([*values.values()], axis=0) if segmenter == ALL else values[segmenter]
 
 
 def measure_downstream(
@@ -108,9 +109,11 @@ def measure_downstream(
     with logging_redirect_tqdm():
         for arm, name in tqdm(jobs, "arms", disable=None):
             numbers = range(settings.seeds)
+            before = runner.trainings
             values[arm.name][name] = np.stack([runner.run(arm, name, i) for i in numbers])
-            dice = values[arm.name][name][..., 0].mean()
-            log.info("%s, %s: Dice %.3f on the test images", arm.name, name, dice)
+            if runner.trainings > before:
+                dice = values[arm.name][name][..., 0].mean()
+                log.info("%s, %s: Dice %.3f on the test images", arm.name, name, dice)
     judges = tuple(runner.judges)
     return Downstream(
         settings, tuple(arms), tuple(left_out), training, validation, real_test, values, judges
@@ -132,16 +135,18 @@ class _Runner:
         self.settings, self.store = settings, store
         self.statistics = colour_statistics(training.images)
         self.judges: list[Segmenter] = []
+        self.trainings = 0  # done by this run, not an earlier one
 
     def run(self, arm: Arm, segmenter: str, number: int) -> np.ndarray:
         """Values (test images, 3) of one training, done now or earlier."""
         pool = arm.pool(self.training, self.settings.seed, number)
         job = Training(segmenter, pool, self.validation, arm.augment, number)
-        key = training_key(job, self.training.fingerprint(), self.settings)
+        key = training_key(job, self.training, self.settings)
         fingerprint, is_judge = self.test.fingerprint(), arm.name == BASELINE
         done = self.store.figures(key, fingerprint)
         if done and (not is_judge or self._load_judge(segmenter, key)):
             return done["values"]
+        self.trainings += 1
         trained = train(job, self.statistics, self.settings, f"{arm.name}, {segmenter}, {number}")
         if is_judge:
             self.judges.append(trained.segmenter)

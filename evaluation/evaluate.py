@@ -30,10 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in PACKAGES:
             raise
-        print(
-            f"error: {error.name} is missing; install it with pip install 'siamese-diffusion[evaluate]'",
-            file=sys.stderr,
-        )
+        install = "pip install 'siamese-diffusion[evaluate]'"
+        print(f"error: {error.name} is missing; install it with {install}", file=sys.stderr)
         return USER_ERROR
     try:
         page = run(parse_args(arguments))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,11 @@ from torch.nn import functional
 
 from ..common.hashes import file_hash
 from .pair_sets import PairSet
-from .segmenters import BATCH, Segmenter, as_tensor, colour_statistics
+from .segmenters import BATCH, as_tensor
 from .settings import Settings
 from .splits import split
-from .train_segmenter import Training, train
+from .store import Store, remembered
+from .train_segmenter import Training
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -27,11 +29,14 @@ class FeaturesError(ValueError):
 
 @dataclass(frozen=True)
 class Features:
-    """name: what made them, as every figure says. unseen: the real training pairs that the network
-    was not trained on, which alone may be a reference.
+    """What images are compared by.
+
+    name: what made them, as every figure says; short: the same in a few words. unseen: the real
+    training pairs that the network was not trained on, which alone may be a reference.
     """
 
     name: str
+    short: str
     unseen: PairSet
     embed: Callable[[Tensor], Tensor]
     device: torch.device
@@ -54,7 +59,7 @@ class Features:
         return np.concatenate(parts)
 
 
-def own_features(real_train: PairSet, settings: Settings) -> Features:
+def own_features(real_train: PairSet, settings: Settings, store: Store) -> Features:
     """Features of a segmenter trained, with augmentation, on half of the real training pairs.
 
     Each is divided by its deviation over the other half, so that none outweighs the rest.
@@ -63,8 +68,8 @@ def own_features(real_train: PairSet, settings: Settings) -> Features:
     training, validation = split(seen, settings.validation_share, settings.seed)
     name = settings.segmenters[0]
     job = Training(name, training, validation, True, settings.seeds)
-    segmenter = train(job, colour_statistics(seen.images), settings, "features").segmenter
-    raw = Features("", unseen, segmenter.features, settings.torch_device())
+    segmenter = remembered(store, job, seen, settings)
+    raw = Features("", "", unseen, segmenter.features, settings.torch_device())
     reference = raw.of_images(unseen.images)
     mean = torch.from_numpy(reference.mean(0)).to(raw.device)
     std = torch.from_numpy(np.maximum(reference.std(0), 1e-6)).to(raw.device)
@@ -72,7 +77,8 @@ def own_features(real_train: PairSet, settings: Settings) -> Features:
         f"the encoder of a segmenter ({name}) trained on {len(seen)} real training pairs that are "
         "in no reference set here"
     )
-    return Features(text, unseen, lambda x: (segmenter.features(x) - mean) / std, raw.device)
+    short = "the encoder of our own segmenter"
+    return Features(text, short, unseen, lambda x: (segmenter.features(x) - mean) / std, raw.device)
 
 
 def given_features(
@@ -86,11 +92,14 @@ def given_features(
     device = settings.torch_device()
     network = _timm(path, architecture) if architecture else _script(path)
     network = network.to(device).eval()
-    probe = _embed(network, torch.zeros(2, 3, settings.resolution, settings.resolution).to(device), path)
+    probe = _embed(
+        network, torch.zeros(2, 3, settings.resolution, settings.resolution).to(device), path
+    )
     if not torch.isfinite(probe).all():
         raise FeaturesError(f"{path}: gives values that are not finite for a black image.")
-    text = f"{architecture or 'TorchScript'} in {path.name} (SHA-256 {file_hash(path)[:12]})"
-    return Features(text, real_train, lambda images: _embed(network, images, path), device)
+    short = f"{architecture or 'TorchScript'} in {path.name}"
+    text = f"{short} (SHA-256 {file_hash(path)[:12]})"
+    return Features(text, short, real_train, lambda images: _embed(network, images, path), device)
 
 
 @torch.inference_mode()
@@ -122,6 +131,7 @@ def _timm(path: Path, architecture: str) -> nn.Module:
     import timm
     from safetensors.torch import load_file
 
+    network: Any
     try:
         network = timm.create_model(architecture, pretrained=False, num_classes=0)
     except RuntimeError as error:
@@ -143,7 +153,10 @@ def _timm(path: Path, architecture: str) -> nn.Module:
 class _Prepared(nn.Module):
     """A timm network with its own size and normalisation before it."""
 
-    def __init__(self, network: nn.Module) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
         config = network.default_cfg

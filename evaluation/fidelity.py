@@ -12,10 +12,8 @@ from .distances import NEIGHBOURS, frechet, kid, prdc
 from .features import Features
 from .pair_sets import PairSet
 from .settings import Settings
-from .splits import split_numbers
 
 FEWEST = 12  # images a side; the 5 nearest of fewer are nearly all of them
-HALVES = "one half of the reference against the other"
 
 Figures = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 Vectors = dict[str, np.ndarray]  # of each set by its name, the reference first
@@ -47,18 +45,16 @@ def _protocol(
     texture: Mapping[str, np.ndarray],
     settings: Settings,
 ) -> dict[str, Any]:
-    """Every set against the first; the second is real too, as images of a perfect generator.
+    """Every set against the first; the second is real too, the floor that a perfect generator of
+    new images would reach.
 
     All figures are means over draws of n images a side, the same n in every row: the Frechet
     distance, precision and their like change with n.
     """
     reference = sets[0]
     content: dict[str, Any] = {"reference": reference.name, "available": len(reference)}
-    if len(set(reference.units)) < 2:
-        return {**content, "left_out": "the reference is a single group and cannot be halved"}
-    halves = split_numbers(reference, 0.5, settings.seed)
     vectors = {pairs.name: features.of(pairs) for pairs in sets}
-    rows, n = _compare(vectors, halves, _in_features, settings)
+    rows, n = _compare(vectors, _in_features, settings)
     content |= {"n": n, "rows": rows}
     if not rows:
         content["left_out"] = f"{n} images on the smallest side; at least {FEWEST} are needed"
@@ -67,7 +63,7 @@ def _protocol(
         scaled = radiomics.comparable(chosen[0], chosen[1:])
         vectors = {pairs.name: rows for pairs, rows in zip(sets, scaled, strict=True)}
         content["radiomics"], content["radiomics_n"] = _compare(
-            vectors, halves, lambda x, y: {"frechet": frechet(y, x)}, settings
+            vectors, lambda x, y: {"frechet": frechet(y, x)}, settings
         )
     return content
 
@@ -81,26 +77,18 @@ def _in_features(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
 
 
 def _compare(
-    vectors: Vectors, halves: tuple[np.ndarray, np.ndarray], figures: Figures, settings: Settings
+    vectors: Vectors, figures: Figures, settings: Settings
 ) -> tuple[list[dict[str, Any]], int]:
-    """(a row for each set but the reference, after one for its halves; n); no rows for small n."""
-    (_, reference), *others = vectors.items()
-    parts = [reference[half[half < len(reference)]] for half in halves]
-    sides = [(HALVES, *map(_known, parts))]
-    sides += [(name, _known(reference), _known(rows)) for name, rows in others]
-    n = min(len(rows) for _, *both in sides for rows in both)
+    """(a row for each set but the reference, n); no rows where n is too small."""
+    # Without the rows that say nothing: masks too small for radiomics.
+    (_, reference), *others = (
+        (name, rows[np.isfinite(rows).all(1)]) for name, rows in vectors.items()
+    )
+    n = min(len(reference), *(len(rows) for _, rows in others))
     if n < FEWEST:
         return [], n
-    rows = [
-        {"set": name, **_draws(first, second, n, figures, settings)}
-        for name, first, second in sides
-    ]
-    return rows, n
-
-
-def _known(rows: np.ndarray) -> np.ndarray:
-    """Without the rows that say nothing (masks too small for radiomics)."""
-    return rows[np.isfinite(rows).all(1)]
+    draws = [_draws(reference, rows, n, figures, settings) for _, rows in others]
+    return [{"set": name, **row} for (name, _), row in zip(others, draws, strict=True)], n
 
 
 def _draws(

@@ -34,8 +34,7 @@ def bootstrap(values: np.ndarray, seed: int, groups: Sequence[str] | None = None
     count = int(labels.max()) + 1
     if count < FEWEST:
         return Interval(float(values.mean()), None, None, count)
-    sums = np.zeros((rows, count))
-    np.add.at(sums, (slice(None), labels), values)
+    sums = np.stack([np.bincount(labels, row) for row in values])
     sizes = np.bincount(labels).astype(float)
     rng = np.random.default_rng((seed, 3))
     means = np.empty(DRAWS)

@@ -44,9 +44,7 @@ def _same_groups(pairs: PairSet, test: PairSet) -> list[str]:
 
 def _same_masks(pairs: PairSet, test: PairSet) -> list[str]:
     known = {
-        content
-        for content, mask in zip(test.mask_hashes, test.masks, strict=True)
-        if mask.any()
+        content for content, mask in zip(test.mask_hashes, test.masks, strict=True) if mask.any()
     }
     count = sum(content in known for content in pairs.mask_hashes)
     if not count:

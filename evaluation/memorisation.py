@@ -11,6 +11,7 @@ from PIL import Image
 
 from .distances import nearest
 from .features import Features
+from .intervals import DRAWS, LEVEL
 from .pair_sets import PairSet
 
 PIXELS = 32  # side at which pictures are compared pixel by pixel
@@ -23,7 +24,7 @@ Embed = Callable[[PairSet], np.ndarray]
 
 
 def measure_memorisation(
-    features: Features, train: PairSet, test: PairSet, synthetic: Sequence[PairSet]
+    features: Features, train: PairSet, test: PairSet, synthetic: Sequence[PairSet], seed: int
 ) -> list[dict[str, Any]]:
     """A row for each synthetic set and each way of comparing images.
 
@@ -32,10 +33,10 @@ def measure_memorisation(
     """
     spaces: list[tuple[str, Embed, bool]] = [
         (PIXEL_SPACE, pixel_vectors, True),
-        (f"features of {features.name}", features.of, False),
+        (f"features of {features.short}", features.of, False),
     ]
     return [
-        _row(space, embed, turned, train, test, pairs)
+        _row((space, embed, turned), train, test, pairs, seed)
         for pairs in synthetic
         for space, embed, turned in spaces
     ]
@@ -70,8 +71,9 @@ def _nearest_training(
 
 
 def _row(
-    space: str, embed: Embed, turned: bool, train: PairSet, test: PairSet, pairs: PairSet
+    by: tuple[str, Embed, bool], train: PairSet, test: PairSet, pairs: PairSet, seed: int
 ) -> dict[str, Any]:
+    space, embed, turned = by
     known = embed(train)
     _, floor = _nearest_training(embed(test), known, turned)
     numbers, distances = _nearest_training(embed(pairs), known, turned)
@@ -92,14 +94,28 @@ def _row(
         return {**row, "flagged": None, "left_out": reason}
     threshold = float(np.quantile(floor, CLOSE))
     flagged = distances < threshold
+    low, high = _interval(distances, floor, seed)
     return {
         **row,
         "threshold": threshold,
-        "flagged": float(flagged.mean()),
-        "own_mask": float(_own_mask(pairs, train, numbers)[flagged].mean()) if flagged.any() else None,
+        "flagged": {"mean": float(flagged.mean()), "low": low, "high": high},
+        "own_mask": float(_own_mask(pairs, train, numbers)[flagged].mean())
+        if flagged.any()
+        else None,
         "groups": _groups(train, numbers, flagged),
         "floor_groups": _floor_groups(test, floor),
     }
+
+
+def _interval(distances: np.ndarray, floor: np.ndarray, seed: int) -> tuple[float, float]:
+    """95 % bootstrap interval of the flagged share: few test images fix the threshold loosely."""
+    rng = np.random.default_rng((seed, 7))
+    shares = []
+    for _ in range(DRAWS):
+        threshold = np.quantile(rng.choice(floor, len(floor)), CLOSE)
+        shares.append((rng.choice(distances, len(distances)) < threshold).mean())
+    low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def _summary(distances: np.ndarray) -> dict[str, float]:
@@ -108,7 +124,7 @@ def _summary(distances: np.ndarray) -> dict[str, float]:
 
 
 def _own_mask(pairs: PairSet, train: PairSet, numbers: np.ndarray) -> np.ndarray:
-    """Whether the nearest training image is the one whose mask the synthetic image was made from."""
+    """Whether the nearest training image has the mask that the synthetic image was made from."""
     theirs = np.array(train.mask_hashes)[numbers]
     return np.array(pairs.mask_hashes) == theirs
 
@@ -128,14 +144,21 @@ def _closest(
     ]
 
 
-def _groups(train: PairSet, numbers: np.ndarray, flagged: np.ndarray) -> list[dict[str, Any]] | None:
+def _groups(
+    train: PairSet, numbers: np.ndarray, flagged: np.ndarray
+) -> list[dict[str, Any]] | None:
     """For each training group: how many synthetic images are nearest to it, and flagged."""
     if train.groups is None:
         return None
     nearest_to = Counter(train.groups[i] for i in numbers)
     too_near = Counter(train.groups[i] for i in numbers[flagged])
     return [
-        {"group": group, "training": count, "nearest": nearest_to[group], "flagged": too_near[group]}
+        {
+            "group": group,
+            "training": count,
+            "nearest": nearest_to[group],
+            "flagged": too_near[group],
+        }
         for group, count in sorted(Counter(train.groups).items())
     ]
 

@@ -27,6 +27,7 @@ from .pair_sets import PairSet, check_files, load_pairs
 from .report.page import write_page
 from .scores import keep, write_kept, write_scores
 from .settings import Settings, default_resolution
+from .store import Store
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def run(request: Request) -> Path:
         sets.train, sets.test, (*sets.synthetic, *filtered), settings, runs
     )
     log.info("Comparing images")
-    features = features or own_features(sets.train, settings)
+    features = features or own_features(sets.train, settings, Store(runs))
     content = {
         "about": _about(request, sets, settings, notes),
         "downstream": _downstream(downstream),
@@ -77,7 +78,9 @@ def run(request: Request) -> Path:
         "filter": _filter_summary(request, sets.synthetic, filtered),
         "fidelity": measure_fidelity(features, sets.test, sets.synthetic, settings),
         "diversity": measure_diversity(features, sets.synthetic, settings),
-        "memorisation": measure_memorisation(features, sets.train, sets.test, sets.synthetic),
+        "memorisation": measure_memorisation(
+            features, sets.train, sets.test, sets.synthetic, settings.seed
+        ),
         "seconds": round(time.monotonic() - start, 1),
     }
     with replacing(request.out / REPORT) as temporary:
@@ -165,6 +168,7 @@ def _about(
 ) -> dict[str, Any]:
     return {
         "quick": request.quick,
+        "features_given": request.features is not None,
         "settings": asdict(settings),
         "sets": {
             pairs.name: {

@@ -28,7 +28,9 @@ class Band:
     def reason(self, agreement: float) -> str:
         """Why a pair was dropped."""
         if agreement < self.low:
-            return f"agreement {agreement:.3f} is below {self.low:g}: the image may not show its mask"
+            return (
+                f"agreement {agreement:.3f} is below {self.low:g}: the image may not show its mask"
+            )
         return f"agreement {agreement:.3f} is above {self.high:g}: too easy to teach much"
 
 
@@ -41,16 +43,16 @@ def write_scores(
     image. uncertainty: 1 minus the mean Dice between any two of them, null with a single one.
     """
     with replacing(path) as temporary:
-        lines = [line for pairs in synthetic for line in _lines(path, pairs, judgements[pairs.name])]
+        lines = [
+            line for pairs in synthetic for line in _lines(path, pairs, judgements[pairs.name])
+        ]
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def _lines(path: Path, pairs: PairSet, judgement: Judgement) -> list[str]:
     agreements = judgement.agreement.mean(0)
     lines = []
-    for pair, agreement, doubt in zip(
-        pairs.pairs, agreements, judgement.disagreement, strict=True
-    ):
+    for pair, agreement, doubt in zip(pairs.pairs, agreements, judgement.disagreement, strict=True):
         entry = {
             "set": pairs.name,
             "target": _relative(pair.image, path.parent),

@@ -6,6 +6,7 @@ All start from random weights: no pretraining that another arm would not have.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import segmentation_models_pytorch as smp
@@ -45,6 +46,9 @@ class Segmenter(nn.Module):
     Colours are normalised with the real training images' mean and deviation, for all arms alike.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.network = SEGMENTERS[name]()
@@ -60,7 +64,7 @@ class Segmenter(nn.Module):
         return torch.cat([level.mean((-2, -1)) for level in levels], dim=1)
 
     def _levels(self, normalised: Tensor) -> list[Tensor]:
-        network = self.network
+        network: Any = self.network
         if not isinstance(network, BasicUNet):
             return network.encoder(normalised)[1:]
         levels = [network.conv_0(normalised)]
@@ -85,7 +89,7 @@ def as_tensor(images: np.ndarray, device: torch.device) -> Tensor:
 def predict(segmenter: Segmenter, images: np.ndarray) -> np.ndarray:
     """Masks (N, H, W), bool, of images (N, H, W, 3), uint8."""
     segmenter.eval()
-    device = segmenter.get_buffer("mean").device
+    device = segmenter.mean.device
     batches = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
     found = [(segmenter(as_tensor(batch, device)) > 0)[:, 0].cpu().numpy() for batch in batches]
     return np.concatenate(found)

@@ -13,15 +13,16 @@ from safetensors.torch import load_file, save_file
 
 from ..common.files import replacing
 from .overlap import METRICS
-from .segmenters import Segmenter
+from .pair_sets import PairSet
+from .segmenters import Segmenter, colour_statistics
 from .settings import Settings
-from .train_segmenter import Training
+from .train_segmenter import Training, train
 
 # Of the settings, what a single training depends on.
 DECIDING = ("resolution", "seed", "steps", "batch_size", "learning_rate", "validations")
 
 
-def training_key(training: Training, normalised_by: str, settings: Settings) -> str:
+def training_key(training: Training, normalised_by: PairSet, settings: Settings) -> str:
     """Changes with everything that decides the trained weights (same libraries, same machine)."""
     values = asdict(settings)
     content = {
@@ -29,7 +30,7 @@ def training_key(training: Training, normalised_by: str, settings: Settings) -> 
         "segmenter": training.segmenter,
         "pool": training.pool.fingerprint(),
         "validation": training.validation.fingerprint(),
-        "normalised_by": normalised_by,
+        "normalised_by": normalised_by.fingerprint(),
         "augment": training.augment,
         "number": training.number,
     }
@@ -71,3 +72,16 @@ class Store:
         tensors = {name: value.contiguous() for name, value in segmenter.state_dict().items()}
         with replacing(self.folder / f"{key}.safetensors") as temporary:
             save_file(tensors, temporary)
+
+
+def remembered(
+    store: Store, training: Training, normalised_by: PairSet, settings: Settings
+) -> Segmenter:
+    """The segmenter of that training, done now or earlier."""
+    key = training_key(training, normalised_by, settings)
+    statistics = colour_statistics(normalised_by.images)
+    segmenter = Segmenter(training.segmenter, *statistics).to(settings.torch_device())
+    if not store.load_weights(key, segmenter):
+        segmenter = train(training, statistics, settings, training.segmenter).segmenter
+        store.write_weights(key, segmenter)
+    return segmenter

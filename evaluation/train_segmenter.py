@@ -59,7 +59,10 @@ def train(
         )
         loss_function = DiceCELoss(sigmoid=True)
         best = (-1.0, 0, dict[str, Tensor]())
-        looks = {round(settings.steps * (i + 1) / settings.validations) for i in range(settings.validations)}
+        looks = {
+            round(settings.steps * (i + 1) / settings.validations)
+            for i in range(settings.validations)
+        }
         batches = _batches(training, settings, seed)
         # None: a bar on a terminal only.
         for step in tqdm(range(1, settings.steps + 1), text, leave=False, disable=None):
@@ -86,9 +89,7 @@ def _copy(segmenter: Segmenter) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in segmenter.state_dict().items()}
 
 
-def _batches(
-    training: Training, settings: Settings, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(training: Training, settings: Settings, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Every pair once before any is seen again."""
     rng = np.random.default_rng(seed)
     augmentation = Augmentation(seed % 2**32) if training.augment else None

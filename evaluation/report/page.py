@@ -11,6 +11,7 @@ import numpy as np
 
 from ...common.files import replacing
 from ..arms import BASELINE
+from ..downstream import ALL
 from ..overlap import METRICS
 from ..pair_sets import PairSet
 from ..segmenters import DESCRIPTIONS
@@ -38,11 +39,12 @@ def write_page(
     environment.filters |= {
         "number": words.number,
         "interval": words.interval,
-        "verdict": words.verdict,
+        "percent": words.percent,
     }
     page = environment.get_template("page.html.j2").render(
         **content,
         baseline=BASELINE,
+        all=ALL,
         metrics=METRICS,
         titles=TITLES,
         figures=FIGURES,
@@ -65,7 +67,9 @@ def _plots(content: Content) -> dict[str, Any]:
     return {
         "differences": {metric: _differences(table, metric) for metric in METRICS},
         "alignment": _alignment(content["alignment"]),
-        "fidelity": {name: _fidelity(content["fidelity"][name]) for name in ("published", "honest")},
+        "fidelity": {
+            name: _fidelity(content["fidelity"][name]) for name in ("published", "honest")
+        },
         "memorisation": [
             plots.histograms(
                 row["floor_distances"],
@@ -83,7 +87,7 @@ def _differences(table: Sequence[Content], metric: str) -> str:
     for row in table:
         if row["arm"] == BASELINE:
             continue
-        found = row["segmenters"]["both"][metric]["difference"]
+        found = row["segmenters"][ALL][metric]["difference"]
         sign = -1 if metric == "hd95" else 1
         colour = plots.REAL
         if found["low"] is not None and sign * found["low"] > 0 and sign * found["high"] > 0:
@@ -108,7 +112,7 @@ def _fidelity(protocol: Content) -> str | None:
     if "left_out" in protocol:
         return None
     points = [
-        _point(row["set"], row["kid"], plots.SYNTHETIC if index > 1 else plots.REAL)
+        _point(row["set"], row["kid"], plots.SYNTHETIC if index else plots.REAL)
         for index, row in enumerate(protocol["rows"])
     ]
     return plots.points(points, "KID (lower is more alike)", zero=True)

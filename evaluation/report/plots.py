@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 
 REAL, SYNTHETIC, GAIN, LOSS, LINE = "#4a5568", "#2b6cb0", "#2f855a", "#c05621", "#a0aec0"
 # The same data give the same file.
-STYLE = {"svg.hashsalt": "evaluation", "font.size": 9, "axes.spines.top": False}
+STYLE: dict[Any, Any] = {"svg.hashsalt": "evaluation", "font.size": 9, "axes.spines.top": False}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ def points(rows: Sequence[Point], axis: str, zero: bool = False) -> str:
         return _address(figure)
 
 
-def histograms(floor: Sequence[float], found: Sequence[float], line: float | None, axis: str) -> str:
+def histograms(
+    floor: Sequence[float], found: Sequence[float], line: float | None, axis: str
+) -> str:
     """How near test images (floor) and synthetic images come to training images."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(5)

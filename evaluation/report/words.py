@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..arms import BASELINE
+from ..downstream import ALL
+from ..memorisation import CLOSE
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -21,6 +23,11 @@ def interval(found: Mapping[str, Any]) -> str:
     if found["low"] is None:
         return f"{signed(found['mean'])} (no interval: {found['n']} are too few)"
     return f"{signed(found['mean'])} ({signed(found['low'])} to {signed(found['high'])})"
+
+
+def percent(found: Mapping[str, Any]) -> str:
+    """A share with its interval."""
+    return f"{found['mean']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
 
 
 def verdict(found: Mapping[str, Any]) -> str:
@@ -53,8 +60,8 @@ def _downstream(table: list[dict[str, Any]], name: str) -> str:
     row = primary(table, name)
     if row is None:
         return "Training: no arm with real and synthetic pairs could be made; see the list below."
-    dice = row["segmenters"]["both"]["dice"]["difference"]
-    groups = row["segmenters"]["both"]["dice"]["difference_by_group"]
+    dice = row["segmenters"][ALL]["dice"]["difference"]
+    groups = row["segmenters"][ALL]["dice"]["difference_by_group"]
     by_group = f" Drawing whole groups: {interval(groups)}, {verdict(groups)}." if groups else ""
     return (
         f"Training: {row['arm']} against {BASELINE} changed the Dice on real test images by "
@@ -88,7 +95,9 @@ def _fidelity(fidelity: Mapping[str, Any], name: str) -> str:
 def _memorisation(row: Mapping[str, Any]) -> str:
     if row["flagged"] is None:
         return f"Memorisation ({row['space']}): no share; {row['left_out']}."
+    found = row["flagged"]
+    more = "more than" if found["low"] > CLOSE else "no more than"
     return (
-        f"Memorisation ({row['space']}): {row['flagged']:.1%} of the images come nearer to a "
-        "training image than all but 5 % of real test images do; 5 % would be expected of new ones."
+        f"Memorisation ({row['space']}): {percent(found)} of the images come nearer to a training "
+        f"image than all but {CLOSE:.0%} of real test images do, {more} chance explains."
     )
