@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from .scores import Band
-from .segmenters import DESCRIPTIONS
-from .settings import MULTIPLE, QUICK, Settings
+from .band import Band
+from .errors import OutputError
+from .settings import MULTIPLE, QUICK, SEGMENTERS, Settings
 
 EPILOG = """\
 example:
@@ -22,6 +20,9 @@ A prompt.jsonl holds {"source": mask, "target": image, "prompt": caption} a line
 the file; add "group" (patient, video, field of view) to every line where several images share one.
 Give the same command with --resume to go on after a stop. docs/evaluation.md explains the figures.
 """
+
+
+RUNS = "runs"  # the folder of finished trainings in --out
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,21 @@ class Request:
         """Every prompt.jsonl by the name of its set."""
         return {"real_train": self.real_train, "real_test": self.real_test, **self.synthetic}
 
+    def check_output(self) -> None:
+        """Raise OutputError where results cannot or should not be written."""
+        if self.out.exists() and not self.out.is_dir():
+            raise OutputError(f"--out {self.out}: is a file; expected a folder.")
+        if (self.out / RUNS).is_dir() and not self.resume:
+            raise OutputError(
+                f"--out {self.out}: holds an earlier evaluation; give --resume to use its finished "
+                "trainings, or another folder."
+            )
+        if self.scores and not self.scores.absolute().parent.is_dir():
+            raise OutputError(f"--scores {self.scores}: its folder does not exist.")
+
     def settings(self, resolution: int) -> Settings:
+        import torch  # takes seconds: not for --help, nor to refuse a wrong flag
+
         device = "cuda" if torch.cuda.is_available() else "cpu"
         given = {"resolution": resolution, "device": device, **self.changes}
         return Settings(**{**(QUICK if self.quick else {}), **given})
@@ -106,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
-    known = "; ".join(f"{name}: {text}" for name, text in DESCRIPTIONS.items())
+    known = "; ".join(f"{name}: {text}" for name, text in SEGMENTERS.items())
     group.add_argument("--seeds", type=_count, help="trainings of each arm (3)")
     group.add_argument("--segmenters", type=_segmenters, help=f"unet,fpn of: {known}")
     group.add_argument(
@@ -167,9 +182,9 @@ def _resolution(text: str) -> int:
 
 def _segmenters(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    unknown = [name for name in names if name not in DESCRIPTIONS]
+    unknown = [name for name in names if name not in SEGMENTERS]
     if unknown or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected some of {', '.join(DESCRIPTIONS)}")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected some of {', '.join(SEGMENTERS)}")
     return names
 
 
@@ -194,6 +209,8 @@ def _band(text: str) -> Band:
 
 
 def _device(text: str) -> str:
+    import torch
+
     if text == "cuda" and not torch.cuda.is_available():
         raise argparse.ArgumentTypeError("cuda: PyTorch finds no CUDA GPU here")
     if text not in ("cpu", "cuda"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 
 import numpy as np
 import torch
-from monai.metrics.fid import get_fid_score
 from prdc import compute_prdc
 from sklearn.metrics import pairwise_distances
+from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
 NEIGHBOURS = 5  # k of precision, recall, density and coverage, as in Naeem et al., ICML 2020
@@ -25,12 +27,25 @@ def kid(first: np.ndarray, second: np.ndarray) -> float:
 
 def frechet(first: np.ndarray, second: np.ndarray) -> float:
     """Frechet distance between the two sets' normal distributions. Grows as N falls."""
-    return float(get_fid_score(torch.from_numpy(first), torch.from_numpy(second)))
+    metric = FrechetInceptionDistance(_Given(first.shape[1])).set_dtype(torch.float64)
+    metric.update(torch.from_numpy(first).double(), real=True)
+    metric.update(torch.from_numpy(second).double(), real=False)
+    return float(metric.compute())
+
+
+class _Given(nn.Identity):
+    """Features that are there already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
 
 
 def prdc(real: np.ndarray, generated: np.ndarray) -> dict[str, float]:
     """Precision, recall (Kynkaanniemi et al. 2019), density, coverage (Naeem et al. 2020)."""
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints the counts
+    # It prints the counts, and its threads make scikit-learn warn of nothing that matters here.
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
         found = compute_prdc(real, generated, NEIGHBOURS)
     return {name: float(value) for name, value in found.items()}
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..common.hashes import file_hash
+from .errors import FeaturesError
 from .pair_sets import PairSet
 from .segmenters import BATCH, as_tensor
 from .settings import Settings
@@ -21,10 +22,6 @@ from .store import Store, remembered
 from .train_segmenter import Training
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class FeaturesError(ValueError):
-    """A file given as --features that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,11 @@ def bootstrap(values: np.ndarray, seed: int, groups: Sequence[str] | None = None
     if count < FEWEST:
         return Interval(float(values.mean()), None, None, count)
     sums = np.stack([np.bincount(labels, row) for row in values])
-    sizes = np.bincount(labels).astype(float)
+    sizes = np.bincount(labels)
     rng = np.random.default_rng((seed, 3))
-    means = np.empty(DRAWS)
-    for draw in range(DRAWS):
-        chosen = rng.integers(0, count, count)
-        repetitions = rng.integers(0, rows, rows)
-        means[draw] = sums[repetitions][:, chosen].sum(1).mean() / sizes[chosen].sum()
+    # How often each is drawn: (draws, groups) and (draws, repetitions).
+    chosen = rng.multinomial(count, np.full(count, 1 / count), DRAWS)
+    repeated = rng.multinomial(rows, np.full(rows, 1 / rows), DRAWS)
+    means = ((repeated @ sums) * chosen).sum(1) / (rows * (chosen @ sizes))
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(values.mean()), float(low), float(high), count)

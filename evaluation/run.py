@@ -1,4 +1,4 @@
-"""One evaluation: check everything, measure everything, write the report."""
+"""One evaluation of checked pairs: measure everything, write the report."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import logging
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +16,33 @@ import torch
 
 from ..common.files import replacing
 from .alignment import Judgement, measure_alignment
-from .command_line import Request
+from .command_line import RUNS, Request
 from .diversity import measure_diversity
 from .downstream import Downstream, measure_downstream
 from .features import Features, given_features, own_features
 from .fidelity import measure_fidelity
-from .leaks import check_leaks
+from .inputs import Inputs
 from .memorisation import measure_memorisation
-from .pair_sets import PairSet, check_files, load_pairs
+from .pair_sets import PairSet
 from .report.page import write_page
 from .scores import keep, write_kept, write_scores
-from .settings import Settings, default_resolution
+from .settings import Settings
 from .store import Store
 
 log = logging.getLogger(__name__)
 
 REPORT = "report.json"
-RUNS = "runs"
 LIBRARIES = ("torch", "monai", "segmentation-models-pytorch", "torchmetrics", "prdc", "fastrad")
 
 
-class OutputError(ValueError):
-    """The output folder cannot be used; the message says why."""
+def run(request: Request, sets: Inputs) -> Path:
+    """Measure what the command line asks for; the path of report.html.
 
-
-@dataclass(frozen=True)
-class Sets:
-    """All pairs of an evaluation, at one size."""
-
-    train: PairSet
-    test: PairSet
-    synthetic: tuple[PairSet, ...]
-
-
-def run(request: Request) -> Path:
-    """Do what the command line asks for; the path of report.html.
-
-    Raises DatasetError, FeaturesError or OutputError for what the user can put right.
+    Raises DatasetError or FeaturesError for what the user can put right.
     """
     start = time.monotonic()
-    _check_output(request)
-    sets, settings = _load(request)
-    notes = check_leaks(sets.train, sets.test, sets.synthetic)
+    settings = request.settings(sets.resolution)
+    _announce(sets, settings)
     features = _given(request, sets, settings)  # a bad file is found before hours of training
     runs = request.out / RUNS
     runs.mkdir(parents=True, exist_ok=True)
@@ -72,7 +57,7 @@ def run(request: Request) -> Path:
     log.info("Comparing images")
     features = features or own_features(sets.train, settings, Store(runs))
     content = {
-        "about": _about(request, sets, settings, notes),
+        "about": _about(request, sets, settings),
         "downstream": _downstream(downstream),
         "alignment": alignment,
         "filter": _filter_summary(request, sets.synthetic, filtered),
@@ -88,39 +73,14 @@ def run(request: Request) -> Path:
     return write_page(request.out / "report.html", content, sets.train, sets.test, sets.synthetic)
 
 
-def _check_output(request: Request) -> None:
-    if request.out.exists() and not request.out.is_dir():
-        raise OutputError(f"--out {request.out}: is a file; expected a folder.")
-    if (request.out / RUNS).is_dir() and not request.resume:
-        raise OutputError(
-            f"--out {request.out}: holds an earlier evaluation; give --resume to use its finished "
-            "trainings, or another folder."
-        )
-    if request.scores and not request.scores.absolute().parent.is_dir():
-        raise OutputError(f"--scores {request.scores}: its folder does not exist.")
+def _announce(sets: Inputs, settings: Settings) -> None:
+    counts = ", ".join(f"{pairs.name} {len(pairs)}" for pairs in sets.synthetic)
+    log.info("%d real training, %d real test pairs", len(sets.train), len(sets.test))
+    log.info("Synthetic pairs: %s", counts)
+    log.info("At %d x %d on %s", sets.resolution, sets.resolution, settings.device)
 
 
-def _load(request: Request) -> tuple[Sets, Settings]:
-    infos = check_files(request.files)
-    largest = max(max(info.size) for info in infos["real_train"].values())
-    resolution = request.resolution or default_resolution(largest, request.quick)
-    train, test, *synthetic = (
-        load_pairs(name, tuple(infos[name]), resolution) for name in request.files
-    )
-    settings = request.settings(resolution)
-    log.info(
-        "%d real training, %d real test pairs; synthetic: %s; at %d x %d, on %s",
-        len(train),
-        len(test),
-        ", ".join(f"{pairs.name} {len(pairs)}" for pairs in synthetic),
-        resolution,
-        resolution,
-        settings.device,
-    )
-    return Sets(train, test, tuple(synthetic)), settings
-
-
-def _given(request: Request, sets: Sets, settings: Settings) -> Features | None:
+def _given(request: Request, sets: Inputs, settings: Settings) -> Features | None:
     if request.features is None:
         return None
     return given_features(request.features, request.features_model, sets.train, settings)
@@ -163,9 +123,7 @@ def _downstream(found: Downstream) -> dict[str, Any]:
     }
 
 
-def _about(
-    request: Request, sets: Sets, settings: Settings, notes: Sequence[str]
-) -> dict[str, Any]:
+def _about(request: Request, sets: Inputs, settings: Settings) -> dict[str, Any]:
     return {
         "quick": request.quick,
         "features_given": request.features is not None,
@@ -180,15 +138,13 @@ def _about(
             }
             for pairs in (sets.train, sets.test, *sets.synthetic)
         },
-        "notes": list(notes),
+        "notes": list(sets.notes),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "machine": f"{platform.machine()}, {_device_name(settings)}",
     }
 
 
 def _version(name: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError
-
     try:
         return version(name)
     except PackageNotFoundError:

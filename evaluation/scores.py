@@ -6,32 +6,13 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.files import replacing
 from ..common.prompt_jsonl import Entry, write_prompt_jsonl
 from .alignment import Judgement
+from .band import Band
 from .pair_sets import PairSet
-
-
-@dataclass(frozen=True)
-class Band:
-    """Agreements that are kept, both ends included, in 0..1."""
-
-    low: float
-    high: float
-
-    def __contains__(self, agreement: float) -> bool:
-        return self.low <= agreement <= self.high
-
-    def reason(self, agreement: float) -> str:
-        """Why a pair was dropped."""
-        if agreement < self.low:
-            return (
-                f"agreement {agreement:.3f} is below {self.low:g}: the image may not show its mask"
-            )
-        return f"agreement {agreement:.3f} is above {self.high:g}: too easy to teach much"
 
 
 def write_scores(

@@ -30,13 +30,7 @@ SEGMENTERS: dict[str, Callable[[], nn.Module]] = {
     "unet": lambda: BasicUNet(2, 3, 1, features=(32, 32, 64, 128, 256, 32)),
     "fpn": lambda: _fpn("resnet18", 256),
     "unet_small": lambda: BasicUNet(2, 3, 1, features=(16, 16, 32, 64, 128, 16)),
-    "fpn_small": lambda: _fpn("timm-mobilenetv3_small_minimal_100", 64),
-}
-DESCRIPTIONS = {
-    "unet": "U-Net (MONAI BasicUNet, 2.0 M weights)",
-    "fpn": "FPN on a ResNet-18 (segmentation-models-pytorch, 13 M weights)",
-    "unet_small": "small U-Net (MONAI BasicUNet, 0.5 M weights)",
-    "fpn_small": "small FPN on a MobileNetV3 (segmentation-models-pytorch, 0.6 M weights)",
+    "fpn_small": lambda: _fpn("tu-tf_mobilenetv3_small_minimal_100", 64),
 }
 
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 MULTIPLE = 32  # sides that both segmenters halve five times
 LARGEST_DEFAULT = 256
+SEGMENTERS = {
+    "unet": "U-Net (MONAI BasicUNet, 2.0 M weights)",
+    "fpn": "FPN on a ResNet-18 (segmentation-models-pytorch, 13 M weights)",
+    "unet_small": "small U-Net (MONAI BasicUNet, 0.5 M weights)",
+    "fpn_small": "small FPN on a MobileNetV3 (segmentation-models-pytorch, 0.6 M weights)",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class Settings:
     device: str = "cpu"
 
     def torch_device(self) -> torch.device:
+        import torch
+
         return torch.device(self.device)
 
 

@@ -14,7 +14,7 @@ from ..arms import BASELINE
 from ..downstream import ALL
 from ..overlap import METRICS
 from ..pair_sets import PairSet
-from ..segmenters import DESCRIPTIONS
+from ..settings import SEGMENTERS
 from . import plots, words
 from .thumbnails import thumbnail
 
@@ -48,7 +48,7 @@ def write_page(
         metrics=METRICS,
         titles=TITLES,
         figures=FIGURES,
-        descriptions=DESCRIPTIONS,
+        descriptions=SEGMENTERS,
         summaries={pairs.name: words.summary(content, pairs.name) for pairs in synthetic},
         plots=_plots(content),
         pictures={pairs.name: _pictures(pairs) for pairs in (train, *synthetic)},
