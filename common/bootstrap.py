@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 
 PACKAGE = "siamese_diffusion"
-SCRIPTS = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent
 
 
-def enter_package() -> str:
-    """Import the checkout, whatever its folder is called; returns the scripts' package name.
+def enter_package(script: str) -> str:
+    """Import the checkout, whatever its folder is called; returns the script's package name.
 
     By path rather than through sys.path: with the root on it, our `nodes` and `models` would
-    shadow ComfyUI's, and `training/` on it would let our modules shadow others.
+    shadow ComfyUI's; with a script's folder or this one on it, our modules would shadow others.
     """
-    root = SCRIPTS.parent
+    root, folder = HERE.parent, Path(script).resolve().parent
     spec = importlib.util.spec_from_file_location(
         PACKAGE, root / "__init__.py", submodule_search_locations=[str(root)]
     )
@@ -25,5 +25,6 @@ def enter_package() -> str:
     module = importlib.util.module_from_spec(spec)
     sys.modules[PACKAGE] = module
     spec.loader.exec_module(module)
-    sys.path.remove(str(SCRIPTS))
-    return f"{PACKAGE}.{SCRIPTS.name}"
+    for path in (HERE, folder):
+        sys.path.remove(str(path))
+    return f"{PACKAGE}.{folder.name}"
