@@ -94,10 +94,11 @@ def test_nano_checkpoint_is_a_stable_diffusion_1(tmp_path: Path) -> None:
 
 
 def test_nano_refuses_steps_without_pairs(tmp_path: Path) -> None:
+    from siamese_diffusion.tools.base_training import BaseTraining
     from siamese_diffusion.tools.nano import build_nano
 
-    with pytest.raises(ValueError, match="need `pairs`"):
-        build_nano(tmp_path / "nano.safetensors", steps=1)
+    with pytest.raises(ValueError, match="need each other"):
+        build_nano(tmp_path / "nano.safetensors", training=BaseTraining(1))
 
 
 def test_demo_patches_the_workflow_by_node_class() -> None:

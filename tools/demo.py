@@ -97,13 +97,14 @@ class Demo:
         if self.base.is_file():
             print(f"kept: {self.base}")
             return
+        from .base_training import BaseTraining
         from .nano import build_nano  # diffusers and transformers take seconds to import
 
         settings = self.settings
         build_nano(
             self.base,
             pairs=self.train / "prompt.jsonl",
-            steps=settings.base_steps,
+            training=BaseTraining(settings.base_steps),
             resolution=settings.size,
         )
         print(self.base)
