@@ -41,7 +41,7 @@ class BaseTraining:
 
 @dataclass(frozen=True)
 class BaseData:
-    """latents (N, 4, h, w); text (K, 77, D), the empty caption's first; captions (N,) rows of it."""
+    """latents (N, 4, h, w); text (K, 77, D), the empty caption first; captions (N,): rows of it."""
 
     latents: Tensor
     text: Tensor
