@@ -13,9 +13,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ..training.latent_cache import MemoryCache
-from ..training.objective import Batch
-from ..training.single_file import KLAutoencoder
+from ..training.data.cache import MemoryCache
+from ..training.hosts.encoders import KLAutoencoder
+from ..training.method.objective import Batch
 from .measure import interleave, machine, median_ratio
 from .report import Result, compare
 from .workload import Scale, Step, random_batch, random_networks

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..training.networks import SiameseNetworks
-from ..training.objective import AUGMENTATION_START, Batch
+from ..training.method.networks import SiameseNetworks
+from ..training.method.objective import AUGMENTATION_START, Batch
 from .measure import interleave, machine, peak_memory
 from .report import Result, Row, compare
 from .workload import Scale, Step, random_batch, random_networks

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from ..training.networks import SiameseNetworks
+from ..training.method.networks import SiameseNetworks
 
 # Timing
 

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..training.networks import SiameseNetworks
-from ..training.objective import (
+from ..training.method.networks import SiameseNetworks
+from ..training.method.noise_schedule import NoiseSchedule
+from ..training.method.objective import (
     AUGMENTATION_MAX_TIMESTEP,
     AUGMENTATION_START,
     Batch,
     Losses,
     per_sample_mse,
 )
-from ..training.schedule import NoiseSchedule
 
 
 @dataclass(frozen=True)
@@ -66,5 +66,5 @@ class PublishedObjective:
         with torch.no_grad():
             mask = batch.mask.expand(-1, 3, -1, -1)
             control_mask = copied.control(noisy, timesteps, text, mask)
-        joint = control_mask.lerp(control_image, 1.0, weight)
+        joint = control_mask.weighted_sum(control_image, 1.0, weight)
         return copied.decode(copied.encode(noisy, timesteps, text), text, joint)

@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..models.weights import UNET, Kind, StateDict, WeightFile
 from ..tools.comfy_host import import_comfyui
-from ..training.checkpoints import bundle_tensors
-from ..training.ldm_keys import UNetShape, unet_to_ldm
-from ..training.schedule import TIMESTEPS, NoiseSchedule
+from ..training.method.bundle import bundle_tensors
+from ..training.method.ldm_keys import UNetShape, unet_to_ldm
+from ..training.method.noise_schedule import TIMESTEPS, NoiseSchedule
 from .measure import machine, median_ratio
 from .report import Result, Row, compare
 from .turns import interleave_steps

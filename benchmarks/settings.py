@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from ..models.recipe import RECIPES
+from ..training.config import TrainConfig
 from ..training.errors import ConfigError
-from ..training.objective import Batch, Objective
-from ..training.optimizers import make_optimizer
-from ..training.options import TrainConfig
-from ..training.schedule import NoiseSchedule
-from ..training.trainer import HALF, apply_settings
+from ..training.hosts.optimizers import make_optimizer
+from ..training.method.noise_schedule import NoiseSchedule
+from ..training.method.objective import Batch, Objective
+from ..training.run.speed import HALF, apply_settings
 from .measure import interleave, machine, median_ratio, step_memory
 from .report import Result
 from .workload import LEARNING_RATE, MAX_STEPS, STEP, Scale, random_batch, random_networks

@@ -12,9 +12,9 @@ from functools import partial
 
 import torch
 
-from ..training.networks import SiameseNetworks
-from ..training.objective import AUGMENTATION_MAX_TIMESTEP, Batch, Losses
-from ..training.schedule import TIMESTEPS
+from ..training.method.networks import SiameseNetworks
+from ..training.method.noise_schedule import TIMESTEPS
+from ..training.method.objective import AUGMENTATION_MAX_TIMESTEP, Batch, Losses
 from .measure import count_forwards, interleave, machine, median_ratio, peak_memory
 from .report import Result, Row, compare
 from .workload import Scale, Step, random_batch, random_networks

@@ -9,10 +9,10 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from ..models.recipe import RECIPES
-from ..training.ldm_keys import UNetShape
-from ..training.networks import SiameseNetworks, new_controlnet
-from ..training.objective import AUGMENTATION_MAX_TIMESTEP, Batch, Losses, Objective
-from ..training.schedule import TIMESTEPS, NoiseSchedule
+from ..training.method.ldm_keys import UNetShape
+from ..training.method.networks import SiameseNetworks, new_controlnet
+from ..training.method.noise_schedule import TIMESTEPS, NoiseSchedule
+from ..training.method.objective import AUGMENTATION_MAX_TIMESTEP, Batch, Losses, Objective
 from .published import PublishedObjective
 
 MAX_STEPS = 3000

@@ -5,13 +5,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 
 from .recipe import Recipe
 from .weights import WeightsError
@@ -103,12 +100,3 @@ def read_metadata(strings: Mapping[str, str], what: str) -> SiameseMetadata | No
         raise WeightsError(
             f"{what}: damaged metadata ({error!r}). Train or copy it again."
         ) from error
-
-
-def file_hash(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

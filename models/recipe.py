@@ -1,4 +1,4 @@
-"""Recipes: the frozen choices that make one variant of Siamese-Diffusion (DESIGN section 2)."""
+"""Recipes: the frozen choices that make one variant of Siamese-Diffusion (docs/method.md)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal, get_args, get_type_hints
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the two branches see and what learns from them; the defaults are the published code's.
+    """What the two branches see and train; the defaults are the published code's.
 
     image_hint: the DHI input of the image branch. "image": x0, 3 channels, and the mask branch
         feeds y0 in 3 equal channels. "image_and_mask": [x0, y0], 4 channels, the mask branch
         feeds [0, y0].
     joint_control: control of the image branch from c_m, c_i and w = step / max_steps.
-        "add": sg(c_m) + w c_i. "blend": sg(c_m) + w (c_i - sg(c_m)).
+        "add": sg(c_m) + w c_i. "blend": sg(c_m) + w (c_i - sg(c_m)); (4).
     image_updates: what the image branch's loss trains besides the ControlNet.
     consistency: weight of L_c. "area": per pixel, lesion (1 - area), background area, where area
         is the lesion's share of the image (ADC, arXiv 2507.23652).

@@ -1,6 +1,6 @@
 """Weight files: what a file is, reading it, writing bundles and merged checkpoints.
 
-Keys are always those of the published ControlLDM (DESIGN section 4). A file is known by its keys
+Keys are always those of the published ControlLDM (docs/method.md). A file is known by its keys
 and metadata, never by its name.
 """
 
@@ -18,9 +18,9 @@ from pickle import UnpicklingError
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from .files import replacing
+from ..common.files import replacing
 
 CONTROL = "control_model."
 UNET = "model.diffusion_model."
@@ -300,3 +300,9 @@ def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what
 def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> StateDict:
     """The tensors under `prefix`, with the prefix removed."""
     return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def load_checked(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """Load every weight, or raise WeightsError naming the first five that do not fit."""
+    check_keys(weights, module.state_dict(), what)
+    module.load_state_dict(weights)

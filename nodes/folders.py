@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.pictures import read_grey
+from ..common import pictures
+from ..common.natural_order import natural
+from ..common.pictures import PICTURE_SUFFIXES
 
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 # Not possible in file names on Windows, where the data set may go next.
 FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
 
@@ -50,12 +51,6 @@ def output_folder(name: str) -> Path:
     return Path(folder_paths.get_output_directory()) / relative_path(name, "folder")
 
 
-def natural(text: str) -> list[int | str]:
-    """Sort key: frame2 before frame10."""
-    parts = re.split(r"(\d+)", text.casefold())
-    return [int(part) if part.isdecimal() else part for part in parts]
-
-
 def pictures_below(folder: Path, subfolders: bool) -> dict[str, Path]:
     """Pictures by relative path without extension, in natural order; hidden ones left out.
 
@@ -63,7 +58,7 @@ def pictures_below(folder: Path, subfolders: bool) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     paths = folder.rglob("*") if subfolders else folder.iterdir()
-    for path in sorted(paths, key=lambda path: natural(path.as_posix())):
+    for path in sorted(paths, key=natural):
         relative = path.relative_to(folder)
         if path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
             continue
@@ -108,17 +103,5 @@ def folder_fingerprint(name: str | None, subfolders: bool | None) -> str | float
 
 
 def read_mask(path: Path) -> Tensor:
-    """A mask file -> (1, H, W) of zeros and ones: one above half of the file's range, as trained.
-
-    A black file is an empty mask. Raises ValueError naming a file that cannot be decoded, holds
-    several pictures or values of unknown range, or is neither black nor above half anywhere.
-    """
-    grey, largest = read_grey(path)
-    half, brightest = largest // 2, int(grey.max())
-    if 0 < brightest <= half:
-        raise ValueError(
-            f"{path}: the mask's brightest value is {brightest} of {largest}; expected a lesion "
-            f"above {half}, or a black picture for an empty mask. Multiply by "
-            f"{largest // brightest}, or paint the lesion white."
-        )
-    return torch.from_numpy((grey > half).astype(np.float32))[None]
+    """A mask file -> (1, H, W) of zeros and ones, as training reads it. Raises ValueError."""
+    return torch.from_numpy(pictures.read_mask(path).astype(np.float32))[None]

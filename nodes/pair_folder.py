@@ -14,7 +14,14 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn import functional
 
-from ..models.files import replacing
+from ..common.files import replacing
+from ..common.prompt_jsonl import (
+    Entry,
+    append_entry,
+    numbered_lines,
+    parse_line,
+    write_prompt_jsonl,
+)
 from .folders import relative_path
 from .masks import binary_mask
 
@@ -32,7 +39,7 @@ class PairFolder:
     def __init__(self, folder: Path, metadata: PngInfo | None = None) -> None:
         self.folder = folder
         self.metadata = metadata
-        targets = {target for target, _ in self._lines()}
+        targets = {entry.target for entry in self._entries()}
         self._listed = {target for target in targets if (folder / target).exists()}
         self._stale = targets - self._listed  # their images were deleted
 
@@ -81,35 +88,26 @@ class PairFolder:
         target = f"images/{name}.png"
         if target in self._listed:
             return
-        entry = {"source": f"masks/{name}.png", "target": target, "prompt": prompt}
         index = self.folder / INDEX
         if target in self._stale:
-            others = [f"{line}\n" for known, line in self._lines() if known != target]
-            with replacing(index) as temporary:
-                temporary.write_text("".join(others), "utf-8", newline="\n")
+            others = (entry for entry in self._entries() if entry.target != target)
+            write_prompt_jsonl(index, [*others])
             self._stale.remove(target)
-        whole = not index.exists() or index.read_bytes()[-1:] in (b"", b"\n")
-        with index.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(("" if whole else "\n") + json.dumps(entry, ensure_ascii=False) + "\n")
+        append_entry(index, Entry(f"masks/{name}.png", target, prompt))
         self._listed.add(target)
 
-    def _lines(self) -> Iterator[tuple[str, str]]:
-        """Image and whole line of each pair in prompt.jsonl.
-
-        Raises ValueError for a line that is no JSON object with a "target".
-        """
+    def _entries(self) -> Iterator[Entry]:
+        """The pairs in prompt.jsonl. Raises ValueError for a line that is none."""
         index = self.folder / INDEX
-        text = index.read_text("utf-8-sig") if index.exists() else ""
-        # Not splitlines(): captions may hold U+2028 and others that it takes for line ends.
-        for number, line in enumerate(text.split("\n"), start=1):
-            if not line.strip():
-                continue
+        if not index.exists():
+            return
+        for number, line in numbered_lines(index):
             try:
-                yield str(json.loads(line)["target"]), line
-            except (ValueError, KeyError, TypeError) as error:
+                yield parse_line(line)
+            except ValueError as error:
                 raise ValueError(
-                    f"{index}, line {number}: not a JSON object with a 'target' ({error}). Repair "
-                    "or remove that line, or choose another folder."
+                    f"{index}, line {number}: {error}. Repair or remove that line, or choose "
+                    "another folder."
                 ) from error
 
 

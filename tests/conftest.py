@@ -35,6 +35,7 @@ def _import_checkout() -> None:
 
 
 _import_checkout()
+pytest.register_assert_rewrite("support")
 # Tests choose their training host themselves.
 SD_SCRIPTS = os.environ.pop("SD_SCRIPTS_DIR", None)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tomllib
 from siamese_diffusion.tools.comfy_host import ROOT
-from siamese_diffusion.training.options import TrainConfig
+from siamese_diffusion.training.config import TrainConfig
 
 # ComfyUI brings these; another version of them breaks it.
 OF_THE_HOST = {"torch", "torchvision", "torchaudio", "numpy"}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..models.files import replacing
-from ..training.schedule import TIMESTEPS, NoiseSchedule
+from ..common.files import replacing
+from ..training.method.noise_schedule import TIMESTEPS, NoiseSchedule
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..training.pairs import DatasetError, Pair, read_prompt_jsonl
+from ..common.pairs import DatasetError, Pair
+from ..common.prompt_jsonl import read_prompt_jsonl
 from .comfy_host import ComfyHost, HostError
 from .demo import (
     DemoError,

@@ -24,12 +24,14 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ..models.pictures import read_image
+from ..common.pairs import DatasetError
+from ..common.pictures import read_image
+from ..common.prompt_jsonl import read_prompt_jsonl
 from ..models.weights import UNET, StateDict, WeightsError, read_weights, write_weights
-from ..training.dataset import check
-from ..training.ldm_keys import UNetShape, unet_to_ldm
-from ..training.pairs import DatasetError, read_prompt_jsonl
-from ..training.single_file import ClipTextEncoder, load_autoencoder, load_tokenizer
+from ..training.data.dataset import check
+from ..training.hosts.encoders import ClipTextEncoder, load_tokenizer
+from ..training.hosts.single_file import load_autoencoder
+from ..training.method.ldm_keys import UNetShape, unet_to_ldm
 from .base_training import BaseData, BaseTraining, train_unet
 from .train_autoencoder import ASSET, to_tensor
 

@@ -10,13 +10,14 @@ exceeds green, whatever the lighting.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from ..common.prompt_jsonl import Entry, write_prompt_jsonl
 
 PROMPT = "an endoscopic image of a lesion"
 MUCOSA = ((0.88, 0.54, 0.37), (0.82, 0.50, 0.37))  # RGB; each image lies between the two
@@ -66,15 +67,15 @@ def write_pairs(folder: str | Path, count: int, size: int, seed: int) -> Path:
         raise ValueError(f"count is {count} and size {size}: at least 1 and 32 are needed.")
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    lines = []
+    entries = []
     for index in range(count):
         image, mask = make_pair(size, np.random.default_rng((seed, index)))
         target, source = f"images/{index:05}.png", f"masks/{index:05}.png"
         Image.fromarray(image).save(folder / target)
         Image.fromarray(mask.astype(np.uint8) * 255).save(folder / source)
-        lines.append(json.dumps({"source": source, "target": target, "prompt": PROMPT}))
+        entries.append(Entry(source, target, PROMPT))
     index_file = folder / "prompt.jsonl"
-    index_file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_prompt_jsonl(index_file, entries)
     return index_file
 
 

@@ -9,10 +9,10 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from .config import TrainConfig
 from .errors import ConfigError
-from .hosts import find_sd_scripts
-from .options import TrainConfig
-from .sd_scripts_flags import HOST_FLAGS, is_off, refuse
+from .hosts.sd_scripts.flags import HOST_FLAGS, is_off, refuse
+from .hosts.sd_scripts.locate import find_sd_scripts
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -68,7 +68,7 @@ def _host_options(
     if folder is None:
         flags = ", ".join(dict.fromkeys([*names, *(f"--{name}" for name in from_file)]))
         raise ConfigError(f"{flags}: needs sd-scripts as host; give its folder with --sd_scripts.")
-    from .sd_scripts import parse_flags
+    from .hosts.sd_scripts.library import parse_flags
 
     return parse_flags(folder, others, from_file)
 

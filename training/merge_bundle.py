@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
-    import checkout
+    import bootstrap
 
-    __package__ = checkout.enter_package()
+    __package__ = bootstrap.enter_package()
 
-from ..models.metadata import FOLDER_HASH, file_hash, read_metadata
+from ..common.hashes import file_hash
+from ..models.metadata import FOLDER_HASH, read_metadata
 from ..models.weights import (
     ADVICE,
     UNET,

@@ -11,18 +11,18 @@ import sys
 from collections.abc import Sequence
 
 if not __package__:
-    import checkout
+    import bootstrap
 
-    __package__ = checkout.enter_package()
+    __package__ = bootstrap.enter_package()
 
+from ..common.pairs import DatasetError
 from ..models.weights import WeightsError
-from .checkpoints import RunFolder
 from .command_line import parse_args
-from .dataset import load_dataset
+from .config import TrainConfig
+from .data.dataset import load_dataset
 from .errors import ConfigError, NotFiniteError
-from .hosts import choose_host
-from .options import TrainConfig
-from .pairs import DatasetError
+from .hosts.choose import choose_host
+from .run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +49,9 @@ def run(config: TrainConfig) -> None:
     if os.environ.get("RANK", "0") == "0":  # as accelerate's launcher numbers the processes
         log.info("Host: %s", host.name)
     RunFolder(config.output_dir, config.output_name).check()
-    config, dataset = load_dataset(config, host)
+    config, dataset = load_dataset(config, host.resolve_subsets)
     # diffusers and transformers take seconds to import: only once the data is known to be good.
-    from .session import start
+    from .run.start import start
 
     start(config, dataset, host)
 

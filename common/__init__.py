@@ -1,0 +1,1 @@
+"""What nodes, training and evaluation share: files, hashes, pictures, lists of pairs."""

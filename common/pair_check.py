@@ -1,0 +1,118 @@
+"""Opens every file of a list of pairs once: every problem in one report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from .hashes import file_hash
+from .pairs import DatasetError, Listing, Pair
+from .pictures import Size, read_image, read_mask, read_palette_mask
+
+MAX_COLOURS = 64
+DARK = 32  # of 255: colours up to here are class numbers, not colours
+
+
+@dataclass(frozen=True)
+class PairInfo:
+    """What checking a pair found.
+
+    size: (width, height) in pixels. coverage: share of the mask that is not black.
+    colours: of a palette mask, 0xRRGGBB; empty for binary masks. digest: SHA-256 of the image file.
+    """
+
+    size: Size
+    coverage: float
+    colours: frozenset[int]
+    digest: str
+
+
+def check_pairs(source: str, listing: Listing, mask_mode: str) -> dict[Pair, PairInfo]:
+    """Open every file once; what was found, each pair once, in the listing's order.
+
+    mask_mode: "binary" or "palette". Raises DatasetError with everything that is wrong.
+    """
+    pairs = list(dict.fromkeys(listing.pairs))
+    with ThreadPoolExecutor() as pool:
+        checks = pool.map(lambda pair: _check_pair(pair, mask_mode), pairs)
+        # None: a bar on a terminal only.
+        results = list(tqdm(checks, "checking pairs", len(pairs), leave=False, disable=None))
+    problems = listing.problems + [problem for _, found in results for problem in found]
+    infos = {pair: info for pair, (info, _) in zip(pairs, results, strict=True) if info}
+    if not problems:
+        problems = _check_masks(infos, mask_mode)
+    if problems:
+        raise DatasetError(source, problems)
+    return infos
+
+
+def _check_pair(pair: Pair, mask_mode: str) -> tuple[PairInfo | None, list[str]]:
+    problems, pictures = [], []
+    readers = {
+        "image": read_image,
+        "mask": read_mask if mask_mode == "binary" else read_palette_mask,
+    }
+    for role, path in (("image", pair.image), ("mask", pair.mask)):
+        try:
+            pictures.append(readers[role](path))
+        except ValueError as error:
+            problems.append(f"{pair.where}{role} {error}")
+    if problems:
+        return None, problems
+    image, mask = pictures
+    height, width = image.shape[:2]
+    if mask.shape[:2] != (height, width):
+        problems.append(
+            f"{pair.where}mask {pair.mask} is {mask.shape[1]}x{mask.shape[0]}, its image "
+            f"{pair.image} is {width}x{height}; they must be equal"
+        )
+    colours: frozenset[int] = frozenset()
+    if mask_mode == "palette":
+        mask = packed(mask)
+        colours = frozenset(np.unique(mask).tolist())
+        if len(colours) > MAX_COLOURS:
+            problems.append(
+                f"{pair.where}mask {pair.mask} has {len(colours)} colours; expected one a class, "
+                f"at most {MAX_COLOURS}. Save masks as PNG, without smoothed edges"
+            )
+    if problems:
+        return None, problems
+    coverage = float((mask != 0).mean())
+    return PairInfo((width, height), coverage, colours, file_hash(pair.image)), []
+
+
+def packed(mask: np.ndarray) -> np.ndarray:
+    """Colours (H, W, 3), uint8, as (H, W), 0xRRGGBB."""
+    red, green, blue = np.moveaxis(mask.astype(np.int64), -1, 0)
+    return red << 16 | green << 8 | blue
+
+
+def hex_colour(colour: int) -> str:
+    return f"#{colour:06x}"
+
+
+def _check_masks(infos: Mapping[Pair, PairInfo], mask_mode: str) -> list[str]:
+    """What no single mask shows: masks that are all empty, or hold class numbers, not colours."""
+    if mask_mode == "binary":
+        if any(info.coverage for info in infos.values()):
+            return []
+        return [
+            f"all {len(infos)} masks are empty (black); expected a lesion, painted white, in some "
+            "of them"
+        ]
+    colours = set().union(*(info.colours for info in infos.values()))
+    brightest = max(max(colour.to_bytes(3, "big")) for colour in colours)
+    if len(colours) > MAX_COLOURS:
+        return [f"the masks have {len(colours)} colours together; expected at most {MAX_COLOURS}"]
+    if len(colours) == 1:
+        return [f"all masks have one colour, {hex_colour(*colours)}; expected a colour per class"]
+    if brightest < DARK:
+        return [
+            f"the masks' brightest value is {brightest} of 255: class numbers, not colours, which "
+            "the network could hardly tell apart. Save them with a palette, a colour per class"
+        ]
+    return []

@@ -1,0 +1,104 @@
+"""prompt.jsonl, the published list of pairs: its one reader and its one writer.
+
+A line is a JSON object {"source": mask, "target": image, "prompt": caption}, with paths relative to
+the file; "group" may name what pairs of one origin share. The published data calls the file
+prompt.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .files import replacing
+from .pairs import Listing, Pair
+
+EXPECTED = '{"source": mask, "target": image, "prompt": caption}'
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line: source (mask) and target (image) as written in the file, usually relative to it."""
+
+    source: str
+    target: str
+    prompt: str
+    group: str | None = None
+
+    def to_line(self) -> str:
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+def parse_line(line: str) -> Entry:
+    """Read one line; other keys are left out. Raises ValueError saying what is wrong with it."""
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
+    except RecursionError:
+        raise ValueError("not JSON that can be read (nested too deeply)") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"expected {EXPECTED}")
+    for name in ("source", "target", "prompt"):
+        if not isinstance(values.get(name), str):
+            found = ", ".join(map(str, values)) or "nothing"
+            raise ValueError(f'"{name}" must be a string; the line has {found}')
+    group = values.get("group")
+    if group is not None and not isinstance(group, (str, int)):
+        raise ValueError(f'"group" must be a string or a whole number; it is {group!r}')
+    return Entry(
+        values["source"].strip(),
+        values["target"].strip(),
+        values["prompt"],
+        None if group is None else str(group),
+    )
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, numbered from 1. Raises OSError or UnicodeDecodeError."""
+    # Not splitlines(): captions may hold U+2028 and others that it takes for line ends.
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if line.strip():
+            yield number, line
+
+
+def read_prompt_jsonl(path: Path) -> Listing:
+    """The pairs of a prompt.jsonl; what is wrong with its lines is among the listing's problems."""
+    listing = Listing()
+    try:
+        for number, line in numbered_lines(path):
+            try:
+                listing.pairs.append(_pair(parse_line(line), path.parent, f"line {number}: "))
+            except ValueError as error:
+                listing.problems.append(f"line {number}: {error}")
+    except UnicodeDecodeError as error:
+        listing.problems.append(f"not UTF-8 ({error.reason} at byte {error.start})")
+    except OSError as error:
+        listing.problems.append(f"cannot be read ({error.strerror}); expected a prompt.jsonl")
+    if not listing.pairs and not listing.problems:
+        listing.problems.append("the file is empty; expected one JSON object a line")
+    return listing
+
+
+def _pair(entry: Entry, folder: Path, where: str) -> Pair:
+    return Pair(folder / entry.target, folder / entry.source, entry.prompt, where, entry.group)
+
+
+def write_prompt_jsonl(path: Path, entries: Iterable[Entry]) -> None:
+    """Write the whole file, or leave the old one as it is."""
+    with replacing(path) as temporary:
+        text = "".join(entry.to_line() for entry in entries)
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def append_entry(path: Path, entry: Entry) -> None:
+    """Add a line at the end, on a line of its own also after an interrupted write."""
+    with path.open("ab+") as file:
+        ends_whole = True
+        if file.seek(0, 2):
+            file.seek(-1, 2)
+            ends_whole = file.read(1) == b"\n"
+        file.write((("" if ends_whole else "\n") + entry.to_line()).encode())

@@ -1,0 +1,117 @@
+"""Making masks: the functions alone, and the nodes in a real server."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
+from support.mask_inputs import augment_prompt, generator, list_prompt, square
+from support.workflow_prompts import Prompt, images, node
+
+pytest_plugins = ["support.comfy_inside", "support.served_models"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (True, 0, 0, 0),
+        (False, 45, 0, 0),
+        (False, 0, 0.5, 0),
+        (False, 0, 0, 1),
+        (True, 20, 0.2, 0.5),
+    ],
+)
+def test_a_changed_mask_is_another_mask_of_zeros_and_ones(
+    pack: SimpleNamespace, changes: tuple[Any, ...]
+) -> None:
+    how, source = pack.shapes.Changes(*changes), generator(3)
+    found = [pack.shapes.augment(square(), how, source) for _ in range(4)]
+    for mask in found:
+        assert mask.shape == (64, 64)
+        assert mask.unique().tolist() == [0, 1]
+    assert any(not torch.equal(mask, square()) for mask in found)
+    again = generator(3)
+    assert all(torch.equal(pack.shapes.augment(square(), how, again), mask) for mask in found)
+
+
+def test_no_change_is_no_change(pack: SimpleNamespace) -> None:
+    how = pack.shapes.Changes(False, 0, 0, 0)
+    assert torch.equal(pack.shapes.augment(square(), how, generator()), square())
+
+
+def test_turning_turns_and_scaling_scales(pack: SimpleNamespace) -> None:
+    wide = torch.zeros(64, 64)
+    wide[28:36, 8:56] = 1
+    for seed in range(10):
+        turned = pack.shapes.augment(wide, pack.shapes.Changes(False, 180, 0, 0), generator(seed))
+        assert 0.9 < turned.sum() / wide.sum() < 1.1
+        scaled = pack.shapes.augment(wide, pack.shapes.Changes(False, 0, 0.3, 0), generator(seed))
+        assert 0.4 < scaled.sum() / wide.sum() < 1.8
+
+
+def test_a_lesion_stays_in_the_picture_or_it_is_an_error(pack: SimpleNamespace) -> None:
+    edge, corner, nothing = torch.zeros(3, 64, 64)
+    edge[:2, 30:34] = 1
+    corner[0, 0] = 1
+    how = pack.shapes.Changes(False, 180, 0.5, 0)
+    assert all(pack.shapes.augment(edge, how, generator(seed)).any() for seed in range(20))
+    assert not pack.shapes.augment(nothing, how, generator()).any()
+    turned = pack.shapes.Changes(False, 180, 0, 0)
+    with pytest.raises(ValueError, match="20 attempts moved the lesion out of the picture"):
+        for seed in range(50):
+            pack.shapes.augment(corner, turned, generator(seed))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 48)])
+def test_random_masks_have_the_size_and_area_asked_for(
+    pack: SimpleNamespace, size: tuple[int, int]
+) -> None:
+    source = generator()
+    masks = [pack.shapes.random_mask(*size, 1, (0.05, 0.10), source) for _ in range(20)]
+    for mask in masks:
+        assert mask.shape == (size[1], size[0])
+        assert mask.unique().tolist() == [0, 1]
+        assert 0.03 < mask.mean() < 0.16
+    assert len({tuple(mask.flatten().tolist()) for mask in masks}) == 20
+
+
+def random_prompt(**settings: Any) -> Prompt:
+    inputs = {
+        **{"seed": 1, "width": 64, "height": 48, "count": 2},
+        **{"lesions": 2, "smallest": 3.0, "largest": 15.0, **settings},
+    }
+    return {
+        "new": node("SiameseRandomMask", **inputs),
+        "image": node("MaskToImage", mask=["new", 0]),
+        "show": node("PreviewImage", images=["image", 0]),
+    }
+
+
+def test_augmented_masks_depend_on_the_seed(served: ComfyHost) -> None:
+    first, other = (images(served, augment_prompt(seed=seed)) for seed in (1, 2))
+    assert len(first) == 3
+    assert {tuple(np.unique(found)) for found in first} == {(0, 255)}
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_each_mask_of_a_list_changes_in_its_own_way(served: ComfyHost, three_masks: str) -> None:
+    """The same move of three masks with one upper left corner would keep that in one place."""
+    prompt = {**list_prompt(three_masks), **augment_prompt(variants=1, flip=False, elastic=0.0)}
+    prompt["new"]["inputs"]["mask"] = ["load", 0]
+    corners = {tuple(np.argwhere(found[..., 0])[0]) for found in images(served, prompt)}
+    assert len(corners) == 3
+
+
+def test_random_masks_depend_on_the_seed(served: ComfyHost) -> None:
+    first, other = (images(served, random_prompt(seed=seed)) for seed in (1, 2))
+    assert [found.shape for found in first] == [(48, 64, 3)] * 2
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_exchanged_areas_are_an_error(served: ComfyHost) -> None:
+    with pytest.raises(HostError, match="smallest is 20 % and largest 10 %: exchange them"):
+        served.run(random_prompt(smallest=20.0, largest=10.0))

@@ -1,0 +1,84 @@
+"""The page in a real browser: workflows dropped, run, restored; missing models, help, templates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from siamese_diffusion.models.weights import read_weights
+from siamese_diffusion.tools.comfy_host import PACK_NAME, ROOT, ComfyHost
+from support.browser import NEEDS_BROWSER, in_the_page
+from support.workflow_prompts import BASE, BUNDLE, MERGED, write_mask
+
+pytest_plugins = ["support.served_models"]
+pytestmark = NEEDS_BROWSER
+
+# Small and fast; 0 keeps every pair.
+VALUES = {"steps": 2, "width": 64, "height": 64, "minimum": 0, "cell_size": 64}
+# A first visit would be shown the template browser.
+SETTINGS = {"Comfy.TutorialCompleted": True}
+
+
+@pytest.fixture(scope="module")
+def page_host(served: ComfyHost) -> ComfyHost:
+    """The server with weights, masks and pictures under the names that the workflows have."""
+    checkpoints = served.models / "checkpoints"
+    (checkpoints / "v1-5-pruned-emaonly.safetensors").symlink_to(checkpoints / BASE)
+    torch.save(read_weights(checkpoints / MERGED).tensors, checkpoints / "merged_pytorch_model.pth")
+    controlnets = served.models / "controlnet"
+    (controlnets / "siamese.safetensors").symlink_to(controlnets / BUNDLE)
+    (served.input / "masks").mkdir()
+    for path in (served.input / "mask.png", *(served.input / "masks" / f"{n}.png" for n in (1, 2))):
+        write_mask(path, (slice(8, 40), slice(8, 40)))
+    Image.new("RGBA", (64, 64), (90, 60, 200, 0)).save(served.input / "image.png")
+    settings = served.base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(json.dumps(SETTINGS), "utf-8")
+    return served
+
+
+@pytest.mark.parametrize(
+    "workflow", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem
+)
+def test_a_workflow_loads_runs_and_comes_back_from_its_picture(
+    page_host: ComfyHost, workflow: Path
+) -> None:
+    found = in_the_page(page_host.url, "workflow.mjs", workflow, json.dumps(VALUES))
+    assert found == {"problems": [], "ended": "execution_success", "message": "", "restored": True}
+
+
+@pytest.mark.parametrize(
+    ("workflow", "models"),
+    [
+        (
+            "siamese_mask_to_image",
+            {"v1-5-pruned-emaonly.safetensors": "checkpoints", "siamese.safetensors": "controlnet"},
+        ),
+        ("siamese_merged_checkpoint", {"merged_pytorch_model.pth": "checkpoints"}),
+    ],
+)
+def test_the_page_names_missing_models_and_their_folders(
+    page_host: ComfyHost, tmp_path: Path, workflow: str, models: dict[str, str]
+) -> None:
+    text = (ROOT / "workflows" / f"{workflow}.json").read_text("utf-8")
+    for name in models:  # the host has these
+        text = text.replace(f'"{name}"', f'"absent-{name}"')
+    (tmp_path / "absent.json").write_text(text, "utf-8")
+    (dialog,) = in_the_page(page_host.url, "problems.mjs", str(tmp_path / "absent.json"))[
+        "problems"
+    ]
+    assert "Missing Models" in dialog
+    for name, folder in models.items():
+        assert f"{folder} / absent-{name}" in dialog
+    assert "Invalid directory" not in dialog
+
+
+def test_help_opens_and_the_template_browser_shows_every_workflow(page_host: ComfyHost) -> None:
+    names = [workflow.stem for workflow in (ROOT / "workflows").glob("*.json")]
+    arguments = ("SiameseSynthesizeDataset", PACK_NAME, str(len(names)))
+    found = in_the_page(page_host.url, "help.mjs", *arguments)
+    assert "Ten thousand masks need no more than ten" in found["help"]
+    assert found["templates"] == dict.fromkeys(names, True)

@@ -1,0 +1,32 @@
+"""What the demo's last line opens: its weights and workflow in a real browser, ready to run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from siamese_diffusion.models.weights import read_weights, write_weights
+from siamese_diffusion.tools import demo
+from siamese_diffusion.tools.comfy_host import ROOT
+from support.browser import NEEDS_BROWSER, in_the_page
+from support.seeded_weights import made_up_bundle
+
+pytestmark = NEEDS_BROWSER
+
+
+def test_the_address_opens_the_workflow_and_run_makes_its_image(nano: Path, tmp_path: Path) -> None:
+    made = demo.Demo(tmp_path, demo.Settings(size=32, train_pairs=1, test_masks=1))
+    made.make_pairs()
+    made.host.provision()
+    shutil.copy(nano, made.base)
+    write_weights(made.bundle, made_up_bundle(read_weights(nano).tensors), {})
+    made.place_files()
+    graph = json.loads((ROOT / "workflows" / f"{demo.WORKFLOW}.json").read_text("utf-8"))
+    types = sorted(node["type"] for node in graph["nodes"])
+    with made.host as host:
+        address = host.workflow_url(demo.WORKFLOW)
+        found = in_the_page(address, "open.mjs", len(types))
+        assert (found["nodes"], found["problems"]) == (types, [])
+        (image,) = host.images(host.wait(found["prompt"]))
+    assert image.is_file()

@@ -1,0 +1,281 @@
+"""Settings of the trainer against what they must equal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from siamese_diffusion.models.weights import DECODER, UNET, StateDict, read_weights
+from siamese_diffusion.training.train_siamese import main
+from support.paths import TRAIN_SCRIPT
+from support.small_runs import metrics
+from support.tiny_base import SD1, SD2, write_tiny_base
+from support.tiny_runs import ROUNDING, differing, flags, losses, train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+def test_accumulation_equals_a_larger_batch(
+    tiny: Path, pairs: Path, plain: StateDict, tmp_path: Path
+) -> None:
+    found = train(tiny, pairs, tmp_path, "--train_batch_size=2", "--gradient_accumulation_steps=2")
+    assert differing(found, plain, ROUNDING) < 1e-3
+
+
+def launch(arguments: list[str]) -> str:
+    """Two processes, on CPUs instead of GPUs and without MPI; what they say."""
+    launcher = [
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
+        "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no",
+        "--num_cpu_threads_per_process=1",
+    ]  # fmt: skip
+    result = subprocess.run(
+        [*launcher, str(TRAIN_SCRIPT), *arguments],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+def test_two_processes_equal_one_also_when_resumed(
+    tiny: Path,
+    pairs: Path,
+    plain: StateDict,
+    plain_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    arguments = flags(tiny, pairs, out, "--train_batch_size=2", "--save_every_n_steps=2")
+    messages = launch(arguments)
+    assert messages.count("Host: standalone") == 1
+    assert_same_run(out, plain, plain_folder)
+    # As if it had been killed in the last step.
+    (out / "siamese.safetensors").unlink()
+    shutil.rmtree(out / "state/step00000003")
+    assert main(arguments) == 2
+    assert "--num_processes was 2, is 1" in capsys.readouterr().err
+    assert f"Resuming from {out / 'state/step00000002'}" in launch(arguments)
+    assert_same_run(out, plain, plain_folder)
+
+
+def test_two_processes_share_a_cache_on_disk(
+    tiny: Path, pairs: Path, plain: StateDict, plain_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    launch(flags(tiny, pairs, out, "--train_batch_size=2", "--cache_latents_to_disk"))
+    assert_same_run(out, plain, plain_folder)
+
+
+def assert_same_run(out: Path, plain: StateDict, plain_folder: Path) -> None:
+    """The losses of both processes' samples: those of the one process with the same batches."""
+    found = read_weights(out / "siamese.safetensors").tensors
+    assert differing(found, plain, ROUNDING) < 1e-3
+    assert losses(out) == pytest.approx(losses(plain_folder), rel=1e-5)
+
+
+def test_checkpointing_and_layout_change_nothing(
+    tiny: Path, pairs: Path, plain: StateDict, tmp_path: Path
+) -> None:
+    found = train(
+        tiny, pairs, tmp_path, "--train_batch_size=4", "--gradient_checkpointing",
+        "--channels_last",
+    )  # fmt: skip
+    assert differing(found, plain, ROUNDING) < 1e-3
+
+
+def test_half_precision_stays_near(
+    tiny: Path, pairs: Path, plain: StateDict, tmp_path: Path
+) -> None:
+    train(tiny, pairs, tmp_path, "--train_batch_size=4", "--mixed_precision=bf16")
+    found = metrics(tmp_path)
+    assert all(0.1 < line["loss"] < 10 for line in found)
+
+
+@pytest.mark.parametrize("recipe", ["concat", "adaptive", "mask_only"])
+def test_every_recipe_trains(recipe: str, tiny: Path, pairs: Path, tmp_path: Path) -> None:
+    train(tiny, pairs, tmp_path, "--train_batch_size=2", f"--recipe={recipe}")
+    bundle = read_weights(tmp_path / "siamese.safetensors")
+    channels = bundle.control()["input_hint_block.0.initial_conv.weight"].shape[1]
+    assert channels == (4 if recipe == "concat" else 3)
+    terms = metrics(tmp_path)[-1]
+    assert ("loss_consistency" in terms) == (recipe != "mask_only")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arguments"),
+    [("Adafactor", ()), ("SGDNesterov", ()), ("torch.optim.RAdam", ("betas=(0.9,0.98)",))],
+)
+def test_optimizers_by_name(
+    optimizer: str, arguments: tuple[str, ...], tiny: Path, pairs: Path, tmp_path: Path
+) -> None:
+    more = [f"--optimizer_type={optimizer}", "--train_batch_size=2"]
+    if arguments:
+        more += ["--optimizer_args", *arguments]
+    tensors = train(tiny, pairs, tmp_path, *more)
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["--optimizer_type=Nonsense"], "--optimizer_type is 'Nonsense'; known are adamw"),
+        (["--optimizer_type=nowhere.Optimizer"], "pip install nowhere"),
+        (["--optimizer_args", "weight_decay:0.1"], "not key=value"),
+        (["--optimizer_args", "speed=1"], "AdamW says"),
+        (["--resolution=100"], "--resolution is '100'; expected SIZE or WIDTH,HEIGHT"),
+        (["--max_train_steps=0"], "--max_train_steps is 0; it must be above 0"),
+        (["--xformers"], "--xformers: "),
+        (["--sdpa"], "--sdpa: PyTorch's scaled dot product attention is always used"),
+        (["--config_file=missing.toml"], "--config_file missing.toml"),
+    ],
+)
+def test_bad_flags(
+    more: list[str],
+    expected: str,
+    tiny: Path,
+    pairs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    assert main(flags(tiny, pairs, out, *more)) == 2
+    assert expected in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_config_file_gives_flags_and_the_command_line_wins(
+    tiny: Path, pairs: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        f"pretrained_model_name_or_path = '{tiny}'\n[data]\ntrain_data = '{pairs}'\n"
+        "resolution = '64'\n[training]\nmax_train_steps = 1\ntrain_batch_size = 2\n"
+        "optimizer_args = ['weight_decay=0.1']\n[output]\nsample_steps = 1\nseed = 3\n",
+        encoding="utf-8",
+    )
+    out = tmp_path / "out"
+    assert main([f"--config_file={file}", f"--output_dir={out}", "--seed=5"]) == 0
+    config = json.loads((out / "config.json").read_text())
+    assert (config["seed"], config["max_train_steps"]) == (5, 1)
+    assert config["optimizer_args"] == ["weight_decay=0.1"]
+
+
+def test_wrong_entries_of_a_config_file_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("learing_rate = 1e-5\nseed = 'x'\nxformers = 'yes'\n", encoding="utf-8")
+    assert main([f"--config_file={file}"]) == 2
+    message = capsys.readouterr().err
+    for expected in ("learing_rate is not a flag", "seed = 'x'", "xformers = 'yes'"):
+        assert expected in message
+
+
+def test_stable_diffusion_2_with_v_prediction(pairs: Path, tmp_path: Path) -> None:
+    base = write_tiny_base(tmp_path / "sd2.safetensors", SD2)
+    train(base, pairs, tmp_path / "out", "--v_parameterization", "--train_batch_size=2")
+    metadata = read_weights(tmp_path / "out" / "siamese.safetensors").metadata
+    assert metadata["modelspec.prediction_type"] == "v"
+    assert SD1 != SD2
+
+
+def test_a_dry_run_describes_and_writes_nothing(
+    tiny: Path, pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    with caplog.at_level("INFO"):
+        assert main(flags(tiny, pairs, out, "--dry_run", "--validation_split=0.34")) == 0
+    text = caplog.text
+    for expected in ("pairs", "validation pairs", "trained", "GiB", "lesion", "coverage"):
+        assert expected in text
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "copies", "named"),
+    [
+        ([], 4, "weights, gradients, AdamW; activations come on top"),
+        (["--ema_decay=0.9"], 5, "weights, gradients, moving average, AdamW; activations come"),
+        (
+            ["--optimizer_type=SGDNesterov"],
+            2,
+            "weights, gradients; activations and the state of SGDNesterov come on top",
+        ),
+    ],
+)
+def test_a_dry_run_counts_what_it_names(
+    more: list[str],
+    copies: int,
+    named: str,
+    tiny: Path,
+    pairs: Path,
+    plain: StateDict,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Copies of what is trained, in float32, beside the UNet's frozen encoder."""
+    with caplog.at_level("INFO"):
+        assert main(flags(tiny, pairs, tmp_path / "out", "--dry_run", *more)) == 0
+    unet = {k: v for k, v in read_weights(tiny).tensors.items() if k.startswith(UNET)}
+    frozen = sum(v.numel() for k, v in unet.items() if not k.startswith(DECODER))
+    count = copies * sum(v.numel() for v in plain.values()) + frozen
+    assert f"{count * 4 / 2**30:.2f} GiB for {named}" in caplog.text
+
+
+@pytest.mark.parametrize(("rank", "shown"), [(None, True), ("0", True), ("1", False)])
+def test_the_host_is_named_first(
+    rank: str | None,
+    shown: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Before the data is looked at, which may be large; by one of several processes."""
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    with caplog.at_level("INFO"):
+        assert main(flags(tmp_path / "none", tmp_path / "none.jsonl", tmp_path / "out")) == 2
+    assert ("Host: standalone" in caplog.messages) == shown
+
+
+def test_the_progress_bar_shows_every_term(
+    tiny: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny, pairs, tmp_path, "--train_batch_size=2")
+    shown = capsys.readouterr().err
+    lines = metrics(tmp_path)
+    for line in lines:
+        terms = {name: value for name, value in line.items() if name.startswith("loss")}
+        assert len(terms) == (5 if line is lines[-1] else 4)
+        text = [f"{name.removeprefix('loss_')}={value:.4f}" for name, value in terms.items()]
+        assert ", ".join(text) in shown
+
+
+def test_the_validation_loss_is_logged_and_repeatable(
+    tiny: Path, pairs: Path, tmp_path: Path
+) -> None:
+    more = ["--validation_split=0.34", "--validate_every_n_steps=1", "--train_batch_size=2"]
+    found = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        train(tiny, pairs, folder, *more)
+        lines = metrics(folder)
+        found.append([(line["step"], line["validation"]) for line in lines if "validation" in line])
+    assert found[0] == found[1]
+    assert [step for step, _ in found[0]] == [1, 2, 3]
+
+
+def test_tensorboard_gets_losses_and_previews(tiny: Path, pairs: Path, tmp_path: Path) -> None:
+    train(tiny, pairs, tmp_path, "--log_with=tensorboard", "--train_batch_size=2")
+    events = EventAccumulator(str(tmp_path / "logs")).Reload()
+    assert [event.step for event in events.Scalars("loss_mask")] == [1, 2, 3]
+    assert [event.step for event in events.Images("preview")] == [3]

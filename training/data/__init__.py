@@ -1,0 +1,1 @@
+"""From files to batches: lists of pairs, checked datasets, cached latents, order."""

@@ -1,0 +1,208 @@
+"""From checked pairs to the batch of a step: pictures, cached latents and text embeddings."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ...common.pictures import Size, read_image, read_mask, read_palette_mask
+from ..method.base_model import BaseModel
+from ..method.noise_schedule import TIMESTEPS
+from ..method.objective import Batch
+from .batch_order import generator
+from .cache import MemoryCache, TensorCache, weights_hash
+from .dataset import Dataset
+from .framing import AS_IT_IS, Framing, Variant, show
+
+PICTURE_MEMORY = 2 << 30  # bytes of decoded pictures kept; beyond it they are read at every step
+CACHE_BATCH = 8
+
+Item = TypeVar("Item")
+
+
+class TrainingData:
+    """The pairs at training size, with latents and text embeddings computed once.
+
+    pairs: as the dataset has them. sizes: (width, height) in pixels of each, the groups of
+    BatchOrder. mask_classes: for the weights' metadata. mask_channels: 1 for binary, 3 for palette
+    masks. `prepare` must run before batches are made.
+    """
+
+    def __init__(
+        self, dataset: Dataset, framing: Framing, cache: TensorCache | None = None
+    ) -> None:
+        self.pairs = dataset.pairs
+        self.framing = framing
+        self.mask_classes = dataset.mask_classes()
+        self.mask_channels = 1 if dataset.mask_mode == "binary" else 3
+        self._infos = [dataset.infos[pair] for pair in dataset.pairs]
+        self.sizes = [framing.training_size(info.size) for info in self._infos]
+        self._read_mask = read_mask if dataset.mask_mode == "binary" else read_palette_mask
+        self._cache = cache or MemoryCache()
+        self._encoders = {"text": "", "latents": ""}  # hashes of their weights
+        self._pictures: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._keep = sum(width * height * 6 for width, height in self.sizes) < PICTURE_MEMORY
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    # Encoding
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        base: BaseModel,
+        device: torch.device,
+        quiet: bool = False,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Encode every caption, and every image in each way it may be shown, with progress.
+
+        What the cache has already is not encoded again. `part` (k, n): of the images only each
+        n-th from the k-th on. Both encoders are on the CPU afterwards.
+        """
+        text = base.text_encoder
+        self._encoders["text"] = f"{weights_hash(text.module)} {text.settings}".strip()
+        self._encoders["latents"] = weights_hash(base.autoencoder.module)
+        captions = sorted({"", *(pair.caption for pair in self.pairs)})
+        captions = [caption for caption in captions if self._text_key(caption) not in self._cache]
+        images = self._images_to_encode(part)
+        base.text_encoder.module.to(device).eval()
+        for chunk in tqdm(_chunks(captions, CACHE_BATCH), "text embeddings", disable=quiet):
+            embeddings = base.text_encoder.encode(chunk).float().cpu()
+            for caption, embedding in zip(chunk, embeddings, strict=True):
+                self._cache.save(self._text_key(caption), embedding)
+        base.text_encoder.module.to("cpu")
+        base.autoencoder.module.to(device).eval()
+        for job in tqdm(images, "latents", disable=quiet):
+            indices, variants = [index for index, _ in job], [variant for _, variant in job]
+            _, pictures = self.pictures(indices, variants)
+            mean, deviation = base.autoencoder.encode(pictures.to(device))
+            for item, *tensors in zip(
+                job, mean.float().cpu(), deviation.float().cpu(), strict=True
+            ):
+                self._cache.save(self._latents_key(*item), *tensors)
+        base.autoencoder.module.to("cpu")
+
+    def _images_to_encode(self, part: tuple[int, int]) -> list[list[tuple[int, Variant]]]:
+        """Batches of (index, variant) of one size that the cache lacks, each picture once."""
+        missing: dict[Size, dict[str, tuple[int, Variant]]] = defaultdict(dict)
+        for index in range(part[0], len(self), part[1]):
+            size = self.sizes[index]
+            for variant in self.framing.variants(size):
+                key = self._latents_key(index, variant)
+                if key not in self._cache:
+                    missing[size].setdefault(key, (index, variant))
+        return [
+            job for items in missing.values() for job in _chunks([*items.values()], CACHE_BATCH)
+        ]
+
+    def _text_key(self, caption: str) -> str:
+        return f"text {self._encoders['text']} {caption}"
+
+    def _latents_key(self, index: int, variant: Variant) -> str:
+        """Latents of a mirrored or turned picture are not the mirrored or turned latents."""
+        width, height = self.sizes[index]
+        fit = "crop" if self.framing.buckets else "stretch"
+        mirrored, turns = variant
+        return (
+            f"latents {self._encoders['latents']} {self._infos[index].digest} {width}x{height} "
+            f"{fit} mirrored={mirrored:d} turns={turns}"
+        )
+
+    # What a step needs
+
+    def pictures(
+        self, indices: Sequence[int], variants: Sequence[Variant] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Masks (B, 1 or 3, H, W) and images (B, 3, H, W), both in [0, 1].
+
+        Binary masks have 1 channel and hold 0 and 1, palette masks 3. All pairs must have one
+        training size. `variants`: how each is shown; default: as it is.
+        """
+        variants = variants or [AS_IT_IS] * len(indices)
+        with ThreadPoolExecutor() as pool:
+            loaded = list(pool.map(self._picture, indices))
+        images = np.stack([show(p[0], v) for p, v in zip(loaded, variants, strict=True)])
+        masks = np.stack([show(p[1], v) for p, v in zip(loaded, variants, strict=True)])
+        masks = masks[..., None] if masks.dtype == bool else masks / np.float32(255)
+        return _to_tensor(masks), _to_tensor(images / np.float32(255))
+
+    def _picture(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if index in self._pictures:
+            return self._pictures[index]
+        pair = self.pairs[index]
+        picture = self.framing.resize(read_image(pair.image), self._read_mask(pair.mask))
+        if self._keep:
+            self._pictures[index] = picture
+        return picture
+
+    def text(self, captions: Iterable[str]) -> Tensor:
+        """Embeddings (B, 77, D) of captions of this dataset, or of the empty one."""
+        return torch.stack([self._cache.load(self._text_key(caption))[0] for caption in captions])
+
+    def batch(self, indices: Sequence[int], seed: int, step: int, caption_dropout: float) -> Batch:
+        """The batch of a step, on the CPU; all that is random depends on (seed, step) alone."""
+        random = generator(seed, "batch", step)
+        count = len(indices)
+        variants = self._choose_variants(indices, generator(seed, "variant", step))
+        items = zip(indices, variants, strict=True)
+        latents = [self._cache.load(self._latents_key(*item)) for item in items]
+        mean, deviation = (torch.stack(tensors) for tensors in zip(*latents, strict=True))
+        dropped = torch.rand(count, generator=random) < caption_dropout
+        captions = [
+            "" if drop else self.pairs[i].caption for i, drop in zip(indices, dropped, strict=True)
+        ]
+        mask, image = self.pictures(indices, variants)
+        return Batch(
+            latents=mean + deviation * torch.randn(mean.shape, generator=random),
+            noise=torch.randn(mean.shape, generator=random),
+            timesteps=torch.randint(TIMESTEPS, (count,), generator=random),
+            text=self.text(captions),
+            mask=mask,
+            image=image,
+        )
+
+    def _choose_variants(self, indices: Sequence[int], random: torch.Generator) -> list[Variant]:
+        choices = [self.framing.variants(self.sizes[index]) for index in indices]
+        return [c[int(torch.randint(len(c), (), generator=random))] for c in choices]
+
+    def validation_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
+        """Every pair once, the same at every call: fixed noise, timesteps spread evenly."""
+        start = 0
+        for number, indices in enumerate(self._batches_of_one_size(batch_size)):
+            positions = torch.arange(start, start + len(indices))
+            timesteps = (2 * positions + 1) * TIMESTEPS // (2 * len(self))
+            yield replace(self.batch(indices, seed, number, 0.0), timesteps=timesteps)
+            start += len(indices)
+
+    def _batches_of_one_size(self, batch_size: int) -> list[list[int]]:
+        groups: dict[Size, list[int]] = defaultdict(list)
+        for index, size in enumerate(self.sizes):
+            groups[size].append(index)
+        return [batch for group in groups.values() for batch in _chunks(group, batch_size)]
+
+    def examples(self, count: int) -> list[int]:
+        """Up to `count` pairs of the most common size, spread evenly, for previews."""
+        common, _ = Counter(self.sizes).most_common(1)[0]
+        members = [index for index, size in enumerate(self.sizes) if size == common]
+        count = min(count, len(members))
+        return [members[i * len(members) // count] for i in range(count)]
+
+
+def _to_tensor(pictures: np.ndarray) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W), float32."""
+    pictures = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), dtype=np.float32)
+    return torch.from_numpy(pictures)
+
+
+def _chunks(items: Sequence[Item], size: int) -> list[list[Item]]:
+    return [list(items[i : i + size]) for i in range(0, len(items), size)]

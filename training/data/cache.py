@@ -1,0 +1,87 @@
+"""Where encoded pictures and captions are kept: in memory, or in files that later runs find."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ...models.weights import write_weights
+from ..errors import ConfigError
+
+
+class TensorCache(Protocol):
+    """Tensors by key. A key says everything that the tensors depend on."""
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def load(self, key: str) -> tuple[Tensor, ...]: ...
+
+    def save(self, key: str, *tensors: Tensor) -> None: ...
+
+
+class MemoryCache:
+    """For this run only."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, tuple[Tensor, ...]] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._tensors
+
+    def load(self, key: str) -> tuple[Tensor, ...]:
+        return self._tensors[key]
+
+    def save(self, key: str, *tensors: Tensor) -> None:
+        self._tensors[key] = tensors
+
+
+class DiskCache:
+    """A safetensors file per key, named after the key's hash; each complete or not there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __contains__(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def load(self, key: str) -> tuple[Tensor, ...]:
+        """Raises ConfigError for a damaged file."""
+        path = self._path(key)
+        try:
+            tensors = load_file(path)
+            return tuple(tensors[str(number)] for number in range(len(tensors)))
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ConfigError(
+                f"--cache_latents_to_disk: {path} is damaged ({error}). Delete it and start again."
+            ) from error
+
+    def save(self, key: str, *tensors: Tensor) -> None:
+        """Raises ConfigError where nothing can be written, as on a full disk."""
+        path, named = self._path(key), {str(n): tensor for n, tensor in enumerate(tensors)}
+        try:
+            write_weights(path, named, {"key": key})
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(
+                f"--cache_latents_to_disk: cannot write {path} ({error}). Free space there, choose "
+                "another --output_dir, or leave the flag out."
+            ) from error
+
+    def _path(self, key: str) -> Path:
+        name = hashlib.sha256(key.encode()).hexdigest()
+        return self.folder / name[:2] / f"{name}.safetensors"
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 of a module's weights: names, types and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(values.numpy())
+    return digest.hexdigest()

@@ -1,0 +1,212 @@
+"""sd-scripts' dataset configuration (`--dataset_config`)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...common.pairs import DatasetError, Listing, Pair
+from ..config import TrainConfig
+from ..errors import ConfigError
+from .listing import CAPTION_SUFFIXES, read_folders
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Table = Mapping[str, Any]
+# A host's: a dataset TOML's content, and a list to add problems to -> the subsets with the keys
+# that they inherit, by the subset's name in messages.
+ResolveSubsets = Callable[[Table, list[str]], dict[str, Table]]
+
+# Keys that are flags of the whole run. A subset may hold the second group only.
+DATASET_FLAGS = {
+    "resolution": "resolution",
+    "batch_size": "train_batch_size",
+    "enable_bucket": "enable_bucket",
+    "min_bucket_reso": "min_bucket_reso",
+    "max_bucket_reso": "max_bucket_reso",
+    "bucket_reso_steps": "bucket_reso_steps",
+    "validation_split": "validation_split",
+}
+SUBSET_FLAGS = {"flip_aug": "flip_aug", "caption_dropout_rate": "caption_dropout_rate"}
+FLAGS = DATASET_FLAGS | SUBSET_FLAGS
+SUBSET_KEYS = {"num_repeats", "caption_extension", "caption_prefix", "caption_suffix"}
+FOLDERS = {"image_dir", "conditioning_data_dir"}
+INHERITED = FLAGS.keys() | SUBSET_KEYS
+# Of no effect in sd-scripts either, unless captions are shuffled; or on the speed of reading only.
+HARMLESS = {
+    "cache_info",
+    "caption_separator",
+    "debug_dataset",
+    "keep_tokens",
+    "keep_tokens_separator",
+    "network_multiplier",
+    "token_warmup_min",
+    "validation_seed",
+}
+# sd-scripts' other switches: they may be there if they are off.
+OFF = {
+    "alpha_mask",
+    "bucket_no_upscale",
+    "caption_dropout_every_n_epochs",
+    "caption_tag_dropout_rate",
+    "color_aug",
+    "enable_wildcard",
+    "is_reg",
+    "random_crop",
+    "shuffle_caption",
+    "token_warmup_step",
+}
+
+
+def read_dataset_toml(
+    path: Path, config: TrainConfig, resolve_subsets: ResolveSubsets
+) -> tuple[TrainConfig, Listing]:
+    """The flags that the file sets, and the pairs of its subsets, each `num_repeats` times.
+
+    As in sd-scripts the file wins over the command line, and its folders are relative to the
+    working directory. Raises DatasetError naming every key that is wrong or cannot have an effect.
+    """
+    content = _read(path)
+    problems: list[str] = []
+    subsets = resolve_subsets(content, problems)
+    flags = _flags(subsets, config, problems)
+    if problems:
+        raise DatasetError(path, problems)
+    try:
+        config = replace(config, **flags)
+    except ConfigError as error:
+        raise DatasetError(path, [str(error)]) from error
+    listing = Listing()
+    for subset in subsets.values():
+        suffix = subset.get("caption_extension")
+        found = read_folders(
+            Path(subset["image_dir"].strip()),
+            Path(subset["conditioning_data_dir"].strip()),
+            (suffix,) if suffix else CAPTION_SUFFIXES,
+        )
+        around = subset.get("caption_prefix"), subset.get("caption_suffix")
+        found.pairs = [_with_caption(pair, *around) for pair in found.pairs]
+        found.pairs *= subset.get("num_repeats", 1)
+        listing += found
+    return config, listing
+
+
+def _read(path: Path) -> Table:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DatasetError(path, [f"not UTF-8 ({error.reason} at byte {error.start})"]) from error
+    except tomllib.TOMLDecodeError as error:
+        advice = "; write Windows paths in single quotes" if "\\" in str(error) else ""
+        raise DatasetError(path, [f"not TOML ({error}){advice}"]) from error
+
+
+def _with_caption(pair: Pair, prefix: str | None, suffix: str | None) -> Pair:
+    parts = [part for part in (prefix, pair.caption, suffix) if part]
+    return replace(pair, caption=" ".join(parts))
+
+
+def plain_subsets(content: Table, problems: list[str]) -> dict[str, Table]:
+    """The keys of each subset with those that it inherits, by the subset's name in messages."""
+    unknown = sorted(content.keys() - {"general", "datasets"})
+    problems += [f"{key}: unknown; expected [general] and [[datasets]]" for key in unknown]
+    shared = check_table("[general]", content.get("general", {}), INHERITED, problems)
+    found: dict[str, Table] = {}
+    for number, dataset in enumerate(_tables(content, "datasets", "file", problems), start=1):
+        name = f"[[datasets]] {number}"
+        rest = {key: value for key, value in dataset.items() if key != "subsets"}
+        own = check_table(name, rest, INHERITED, problems)
+        for index, subset in enumerate(_tables(dataset, "subsets", name, problems), start=1):
+            where = f"{name}, subset {index}"
+            keys = check_table(where, subset, SUBSET_FLAGS.keys() | SUBSET_KEYS | FOLDERS, problems)
+            missing = sorted(FOLDERS - subset.keys())
+            problems += [f"{where}: {key} is missing" for key in missing]
+            found[where] = {**shared, **own, **keys}
+    return found
+
+
+def _tables(parent: Table, key: str, where: str, problems: list[str]) -> list[Table]:
+    """An array of tables, at least one."""
+    value = parent.get(key)
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return value
+    problems.append(f"{where}: expected [[{'datasets.' * (key == 'subsets')}{key}]]")
+    return []
+
+
+def check_table(where: str, table: Any, allowed: Set[str], problems: list[str]) -> Table:
+    """The keys of one table that are right; the others are added to the problems."""
+    if not isinstance(table, dict):
+        problems.append(f"{where}: expected a table")
+        return {}
+    used = {
+        key: value
+        for key, value in table.items()
+        if key not in HARMLESS and (value or key not in OFF)
+    }
+    refused = [key for key in used if key not in allowed]
+    if refused:
+        problems.append(
+            f"{where}: {', '.join(refused)}: unknown, or without an effect on this training; "
+            f"correct or remove (understood here: {', '.join(sorted(allowed))})"
+        )
+    good = {}
+    for key in used.keys() & allowed:
+        if wrong := _wrong(key, used[key]):
+            problems.append(f"{where}: {key} is {used[key]!r}; expected {wrong}")
+        else:
+            good[key] = used[key]
+    return good
+
+
+def _wrong(key: str, value: Any) -> str:
+    """What was expected instead of a value of the wrong type, or nothing."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if key in ("enable_bucket", "flip_aug"):
+        return "" if isinstance(value, bool) else "true or false"
+    if key in ("validation_split", "caption_dropout_rate"):
+        return "" if whole or isinstance(value, float) else "a number"
+    if key == "resolution":
+        two = isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)
+        return "" if whole or two else "SIZE or [WIDTH, HEIGHT]"
+    if key == "caption_extension":
+        dotted = isinstance(value, str) and value.startswith(".")
+        return "" if dotted else 'an extension such as ".txt"'
+    if key in FOLDERS or key in ("caption_prefix", "caption_suffix"):
+        return "" if isinstance(value, str) else "a text"
+    if key == "num_repeats":
+        return "" if whole and value > 0 else "a number above 0"
+    return "" if whole else "a whole number"
+
+
+def _flags(
+    subsets: Mapping[str, Table], config: TrainConfig, problems: list[str]
+) -> dict[str, Any]:
+    """The run's flags from the subsets, which must agree: one run has one of each."""
+    flags: dict[str, Any] = {}
+    for key, name in FLAGS.items():
+        values = {
+            where: _resolution(subset[key]) if key == "resolution" else subset[key]
+            for where, subset in subsets.items()
+            if key in subset
+        }
+        default = _resolution(config.size) if key == "resolution" else getattr(config, name)
+        given = {values.get(where, default) for where in subsets}
+        if len(given) > 1:
+            each = "; ".join(f"{where}: {values.get(where, default)}" for where in subsets)
+            problems.append(f"{key} differs ({each}); one run has one {key}")
+        if values:
+            flags[name] = next(iter(values.values()))
+    return flags
+
+
+def _resolution(value: int | Sequence[int]) -> str:
+    """As --resolution has it."""
+    width, height = (value, value) if isinstance(value, int) else value
+    return str(width) if width == height else f"{width},{height}"

@@ -1,0 +1,111 @@
+"""The pairs of two folders, images and masks, paired by name."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ...common.natural_order import natural
+from ...common.pairs import Listing, Pair
+from ...common.pictures import PICTURE_SUFFIXES
+
+CAPTION_SUFFIXES = (".txt", ".caption")
+MASK_ENDINGS = ("_mask", "_segmentation")
+
+
+def read_folders(
+    images: Path, masks: Path, caption_suffixes: Sequence[str] = CAPTION_SUFFIXES
+) -> Listing:
+    """Pair the pictures of two folders and their subfolders by relative path, in natural order.
+
+    A mask has its image's name, whatever the extensions, or that name with "_mask" or
+    "_segmentation". The two may be one folder if the masks have such a name. The caption is in a
+    text file beside the image; without one it is empty.
+    """
+    listing = Listing()
+    missing = [folder for folder in (images, masks) if not folder.is_dir()]
+    if missing:
+        listing.problems += [f"{folder.absolute()}: no such folder" for folder in missing]
+        return listing
+    image_files = _pictures(images, masks, listing)
+    if images.resolve() == masks.resolve():
+        mask_files = {k: v for k, v in image_files.items() if k.endswith(MASK_ENDINGS)}
+        image_files = {k: v for k, v in image_files.items() if k not in mask_files}
+    else:
+        mask_files = _pictures(masks, images, listing)
+    found = _match(image_files, mask_files)
+    no_mask = [path for name, path in image_files.items() if name not in found]
+    no_image = sorted(set(mask_files.values()) - set(found.values()), key=natural)
+    listing.problems += [f"{path}: no mask of this name in {masks}" for path in no_mask]
+    listing.problems += [f"{path}: no image of this name in {images}" for path in no_image]
+    if not listing.problems and not found:
+        kinds = ", ".join(sorted(PICTURE_SUFFIXES))
+        listing.problems.append(f"{images}: no pictures ({kinds})")
+    _add_pairs(
+        listing, [(image_files[name], mask) for name, mask in found.items()], caption_suffixes
+    )
+    return listing
+
+
+def _pictures(folder: Path, other: Path, listing: Listing) -> dict[str, Path]:
+    """Pictures below `folder`, not in `other`, by relative path without extension."""
+    files: dict[str, Path] = {}
+    ignored: Counter[str] = Counter()
+    skipped = other if folder in other.parents else None
+    for path in sorted(folder.rglob("*"), key=natural):
+        relative = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if hidden or not path.is_file() or (skipped and skipped in path.parents):
+            continue
+        if path.suffix.lower() not in PICTURE_SUFFIXES:
+            ignored[path.suffix.lower() or path.name] += 1
+            continue
+        # A Mac may have spelt an accent in two characters in one of the folders.
+        name = unicodedata.normalize("NFC", relative.with_suffix("").as_posix())
+        if name in files:
+            listing.problems.append(f"{path}: has the name of {files[name].name}; keep one of them")
+        files.setdefault(name, path)
+    for suffix in CAPTION_SUFFIXES:
+        ignored.pop(suffix, None)
+    if ignored:
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(ignored.items()))
+        listing.notes.append(f"{folder}: files that are no pictures were left out: {counts}")
+    return files
+
+
+def _match(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
+    """The mask of each image name that has one; the very name comes before one with an ending."""
+    found = {name: masks[name] for name in images if name in masks}
+    taken = set(found.values())
+    for name in images:
+        ended = [masks[name + ending] for ending in MASK_ENDINGS if name + ending in masks]
+        free = [path for path in ended if path not in taken]
+        if name not in found and free:
+            found[name] = free[0]
+    return {name: found[name] for name in images if name in found}
+
+
+def _add_pairs(
+    listing: Listing, matched: Sequence[tuple[Path, Path]], caption_suffixes: Sequence[str]
+) -> None:
+    """Read the captions. A missing one is noted, an unreadable one is a problem."""
+    without = []
+    for image, mask in matched:
+        files = [image.with_suffix(suffix) for suffix in caption_suffixes]
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            without.append(image)
+        try:
+            caption = " ".join(file.read_text(encoding="utf-8-sig").split()) if file else ""
+        except UnicodeDecodeError as error:
+            caption = ""
+            listing.problems.append(f"{file}: not UTF-8 ({error.reason} at byte {error.start})")
+        listing.pairs.append(Pair(image, mask, caption))
+    if without:
+        expected = " or ".join(caption_suffixes)
+        listing.notes.append(
+            f"{len(without)} of {len(matched)} images have no {expected} file beside them and "
+            f"train with the empty caption; the first: {without[0]}"
+        )

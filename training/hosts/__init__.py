@@ -1,0 +1,1 @@
+"""Who loads base models and makes optimizers: sd-scripts, or diffusers alone."""

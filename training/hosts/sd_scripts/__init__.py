@@ -1,0 +1,1 @@
+"""kohya-ss sd-scripts as host: the only room that imports its `library`."""

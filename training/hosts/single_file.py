@@ -1,0 +1,162 @@
+"""Reads single-file Stable Diffusion checkpoints with diffusers and transformers, offline."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+)
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from ...common.hashes import file_hash
+from ...models.weights import (
+    UNET,
+    Kind,
+    StateDict,
+    WeightsError,
+    load_checked,
+    read_weights,
+    without_prefix,
+)
+from ..method.base_model import Autoencoder, BaseModel, TextEncoder
+from ..method.ldm_keys import read_shape, unet_to_diffusers
+from ..method.noise_schedule import Prediction
+from .encoders import (
+    MAX_TOKENS,
+    ClipTextEncoder,
+    KLAutoencoder,
+    TinyAutoencoder,
+    load_tokenizer,
+)
+
+log = logging.getLogger(__name__)
+
+HEAD_CHANNELS = 64
+# Stable Diffusion 2.x does not use the last of OpenCLIP ViT-H's 24 layers.
+OPEN_CLIP_LAYERS = 23
+CLIP = "cond_stage_model.transformer."
+OPEN_CLIP = "cond_stage_model.model."
+
+
+def load_base_model(path: Path, tokenizer_dir: Path | None, v_parameterization: bool) -> BaseModel:
+    """Load a single-file SD 1.x or 2.x checkpoint.
+
+    Raises WeightsError for files of another kind, FileNotFoundError when no tokenizer is found.
+    """
+    file = read_weights(path, expect=(Kind.SD1, Kind.SD2, Kind.MERGED))
+    if file.kind is Kind.MERGED:
+        log.info("%s: its own control_model is not used; the ControlNet starts anew", path)
+    tensors = {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in file.base().items()
+    }
+    unet_tensors = without_prefix(tensors, UNET)
+    shape = read_shape(unet_tensors, str(path))
+    unet = UNet2DConditionModel(**shape.diffusers_config())
+    load_checked(unet, unet_to_diffusers(unet_tensors, shape, str(path)), f"{path}: UNet")
+    prediction: Prediction = "v" if v_parameterization else "epsilon"
+    return BaseModel(
+        unet=unet,
+        shape=shape,
+        autoencoder=load_autoencoder(tensors, str(path)),
+        text_encoder=load_text_encoder(tensors, shape.context_dim, tokenizer_dir, str(path)),
+        prediction=prediction,
+        base_hash=file_hash(path),
+    )
+
+
+def load_autoencoder(tensors: Mapping[str, Tensor], what: str) -> Autoencoder:
+    """Read `first_stage_model.*`: Stable Diffusion's autoencoder, or a TAESD."""
+    vae = without_prefix(tensors, "first_stage_model.")
+    if any(key.startswith("taesd_decoder.") for key in vae):
+        tiny = AutoencoderTiny()
+        load_checked(tiny, _taesd_to_diffusers(vae), f"{what}: autoencoder")
+        return TinyAutoencoder(tiny)
+    if not vae:
+        raise WeightsError(
+            f"{what}: holds no autoencoder (first_stage_model.*). Use a full checkpoint."
+        )
+    module = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    prefixed = {f"first_stage_model.{key}": value for key, value in vae.items()}
+    load_checked(
+        module, convert_ldm_vae_checkpoint(prefixed, module.config), f"{what}: autoencoder"
+    )
+    return KLAutoencoder(module)
+
+
+def _taesd_to_diffusers(vae: Mapping[str, Tensor]) -> StateDict:
+    """taesd_encoder.N.* -> encoder.layers.N.*; the decoder's layer 0 is a clamp without weights."""
+    renamed: StateDict = {}
+    for key, value in vae.items():
+        part, _, rest = key.partition(".")
+        if part == "taesd_encoder":
+            renamed[f"encoder.layers.{rest}"] = value
+        elif part == "taesd_decoder":
+            number, _, name = rest.partition(".")
+            renamed[f"decoder.layers.{int(number) - 1}.{name}"] = value
+    return renamed
+
+
+def load_text_encoder(
+    tensors: Mapping[str, Tensor], context_dim: int, tokenizer_dir: Path | None, what: str
+) -> TextEncoder:
+    """Read `cond_stage_model.*`: CLIP-L (SD 1.x) or OpenCLIP ViT-H (SD 2.x)."""
+    tokenizer = load_tokenizer(context_dim, tokenizer_dir)
+    if OPEN_CLIP + "token_embedding.weight" in tensors:
+        module = CLIPTextModel(open_clip_config(tensors))
+        unused = f"{OPEN_CLIP}transformer.resblocks.{OPEN_CLIP_LAYERS}."
+        used = {key: value for key, value in tensors.items() if not key.startswith(unused)}
+        weights = convert_open_clip_checkpoint(module, used)
+    elif CLIP + "text_model.embeddings.token_embedding.weight" in tensors:
+        weights = without_prefix(tensors, CLIP)
+        module = CLIPTextModel(clip_config(weights))
+    else:
+        raise WeightsError(
+            f"{what}: holds no text encoder (cond_stage_model.*). Use a full checkpoint."
+        )
+    weights.pop("text_model.embeddings.position_ids", None)
+    load_checked(module, weights, f"{what}: text encoder")
+    return ClipTextEncoder(module, tokenizer)
+
+
+def clip_config(weights: Mapping[str, Tensor]) -> CLIPTextConfig:
+    """Size of a CLIP text model from its weights; CLIP-L for Stable Diffusion 1.x."""
+    vocabulary, width = weights["text_model.embeddings.token_embedding.weight"].shape
+    layers = sum(key.endswith(".mlp.fc1.bias") for key in weights)
+    inner = weights["text_model.encoder.layers.0.mlp.fc1.bias"].shape[0]
+    return _config(vocabulary, width, layers, inner, "quick_gelu")
+
+
+def open_clip_config(tensors: Mapping[str, Tensor]) -> CLIPTextConfig:
+    """Size of an OpenCLIP text model from its weights; ViT-H for Stable Diffusion 2.x."""
+    vocabulary, width = tensors[OPEN_CLIP + "token_embedding.weight"].shape
+    layers = sum(k.startswith(OPEN_CLIP) and k.endswith(".mlp.c_fc.bias") for k in tensors)
+    inner = tensors[OPEN_CLIP + "transformer.resblocks.0.mlp.c_fc.bias"].shape[0]
+    return _config(vocabulary, width, min(layers, OPEN_CLIP_LAYERS), inner, "gelu")
+
+
+def _config(
+    vocabulary: int, width: int, layers: int, inner: int, activation: str
+) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=width // HEAD_CHANNELS,
+        max_position_embeddings=MAX_TOKENS,
+        hidden_act=activation,
+        projection_dim=width,
+    )

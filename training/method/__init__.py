@@ -1,0 +1,1 @@
+"""What the paper says: networks, objective, noise schedule, sampling, and the bundle."""

@@ -1,0 +1,177 @@
+"""The Siamese-Diffusion objective; (n) are the equations of docs/method.md.
+
+Source: published file `cldm/cldm.py`, p_losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
+
+import torch
+from einops import reduce, repeat
+from torch import Tensor
+from torch.nn import functional
+
+from ...models.recipe import Recipe
+from .networks import Control, Decode, SiameseNetworks
+from .noise_schedule import NoiseSchedule
+
+AUGMENTATION_MAX_TIMESTEP = 200
+AUGMENTATION_START = 1 / 3
+
+Backpropagate = Callable[[Tensor], None]
+Losses = dict[str, Tensor]  # per sample (B,), by name
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step is trained on, all on one device.
+
+    latents, noise: (B, 4, h, w), latents scaled to about unit variance; timesteps: (B,) in 0..999;
+    text: (B, 77, D); mask: (B, 1 or 3, 8h, 8w) in [0, 1], 3 for palette masks;
+    image: (B, 3, 8h, 8w) in [0, 1].
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    text: Tensor
+    mask: Tensor
+    image: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Samples start..stop - 1."""
+        return Batch(*(getattr(self, field.name)[start:stop] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss terms of one step as a function of the batch; holds what does not change."""
+
+    nets: SiameseNetworks
+    schedule: NoiseSchedule
+    recipe: Recipe
+    max_steps: int
+
+    def losses(self, batch: Batch, step: int, backpropagate: Backpropagate | None = None) -> Losses:
+        """Losses by name, each per sample (B,): image, mask, consistency, augmentation.
+
+        The objective is the mean over the batch of their sum, (9). `backpropagate`, when given, is
+        called with a loss (B,) as soon as nothing later needs its graph, so that the image branch's
+        memory is free before the mask branch's decoder runs; the returned losses are then detached.
+        """
+        done = backpropagate or _keep_graph
+        noisy = self.schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
+        target = self.schedule.target(batch.latents, batch.noise, batch.timesteps)
+        hint_mask = mask_hint(self.recipe, batch.mask)
+        encoded = self.nets.encode(noisy, batch.timesteps, batch.text)
+        control_mask = self.nets.control(noisy, batch.timesteps, batch.text, hint_mask)  # (1)
+
+        losses: Losses = {}
+        output_image = None
+        if self.recipe.has_image_branch:
+            with self._image_branch_decoder() as decode:
+                hint_image = image_hint(self.recipe, batch.mask, batch.image)
+                # (2)
+                control_image = self.nets.control(noisy, batch.timesteps, batch.text, hint_image)
+                weight = step / self.max_steps
+                joint = joint_control(self.recipe, control_mask, control_image, weight)
+                output_image = decode(encoded, batch.text, joint)  # (4)
+                losses["image"] = per_sample_mse(output_image, target)  # L_i, (6)
+                done(losses["image"])
+            del control_image, joint
+            output_image = output_image.detach()
+
+        output_mask = self.nets.decode(encoded, batch.text, control_mask)  # (3)
+        losses["mask"] = per_sample_mse(output_mask, target)  # L_m, (5)
+        if output_image is not None:
+            pixel_weight = consistency_weight(self.recipe, batch.mask, output_mask.shape[-2:])
+            # L_c, (7)
+            losses["consistency"] = per_sample_mse(output_mask, output_image, pixel_weight)
+        done(losses["mask"] + losses.get("consistency", 0.0))
+        del control_mask, output_mask
+
+        if output_image is not None and step > self.max_steps * AUGMENTATION_START:
+            losses["augmentation"] = self._augmentation(batch, hint_mask, noisy, output_image, done)
+        return {n: v.detach() for n, v in losses.items()} if backpropagate else losses
+
+    def _image_branch_decoder(self) -> AbstractContextManager[Decode]:
+        if self.recipe.image_updates == "control_and_decoder":
+            return nullcontext(self.nets.decode)
+        return self.nets.frozen_decoder()
+
+    def _augmentation(
+        self,
+        batch: Batch,
+        hint_mask: Tensor,
+        noisy: Tensor,
+        output_image: Tensor,
+        done: Backpropagate,
+    ) -> Tensor:
+        """L_a, (8), per sample (B,): the mask branch on latents as the image branch predicts them.
+
+        Same noise and timesteps as the other terms. Zero, at no cost, for samples with t > 200.
+        """
+        rows = batch.timesteps <= AUGMENTATION_MAX_TIMESTEP
+        zeros = torch.zeros(len(rows), device=noisy.device)
+        if not rows.any():
+            return zeros
+        timesteps, text, noise = batch.timesteps[rows], batch.text[rows], batch.noise[rows]
+        predicted = self.schedule.predict_latents(noisy[rows], output_image[rows], timesteps)
+        noisy = self.schedule.add_noise(predicted, noise, timesteps)
+        control = self.nets.control(noisy, timesteps, text, hint_mask[rows])
+        output = self.nets.decode(self.nets.encode(noisy, timesteps, text), text, control)
+        augmented = per_sample_mse(output, self.schedule.target(predicted, noise, timesteps))
+        loss = zeros.to(augmented.dtype).masked_scatter(rows, augmented)
+        done(loss)
+        return loss
+
+
+def mask_hint(recipe: Recipe, mask: Tensor) -> Tensor:
+    """DHI input of the mask branch (B, C, H, W) in [0, 1]; mask (B, 1 or 3, H, W)."""
+    if recipe.image_hint == "image_and_mask":
+        return functional.pad(mask, (0, 0, 0, 0, 3, 0))
+    return repeat(mask, "b c h w -> b (n c) h w", n=3 // mask.shape[1])
+
+
+def image_hint(recipe: Recipe, mask: Tensor, image: Tensor) -> Tensor:
+    """DHI input of the image branch (B, C, H, W) in [0, 1]."""
+    return torch.cat([image, mask], 1) if recipe.image_hint == "image_and_mask" else image
+
+
+def joint_control(recipe: Recipe, mask: Control, image: Control, weight: float) -> Control:
+    """Control of the image branch, in (4); `weight` is w = step / max_steps."""
+    mask_weight = 1.0 if recipe.joint_control == "add" else 1.0 - weight
+    return mask.detach().weighted_sum(image, mask_weight, weight)
+
+
+def consistency_weight(recipe: Recipe, mask: Tensor, size: torch.Size) -> Tensor | None:
+    """Weight of L_c (B, 1, h, w), (10), or None for 1 everywhere.
+
+    "area": lesion pixels weigh 1 - area, background pixels area, the lesion's share of the image.
+    """
+    if recipe.consistency == "uniform":
+        return None
+    lesion = (reduce(mask, "b c h w -> b 1 h w", "max") > 0).to(mask.dtype)  # of any class
+    area = reduce(lesion, "b 1 h w -> b 1 1 1", "mean")
+    lesion = functional.adaptive_avg_pool2d(lesion, (size[0], size[1]))
+    return lesion * (1 - area) + (1 - lesion) * area
+
+
+def per_sample_mse(output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """(B, ...) -> (B,): mean over all but the batch of the (weighted) squared difference."""
+    # Half precision would round small differences away.
+    full = torch.promote_types(output.dtype, torch.float32)
+    squared = (output.to(full) - target.to(full)) ** 2
+    if weight is not None:
+        squared = squared * weight.to(full)
+    return reduce(squared, "b c h w -> b", "mean")
+
+
+def _keep_graph(_loss: Tensor) -> None:
+    """Without `backpropagate`, the caller gets the graphs."""

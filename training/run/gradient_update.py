@@ -1,0 +1,174 @@
+"""How gradients update the weights: with one process, several, or DeepSpeed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from torch import Tensor, distributed
+
+from ..config import TrainConfig
+from ..errors import ConfigError
+from ..hosts.interface import Host
+from ..method.networks import SiameseNetworks
+
+OPTIMIZER_FILE = "optimizer.pt"
+DEEPSPEED_FOLDER = "deepspeed"
+ZERO_STAGE = 2
+
+
+class GradientUpdate:
+    """Optimizer and learning rate; every sample of the global batch counts once.
+
+    With several processes the networks run outside a DDP wrapper and gradients are added up by
+    hand, because a step has several backward passes, which DDP's hooks do not expect.
+    """
+
+    def __init__(
+        self, config: TrainConfig, host: Host, nets: SiameseNetworks, accelerator: Accelerator
+    ) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.parameters = [p for p in nets.parameters() if p.requires_grad]
+        batch = config.train_batch_size * config.gradient_accumulation_steps
+        self.global_batch = batch * accelerator.num_processes
+        optimizer, self.scheduler = host.make_optimizer(config, self.parameters)
+        self.optimizer = self._prepare(nets, optimizer)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return float(self.scheduler.get_last_lr()[0])
+
+    def _prepare(self, _nets: SiameseNetworks, optimizer: torch.optim.Optimizer) -> Any:
+        return self.accelerator.prepare(optimizer)
+
+    def backpropagate(self, loss: Tensor) -> None:
+        """Add the gradients of a loss (B,)."""
+        self.accelerator.backward(loss.sum() / self.global_batch)
+
+    def reduce_and_clip_gradients(self) -> float | None:
+        """Add up the processes' gradients and clip them; their norm before, or None.
+
+        None with fp16, where it need not be finite: the scaler skips such a step and scales less.
+        """
+        if self.accelerator.num_processes > 1:
+            self._sum_gradients()
+        limit = self.config.max_grad_norm if self.config.max_grad_norm > 0 else math.inf
+        norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
+        return None if self.accelerator.scaler is not None else float(norm)
+
+    def apply(self) -> None:
+        """Update the weights by the gradients, then clear the gradients."""
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _sum_gradients(self) -> None:
+        for parameter in self.parameters:
+            if parameter.grad is None:  # no sample of this process was augmented, say
+                parameter.grad = torch.zeros_like(parameter)
+        pending = [distributed.all_reduce(p.grad, async_op=True) for p in self.parameters]
+        for work in pending:
+            work.wait()
+
+    def save(self, folder: Path) -> None:
+        """Write the state to `folder`; called on all processes."""
+        if self.accelerator.is_main_process:
+            saved = {
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+            }
+            if self.accelerator.scaler is not None:
+                saved["scaler"] = self.accelerator.scaler.state_dict()
+            torch.save(saved, folder / OPTIMIZER_FILE)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote; called on all processes."""
+        saved = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        if "optimizer" not in saved:
+            raise ConfigError(f"--resume {folder}: was saved with DeepSpeed; resume with it.")
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self._load_schedule(saved["scheduler"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+
+    def _load_schedule(self, saved: dict[str, Any]) -> None:
+        """The saved place in the schedule, at the learning rate of this command."""
+        wanted = self.scheduler.base_lrs
+        self.scheduler.load_state_dict(saved)
+        factors = [new / old for new, old in zip(wanted, self.scheduler.base_lrs, strict=True)]
+        self.scheduler.base_lrs = wanted
+        rates = zip(self.scheduler.get_last_lr(), factors, strict=True)
+        self.scheduler._last_lr = [rate * factor for rate, factor in rates]
+        for group, factor in zip(self.scheduler.optimizer.param_groups, factors, strict=True):
+            group["initial_lr"] *= factor
+            group["lr"] *= factor
+
+
+class DeepSpeedGradientUpdate(GradientUpdate):
+    """ZeRO stage 2: every process keeps a part of the optimizer's state.
+
+    DeepSpeed steps at each backward pass, so the losses are added up for a single one.
+    """
+
+    def _prepare(self, nets: SiameseNetworks, optimizer: torch.optim.Optimizer) -> Any:
+        self._check()
+        settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
+        settings["train_micro_batch_size_per_gpu"] = self.config.train_batch_size
+        settings["gradient_clipping"] = self.config.max_grad_norm
+        settings["zero_allow_untested_optimizer"] = True
+        self._engine, prepared = self.accelerator.prepare(nets, optimizer)
+        self._losses: list[Tensor] = []
+        return prepared
+
+    def _check(self) -> None:
+        """Raise ConfigError for what does not go together with DeepSpeed here."""
+        stage = self.accelerator.state.deepspeed_plugin.zero_stage
+        if stage > ZERO_STAGE:
+            raise ConfigError(
+                f"DeepSpeed ZeRO stage {stage}: stages up to {ZERO_STAGE} are supported."
+            )
+        refused = {
+            "--gradient_accumulation_steps": self.config.gradient_accumulation_steps > 1,
+            "--gradient_checkpointing": self.config.gradient_checkpointing,
+            "--mixed_precision": self.accelerator.mixed_precision != "no",
+        }
+        if names := [name for name, given in refused.items() if given]:
+            raise ConfigError(f"{', '.join(names)}: not together with DeepSpeed; leave one out.")
+
+    def backpropagate(self, loss: Tensor) -> None:
+        # DeepSpeed averages over the processes.
+        self._losses.append(loss.sum() / self.config.train_batch_size)
+
+    def reduce_and_clip_gradients(self) -> None:
+        """DeepSpeed adds up and clips in `apply`."""
+
+    def apply(self) -> None:
+        self.accelerator.backward(torch.stack(self._losses).sum())
+        self._losses.clear()
+        self.scheduler.step()
+
+    def save(self, folder: Path) -> None:
+        self._engine.save_checkpoint(str(folder / DEEPSPEED_FOLDER), tag="state")
+        if self.accelerator.is_main_process:
+            torch.save({"scheduler": self.scheduler.state_dict()}, folder / OPTIMIZER_FILE)
+
+    def load(self, folder: Path) -> None:
+        if not (folder / DEEPSPEED_FOLDER).is_dir():
+            raise ConfigError(f"--resume {folder}: was saved without DeepSpeed; resume without.")
+        self._engine.load_checkpoint(str(folder / DEEPSPEED_FOLDER), tag="state")
+        saved = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        self._load_schedule(saved["scheduler"])
+
+
+def make_gradient_update(
+    config: TrainConfig, host: Host, nets: SiameseNetworks, accelerator: Accelerator
+) -> GradientUpdate:
+    """The way to update that `accelerate launch` has chosen."""
+    deepspeed = accelerator.distributed_type is DistributedType.DEEPSPEED
+    return (DeepSpeedGradientUpdate if deepspeed else GradientUpdate)(
+        config, host, nets, accelerator
+    )

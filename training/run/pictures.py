@@ -1,0 +1,70 @@
+"""Pictures of a run: preview grids and loss curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from ...common.files import replacing
+
+GAP = 4  # pixels between the pictures of a grid
+OUTLINE = (0.1, 1.0, 0.2)
+
+
+def grid(columns: Sequence[Tensor]) -> Image.Image:
+    """A picture with a row per sample; each column is (B, 1 or 3, H, W) in [0, 1]."""
+    columns = [column.expand(-1, 3, -1, -1) for column in columns]
+    cells = torch.stack([column.float().cpu() for column in columns], dim=1)  # (B, N, 3, H, W)
+    cells = functional.pad(cells, (0, GAP, 0, GAP), value=1.0)
+    rows = cells.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (B*H, N*W, 3)
+    pixels = rows[:-GAP, :-GAP].mul(255).round().clamp(0, 255).byte().numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def outline(image: Tensor, mask: Tensor) -> Tensor:
+    """The mask's outline in green over images (B, 3, H, W) in [0, 1]; mask (B, 1 or 3, H, W)."""
+    thick = functional.max_pool2d(mask, 3, 1, 1)
+    thin = -functional.max_pool2d(-mask, 3, 1, 1)
+    edge = (thick != thin).any(1, keepdim=True)  # classes may differ in one channel only
+    colour = torch.tensor(OUTLINE, device=image.device).view(1, 3, 1, 1)
+    return torch.where(edge, colour, image)
+
+
+def plot_losses(metrics: Path, picture: Path) -> None:
+    """Draw every loss term of a `metrics.jsonl` over the steps, smoothed, as a PNG."""
+    # The object interface draws without a display and leaves matplotlib's global state alone.
+    from matplotlib.figure import Figure
+
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    names = sorted(
+        {key for line in lines for key in line if key.startswith(("loss", "validation"))}
+    )
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for name in names:
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        steps, values = np.array(points, dtype=float).T
+        width = max(1, len(values) // 50)
+        smooth = np.convolve(values, np.ones(width) / width, "valid")
+        axes.plot(steps[width - 1 :], smooth, label=f"{name} (mean of {width})")
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_picture(figure, picture)
+
+
+def save_picture(figure: object, path: Path) -> None:
+    """Save a matplotlib figure or a PIL image as PNG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        if isinstance(figure, Image.Image):
+            figure.save(temporary, format="PNG")
+        else:
+            figure.savefig(temporary, format="png", dpi=110)  # type: ignore[attr-defined]

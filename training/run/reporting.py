@@ -1,0 +1,111 @@
+"""What people see of a run: metrics, trackers, preview grids, loss curves, validation losses."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from ..config import TrainConfig
+from ..data.batch_order import generator
+from ..data.batches import TrainingData
+from ..method.base_model import BaseModel
+from ..method.objective import Objective
+from ..method.sampling import Conditions, sample
+from .folder import RunFolder
+from .pictures import grid, outline, plot_losses, save_picture
+
+log = logging.getLogger(__name__)
+
+CURVES_EVERY = 50  # steps between drawings of the loss curves
+
+
+class Reporter:
+    """Writes metrics.jsonl, losses.png and sample/*.png, and feeds the trackers."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        base: BaseModel,
+        data: TrainingData,
+        objective: Objective,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.folder, self.base, self.data = config, folder, base, data
+        self.objective, self.accelerator = objective, accelerator
+        self._shown = data.examples(config.sample_count)
+
+    def log_step(
+        self, step: int, terms: dict[str, float], rate: float, seconds: float, bar: tqdm
+    ) -> None:
+        """One line of metrics; `terms` are the loss terms by name, `rate` the learning rate."""
+        total = sum(terms.values())
+        bar.set_postfix({"loss": f"{total:.4f}"} | {n: f"{v:.4f}" for n, v in terms.items()})
+        values = {"loss": total, **{f"loss_{name}": value for name, value in terms.items()}}
+        values |= {"learning_rate": rate, "seconds": seconds}
+        if self.accelerator.device.type == "cuda":
+            values["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self._log(step, values)
+        if step % CURVES_EVERY == 0 and self.accelerator.is_main_process:
+            plot_losses(self.folder.metrics, self.folder.losses)
+
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        if self.accelerator.is_main_process:
+            with self.folder.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        self.accelerator.log(values, step=step)
+
+    @torch.no_grad()
+    def validate(self, step: int, validation: TrainingData) -> None:
+        """Log the mean loss terms of held-out pairs: always the same noise and timesteps."""
+        self.objective.nets.eval()
+        sums: dict[str, float] = {}
+        for batch in validation.validation_batches(self.config.train_batch_size, self.config.seed):
+            with self.accelerator.autocast():
+                losses = self.objective.losses(batch.to(self.accelerator.device), step)
+            for name, values in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(values.sum())
+        terms = {f"validation_{name}": total / len(validation) for name, total in sums.items()}
+        self._log(step, {"validation": sum(terms.values()), **terms})
+
+    @torch.no_grad()
+    def preview(self, step: int, bar: tqdm | None) -> None:
+        """Write the grid mask | real | sampled | outline, and the loss curves.
+
+        Masks, noise and captions are the same at every step, so that grids can be compared.
+        """
+        config, device = self.config, self.accelerator.device
+        self.objective.nets.eval()
+        mask, image = self.data.pictures(self._shown)
+        conditions = self._conditions(mask)
+        with self.accelerator.autocast():
+            latents = sample(self.objective, conditions, config.sample_steps, config.sample_cfg)
+        # In float32: Stable Diffusion's decoder overflows in half precision, to black pictures.
+        module = self.base.autoencoder.module.to(device)
+        sampled = self.base.autoencoder.decode(latents.float()).cpu()
+        module.to("cpu")
+        picture = grid([mask, image, sampled, outline(sampled, mask)])
+        path = self.folder.preview(step)
+        save_picture(picture, path)
+        plot_losses(self.folder.metrics, self.folder.losses)
+        for tracker in self.accelerator.trackers:
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({"preview": np.asarray(picture)[None]}, step=step, **layout)
+        (bar.write if bar else log.info)(f"Preview: {path}")
+
+    def _conditions(self, mask: torch.Tensor) -> Conditions:
+        device, count = self.accelerator.device, len(self._shown)
+        captions = [self.data.pairs[index].caption for index in self._shown]
+        shape = (count, 4, mask.shape[-2] // 8, mask.shape[-1] // 8)
+        noise = torch.randn(shape, generator=generator(self.config.seed, "preview", 0))
+        return Conditions(
+            mask=mask.to(device),
+            text=self.data.text(captions).to(device),
+            empty_text=self.data.text([""] * count).to(device),
+            noise=noise.to(device),
+        )

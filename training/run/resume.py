@@ -1,0 +1,103 @@
+"""What decides a run, and which state a command may go on from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..config import TrainConfig
+from ..errors import ConfigError
+from ..hosts.sd_scripts.flags import HOST_FLAGS
+from .folder import RunFolder, read_state
+
+Record = dict[str, Any]
+
+# May differ between a run and its continuation: changes what is written, not what is learnt.
+FREE_TO_CHANGE = {
+    "output_dir",
+    "output_name",
+    "dry_run",
+    "resume",
+    "save_every_n_steps",
+    "keep_last_n",
+    "sample_every_n_steps",
+    "validate_every_n_steps",
+    "sample_count",
+    "sample_steps",
+    "sample_cfg",
+    "tokenizer_cache_dir",
+    "host",
+    "sd_scripts",
+    "cache_latents_to_disk",
+    "log_with",
+}
+# Entries of a record that are no flags of ours.
+OTHERS = {
+    "dataset": "images, masks or captions have changed",
+    "base_hash": "the base model is another file",
+}
+
+
+def make_record(config: TrainConfig, dataset: str, num_processes: int) -> Record:
+    """Configuration, resolved recipe, and what else decides the result; `dataset`: fingerprint.
+
+    The session adds `base_hash` as soon as the base model is loaded.
+    """
+    more = {"dataset": dataset, "num_processes": num_processes}
+    return {**json.loads(config.to_json()), **asdict(config.resolved_recipe()), **more}
+
+
+def state_to_continue(config: TrainConfig, record: Record) -> Path | None:
+    """The state to go on from: `--resume`, or the newest in the output folder.
+
+    Raises ConfigError if another command or dataset made it, or if nothing is left to train.
+    """
+    newest = RunFolder(config.output_dir, config.output_name).latest_state()
+    state = config.resume or newest
+    if state is None:
+        return None
+    own = state.resolve().is_relative_to(config.output_dir.resolve())
+    if newest is not None and not own:
+        raise ConfigError(
+            f"--resume {state}: --output_dir {config.output_dir} holds a run of its own, saved in "
+            f"{newest}. Leave out --resume to go on with that, or choose another --output_dir."
+        )
+    check_same_run(config, state, record)
+    step = read_state(state)[0]
+    # A run's own last state is there to show and save what it has learnt.
+    if step >= config.max_train_steps and not own:
+        raise ConfigError(
+            f"--resume {state}: that is step {step} of --max_train_steps "
+            f"{config.max_train_steps}, nothing is left to train. Give an earlier state."
+        )
+    return state
+
+
+def check_same_run(config: TrainConfig, state: Path, record: Record) -> None:
+    """Raise ConfigError unless this command may go on with the run that saved `state`."""
+    free = FREE_TO_CHANGE | ({"learning_rate"} if config.resume else set())
+    changed = differences(read_state(state)[1], record, free)
+    if changed:
+        raise ConfigError(
+            f"{state} is of a run of another command ({'; '.join(changed)}). Choose another "
+            "--output_dir for a new run, or give the same command and data to resume that one."
+        )
+
+
+def differences(previous: Mapping[str, Any], record: Record, free: set[str]) -> list[str]:
+    """What is not the same and not `free` to change, in words.
+
+    A host's flag is in a record only where it was given. Any other name that one of the two lacks
+    is unknown to the version that wrote it, or not known yet.
+    """
+    given = (previous.keys() | record.keys()) & HOST_FLAGS
+    names = sorted((previous.keys() & record.keys()) | given)
+    return [
+        OTHERS.get(name, f"--{name} was {previous.get(name)!r}, is {record.get(name)!r}")
+        for name in names
+        if name not in free and not name.startswith("metadata_")
+        if previous.get(name) != record.get(name)
+    ]

@@ -1,0 +1,60 @@
+"""What makes the networks faster or leaner."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+
+import torch
+
+from ..config import TrainConfig
+from ..errors import ConfigError
+from ..method.base_model import BaseModel
+from ..method.networks import SiameseNetworks, new_controlnet
+
+HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def make_networks(
+    config: TrainConfig, base: BaseModel, hint_channels: int, device: torch.device
+) -> SiameseNetworks:
+    """The networks on their device, with their settings."""
+    torch.manual_seed(config.seed)  # the DHI starts random, and equal on all processes
+    nets = SiameseNetworks(base.unet, new_controlnet(base.unet, hint_channels)).to(device)
+    apply_settings(config, nets)
+    return nets
+
+
+def apply_settings(config: TrainConfig, nets: SiameseNetworks) -> None:
+    """What makes the networks faster or leaner, in place; ConfigError where it is not there."""
+    if config.mixed_precision in HALF:
+        nets.cast_frozen(HALF[config.mixed_precision])
+    if config.gradient_checkpointing:
+        nets.unet.enable_gradient_checkpointing()
+        nets.controlnet.enable_gradient_checkpointing()
+    if config.xformers:
+        try:
+            nets.unet.enable_xformers_memory_efficient_attention()
+            nets.controlnet.enable_xformers_memory_efficient_attention()
+        except (ImportError, ValueError) as error:
+            reason = str(error).strip(" .")
+            raise ConfigError(
+                f"--xformers: {reason}. Without the flag PyTorch's own attention is used."
+            ) from error
+    if config.channels_last:
+        nets.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.torch_compile:
+        _check_compiler(next(nets.parameters()).device)
+        nets.compile_parts()
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Raise ConfigError where PyTorch would fail in the first step, with a page of its own code."""
+    if device.type == "cuda":
+        needed, found = "the package triton", importlib.util.find_spec("triton") is not None
+    else:
+        names = (os.environ.get("CXX", "g++"), "clang++")
+        needed, found = "a C++ compiler", any(map(shutil.which, names))
+    if not found:
+        raise ConfigError(f"--torch_compile: {needed} is missing. Install it, or leave it out.")
