@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from tqdm import tqdm
 
 from .comfy_host import ROOT, ComfyHost, HostError
 from .pairs import Bools, Bytes, find_lesion, iou, write_pairs
+from .picture_sheet import contact_sheet
 
 OUTPUT = ROOT / "demo_output"
 WORKFLOW = "siamese_mask_to_image"
@@ -196,7 +197,8 @@ class Demo:
         }
         good = figures["iou"] >= REQUIRED_IOU and figures["shuffled"] < SHUFFLED_LIMIT
         sheet = self.folder / "contact_sheet.png"
-        contact_sheet(masks, images, found).save(sheet)
+        pictures = {"mask": masks, "sampled": images, "lesion found": found}
+        contact_sheet(pictures).save(sheet)
         seconds = round(time.monotonic() - self.start)
         results = self.folder / "results.json"
         results.write_text(
@@ -252,32 +254,6 @@ def shuffled_iou(masks: Sequence[Bools], found: Sequence[Bools]) -> float:
     """Mean IoU of every lesion found with every mask but its own."""
     values = [iou(a, b) for i, a in enumerate(masks) for j, b in enumerate(found) if i != j]
     return float(np.mean(values))
-
-
-def contact_sheet(
-    masks: Sequence[Bools],
-    images: Sequence[Bytes],
-    others: Sequence[Bools] | Sequence[Bytes],
-    titles: tuple[str, str, str] = ("mask", "sampled", "lesion found"),
-    columns: int = 4,
-) -> Image.Image:
-    """A picture of triplets of one size, such as mask | sampled | real, `columns` in a row."""
-    cell, gap, head = 96, 4, 16
-    group = 3 * (cell + gap) + 2 * gap
-    rows = -(-len(masks) // columns)
-    sheet = Image.new("RGB", (columns * group, head + rows * (cell + gap)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, (mask, image, other) in enumerate(zip(masks, images, others, strict=True)):
-        row, column = divmod(index, columns)
-        pictures = (Image.fromarray(mask), Image.fromarray(image), Image.fromarray(other))
-        for position, picture in enumerate(pictures):
-            x = column * group + position * (cell + gap)
-            large = picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST)
-            sheet.paste(large, (x, head + row * (cell + gap)))
-    for column in range(min(columns, len(masks))):
-        for position, text in enumerate(titles):
-            draw.text((column * group + position * (cell + gap), 2), text, fill="black")
-    return sheet
 
 
 def prepare_folder(folder: Path, settings: Settings, fresh: bool) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..common.prompt_jsonl import Entry, write_prompt_jsonl
 from .pairs import Bools, Bytes
 
 ASSETS = Path(__file__).parent / "assets" / "nuclei"
@@ -81,15 +81,14 @@ def write_crops(folder: Path, crops: Sequence[Crop]) -> Path:
     """Write images/, masks/ and prompt.jsonl with a `group` key; returns the prompt.jsonl."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    lines = []
+    entries = []
     for crop in crops:
         target, source = f"images/{crop.name}.png", f"masks/{crop.name}.png"
         Image.fromarray(crop.image).save(folder / target)
         Image.fromarray(crop.mask.astype(np.uint8) * 255).save(folder / source)
-        entry = {"source": source, "target": target, "prompt": PROMPT, "group": crop.group}
-        lines.append(json.dumps(entry) + "\n")
+        entries.append(Entry(source, target, PROMPT, crop.group))
     index = folder / "prompt.jsonl"
-    index.write_text("".join(lines), encoding="utf-8")
+    write_prompt_jsonl(index, entries)
     return index
 
 

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..models.weights import read_weights, write_weights
-from .dsb2018 import nuclei
 from .nuclei_crops import Crop, read_crops
+from .otsu import nuclei
 from .pairs import find_lesion, iou, make_pair
 
 ASSET = Path(__file__).parent / "assets" / "tiny_autoencoder.safetensors"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from siamese_diffusion.models.weights import Kind, read_weights
-from siamese_diffusion.tools import demo, dsb2018, pairs
+from siamese_diffusion.tools import demo, pairs
 from siamese_diffusion.tools.comfy_host import ROOT
 
 COUNT = 24
@@ -162,24 +162,6 @@ def test_last_line_of_the_demo_serves_its_folder_and_workflow(
     assert (flag, (WORKFLOWS / f"{workflow}.json").is_file()) == ("--workflow", True)
 
 
-def test_a_real_dataset_that_is_missing_or_wrong_is_an_error_of_one_message(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = [f"--{name}={tmp_path / name}" for name in ("base", "bundle", "out")]
-    pairs_file = tmp_path / "prompt.jsonl"
-    assert dsb2018.main([str(pairs_file), *flags]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-    assert str(pairs_file) in line
-    pairs_file.write_text("no JSON")
-    assert dsb2018.main([str(pairs_file), *flags]) == 2
-    assert "line 1: not JSON" in capsys.readouterr().err
-    pairs_file.write_text('{"source": "mask.png", "target": "image.png", "prompt": ""}')
-    assert dsb2018.main([str(pairs_file), *flags]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert str(tmp_path / "base") in line
-
-
 def test_demo_keeps_its_folder_until_settings_change(tmp_path: Path) -> None:
     folder, settings = tmp_path / "out", demo.Settings()
     demo.prepare_folder(folder, settings, fresh=False)
@@ -195,5 +177,5 @@ def test_demo_keeps_its_folder_until_settings_change(tmp_path: Path) -> None:
 
 def test_contact_sheet_holds_every_triplet() -> None:
     images, masks = zip(*made(64)[:5], strict=True)
-    sheet = demo.contact_sheet(masks, images, masks, columns=4)
+    sheet = demo.contact_sheet({"mask": masks, "image": images, "found": masks}, across=4)
     assert sheet.width > sheet.height > 2 * 96
