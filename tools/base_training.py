@@ -51,7 +51,9 @@ class BaseData:
 def train_unet(unet: Any, data: BaseData, settings: BaseTraining, state: Path) -> None:
     """Train in place. With `save_every`, a stopped run goes on from the file `state`."""
     unet.train()
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=settings.learning_rate, weight_decay=0)
+    optimizer = torch.optim.AdamW(
+        unet.parameters(), lr=settings.learning_rate, weight_decay=0, fused=True
+    )
     first = _load_state(state, settings, unet, optimizer)
     bar = tqdm(range(first, settings.steps), "training the base", settings.steps, initial=first)
     average = 1.0

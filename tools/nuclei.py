@@ -122,41 +122,13 @@ class Nuclei:
             print(f"kept: {self.bundle}")
             return
         run = self.folder / "run"
-        command = [sys.executable, str(ROOT / "training" / "train_siamese.py")]
-        for name, value in self.flags(run).items():
-            command += [f"--{name}", str(value)]
-        command.append("--flip_aug")
+        pairs = self.train / "prompt.jsonl"
+        command = training_command(self.settings, self.base, pairs, run)
         print(shlex.join(command), flush=True)
         if subprocess.run(command, cwd=ROOT, check=False).returncode:
             raise DemoError("train_siamese.py failed; its message is above.")
         self.bundle.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(run / f"{NAME}.safetensors", self.bundle)
-
-    def flags(self, run: Path) -> dict[str, object]:
-        settings = self.settings
-        return {
-            "host": "standalone",  # sd-scripts does not know the tiny autoencoder
-            "pretrained_model_name_or_path": self.base,
-            "train_data": self.train / "prompt.jsonl",
-            "output_dir": run,
-            "output_name": NAME,
-            "resolution": SIZE,
-            "recipe": settings.recipe,
-            "train_batch_size": settings.batch,
-            "max_train_steps": settings.steps,
-            "learning_rate": settings.learning_rate,
-            "lr_scheduler": "cosine",
-            "lr_warmup_steps": 30,
-            "max_grad_norm": 1,
-            "ema_decay": 0.98,
-            "caption_dropout_rate": 0.1,
-            "mixed_precision": "bf16" if settings.bf16 else "no",
-            "save_every_n_steps": 50,
-            "keep_last_n": 1,
-            "sample_every_n_steps": 0,
-            "sample_steps": settings.sampling_steps,
-            "sample_cfg": settings.cfg,
-        }
 
     def sample(self, crops: Sequence[Crop]) -> None:
         """An image in `sampled` for each crop's mask; those that are there already are kept."""
@@ -221,6 +193,40 @@ class Nuclei:
             print(f"  {name:<12} {figures[name]:.3f}")
         print(f"colour in the sampled images: {figures['colour']:.1f} of 255; {seconds} s in all")
         return figures["sampled"] >= REQUIRED_IOU
+
+
+def training_command(
+    settings: Settings, base: Path, pairs: Path, run: Path, seed: int = 42
+) -> list[str]:
+    """The command that trains on `pairs`; it writes run/nuclei.safetensors, and resumes."""
+    flags: dict[str, object] = {
+        "host": "standalone",  # sd-scripts does not know the tiny autoencoder
+        "pretrained_model_name_or_path": base,
+        "train_data": pairs,
+        "output_dir": run,
+        "output_name": NAME,
+        "resolution": SIZE,
+        "recipe": settings.recipe,
+        "train_batch_size": settings.batch,
+        "max_train_steps": settings.steps,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler": "cosine",
+        "lr_warmup_steps": 30,
+        "max_grad_norm": 1,
+        "ema_decay": 0.98,
+        "caption_dropout_rate": 0.1,
+        "mixed_precision": "bf16" if settings.bf16 else "no",
+        "seed": seed,
+        "save_every_n_steps": 50,
+        "keep_last_n": 1,
+        "sample_every_n_steps": 0,
+        "sample_steps": settings.sampling_steps,
+        "sample_cfg": settings.cfg,
+    }
+    command = [sys.executable, str(ROOT / "training" / "train_siamese.py"), "--flip_aug"]
+    for name, value in flags.items():
+        command += [f"--{name}", str(value)]
+    return command
 
 
 def one_from_each_group(crops: Sequence[Crop], count: int) -> list[Crop]:
