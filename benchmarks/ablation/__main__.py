@@ -17,7 +17,7 @@ from pathlib import Path
 from ...models.weights import WeightsError
 from ...tools.nuclei import Settings
 from .cells import Cell, grid
-from .run_cell import CellRun, CellStopped
+from .run_cell import CellRun, UnfinishedError
 
 
 def run(out: Path, base: Path, cells: Sequence[Cell], settings: Settings, minutes: float) -> int:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cells = [Cell.parse(name) for name in given.cells] if given.cells else grid()
         settings = Settings(steps=given.steps)
         left = run(given.out, given.base, cells, settings, given.budget_minutes)
-    except CellStopped as error:
+    except UnfinishedError as error:
         print(error, file=sys.stderr)
         return 1
     except (OSError, ValueError, WeightsError) as error:

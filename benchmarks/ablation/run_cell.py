@@ -28,7 +28,7 @@ SPREAD_MASKS, SPREAD_SEEDS = 16, 4
 CHANGES = Changes(flip=True, rotation=20.0, scale=0.2, elastic=0.5)  # the node's defaults
 
 
-class CellStopped(RuntimeError):
+class UnfinishedError(RuntimeError):
     """Training ended early: with an error, which it has printed, or because time is up."""
 
 
@@ -50,7 +50,7 @@ class CellRun:
         return self.figures.is_file()
 
     def run(self) -> None:
-        """Raises CellStopped; a second call goes on where the first one stopped."""
+        """Raises UnfinishedError; a second call goes on where the first one stopped."""
         real = chosen(read_crops("train"), self.cell)
         if not self.bundle.is_file():
             self.train(real)
@@ -73,7 +73,7 @@ class CellRun:
             process.terminate()  # it saves its state
             process.wait()
         if not self.bundle.is_file():
-            raise CellStopped(f"{self.cell.name}: training is not finished; see above why.")
+            raise UnfinishedError(f"{self.cell.name}: training is not finished; see above why.")
 
     def score(self, sampler: Sampler) -> dict[str, object]:
         """Alignment on test masks that no training saw, and the spread over noise."""
