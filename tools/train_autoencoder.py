@@ -110,6 +110,18 @@ def evaluate(
     }
 
 
+def _made_up(batch: int) -> int:
+    """How many of a batch are made-up pairs; they come first."""
+    return round(batch * MADE_UP)
+
+
+def _moments(latents: Tensor) -> Tensor:
+    """How far latents (B, 4, h, w) are from mean 0 and covariance 1 over batch and place."""
+    flat = latents.transpose(0, 1).flatten(1)  # (4, B h w)
+    surplus = torch.cov(flat) - torch.eye(len(flat))
+    return 0.02 * (flat.mean(1).square().sum() + surplus.square().sum())
+
+
 @torch.no_grad()
 def evaluate_nuclei(model: TinyAutoencoder, crops: Sequence[Crop]) -> dict[str, float]:
     """Figures on nuclei: PSNR in dB, latents, colour in what was grey, IoU of Otsu's nuclei."""
@@ -138,29 +150,33 @@ def _batch(seed: int, step: int, size: int, batch: int, crops: Sequence[Crop]) -
     """(batch, 3, CROP, CROP): MADE_UP of them cut out of pairs of `size` pixels, then nuclei."""
     rng = np.random.default_rng((seed, step))
     images = []
-    made_up = round(batch * MADE_UP)
-    for _ in range(made_up):
+    for _ in range(_made_up(batch)):
         image, _ = make_pair(size, rng)
         top, left = rng.integers(0, size - CROP + 1, 2)
         images.append(to_tensor(image[top : top + CROP, left : left + CROP]))
-    for index in rng.integers(0, len(crops), batch - made_up):
+    for index in rng.integers(0, len(crops), batch - _made_up(batch)):
         turned = np.rot90(crops[index].image, rng.integers(4))
         images.append(to_tensor(grey_to_rgb(turned)))
     return torch.stack(images).contiguous(memory_format=torch.channels_last)
 
 
 def loss_terms(model: TinyAutoencoder, images: Tensor) -> dict[str, Tensor]:
-    """Reconstruction through a slightly noisy latent, and the distance of latents from N(0, 1)."""
+    """Reconstruction through a slightly noisy latent, and the distance of latents from N(0, 1).
+
+    images: as `_batch` makes them, made-up ones first.
+    """
+    made_up = _made_up(len(images))
     with torch.autocast("cpu", torch.bfloat16):
         latents = model.encode(images).float()
         # The noise makes the decoder forgive what a barely trained diffusion model gets wrong.
         decoded = model.decode(latents + 0.1 * torch.randn_like(latents)).float()
-    flat = latents.transpose(0, 1).flatten(1)  # (4, B h w)
-    surplus = torch.cov(flat) - torch.eye(len(flat))
     return {
         "l1": F.l1_loss(decoded, images),
         "mse": 10 * F.mse_loss(decoded, images),
-        "moments": 0.02 * (flat.mean(1).square().sum() + surplus.square().sum()),
+        # Each kind for itself: a diffusion model may see one of them alone.
+        "moments": torch.stack(
+            [_moments(part) for part in latents.split([made_up, len(latents) - made_up])]
+        ).sum(),
         "range": 0.1 * F.relu(latents.abs() - LATENT_LIMIT).square().mean(),
     }
 
