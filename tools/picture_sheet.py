@@ -13,9 +13,7 @@ CELL, GAP, HEAD = 96, 4, 16  # pixels
 OUTLINE = (60, 255, 60)
 
 
-def contact_sheet(
-    pictures: Mapping[str, Sequence[Bools] | Sequence[Bytes]], across: int = 4
-) -> Image.Image:
+def contact_sheet(pictures: Mapping[str, Sequence[np.ndarray]], across: int = 4) -> Image.Image:
     """`across` groups in a row; a group has one picture of each title, in the mapping's order.
 
     Pictures are masks (H, W), grey (H, W) or coloured (H, W, 3), all sequences of one length.

@@ -160,7 +160,7 @@ def _batch(seed: int, step: int, size: int, batch: int, crops: Sequence[Crop]) -
         top, left = rng.integers(0, size - CROP + 1, 2)
         images.append(to_tensor(image[top : top + CROP, left : left + CROP]))
     for index in rng.integers(0, len(crops), batch - _made_up(batch)):
-        turned = np.rot90(crops[index].image, rng.integers(4))
+        turned = np.rot90(crops[index].image, int(rng.integers(4)))
         images.append(to_tensor(grey_to_rgb(turned)))
     return torch.stack(images).contiguous(memory_format=torch.channels_last)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -26,6 +27,13 @@ from .sampling import Sampler
 TEST_MASKS = 64
 SPREAD_MASKS, SPREAD_SEEDS = 16, 4
 CHANGES = Changes(flip=True, rotation=20.0, scale=0.2, elastic=0.5)  # the node's defaults
+
+
+class Spread(TypedDict):
+    """The interval, and the images that it was measured on."""
+
+    spread: dict[str, float]
+    images: list[Bytes]
 
 
 class UnfinishedError(RuntimeError):
@@ -82,20 +90,34 @@ class CellRun:
         images = self.sample(sampler, masks, range(len(masks)))
         values = alignment(masks, images)
         write_images(self.folder / "test", [crop.name for crop in crops], images)
-        few = [mask for mask in masks[:SPREAD_MASKS] for _ in range(SPREAD_SEEDS)]
-        again = self.sample(sampler, few, range(1000, 1000 + len(few)))
-        spreads = [
-            spread(again[start : start + SPREAD_SEEDS])
-            for start in range(0, len(again), SPREAD_SEEDS)
-        ]
+        recipe = sampler.objective.recipe
+        sees_image = recipe.has_image_branch and recipe.image_hint == "image"
         return {
             "cell": asdict(self.cell),
             "settings": asdict(self.settings),
             "training": training_facts(self.folder / "run" / "metrics.jsonl"),
             "alignment": interval(values, [crop.group for crop in crops]),
             "alignment_of_each": dict(zip([crop.name for crop in crops], values, strict=True)),
-            "spread": interval(spreads),
+            "spread": self.spread(sampler, masks)["spread"],
+            "image_branch": self.image_branch(sampler, crops) if sees_image else None,
             "colour": colour(images),
+        }
+
+    def spread(self, sampler: Sampler, hints: Sequence[Bools] | Sequence[Bytes]) -> Spread:
+        """How much the images of one hint differ from noise to noise, for the first few hints."""
+        few = [hint for hint in hints[:SPREAD_MASKS] for _ in range(SPREAD_SEEDS)]
+        images = self.sample(sampler, few, range(1000, 1000 + len(few)))
+        starts = range(0, len(images), SPREAD_SEEDS)
+        values = [spread(images[start : start + SPREAD_SEEDS]) for start in starts]
+        return {"spread": interval(values), "images": images}
+
+    def image_branch(self, sampler: Sampler, crops: Sequence[Crop]) -> dict[str, object]:
+        """The same for images instead of masks as hints: the branch that training alone uses."""
+        found = self.spread(sampler, [crop.image for crop in crops])
+        masks = [crop.mask for crop in crops[:SPREAD_MASKS] for _ in range(SPREAD_SEEDS)]
+        return {
+            "alignment": interval(alignment(masks, found["images"])),
+            "spread": found["spread"],
         }
 
     def sample(self, sampler: Sampler, masks: Sequence[Bools], seeds: Sequence[int]) -> list[Bytes]:

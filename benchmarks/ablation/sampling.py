@@ -45,28 +45,36 @@ class Sampler:
     @torch.no_grad()
     def images(
         self,
-        masks: Sequence[Bools],
+        hints: Sequence[Bools] | Sequence[Bytes],
         seeds: Sequence[int],
         steps: int = 20,
         cfg: float = 1.5,
         bf16: bool = True,
     ) -> list[Bytes]:
-        """An image (H, W, 3) in 0..255 for each mask (H, W) and seed, the same as ComfyUI's."""
+        """An image (H, W, 3) in 0..255 for each hint and seed.
+
+        hints: masks (H, W), which the mask branch turns into what ComfyUI samples for that seed;
+        or images (H, W), 0..255, for the image branch of a recipe that sees the image alone.
+        """
         images: list[Bytes] = []
-        with tqdm(total=len(masks), desc="sampling", unit="image", disable=None) as bar:
-            for start in range(0, len(masks), BATCH):
+        with tqdm(total=len(hints), desc="sampling", unit="image", disable=None) as bar:
+            for start in range(0, len(hints), BATCH):
                 part = np.s_[start : start + BATCH]
-                conditions = self._conditions(masks[part], seeds[part])
+                conditions = self._conditions(hints[part], seeds[part])
                 with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                     latents = sample(self.objective, conditions, steps, cfg)
                 images += [to_image(image) for image in self.autoencoder.decode(latents.float())]
-                bar.update(len(masks[part]))
+                bar.update(len(hints[part]))
         return images
 
-    def _conditions(self, masks: Sequence[Bools], seeds: Sequence[int]) -> Conditions:
-        count, (height, width) = len(masks), masks[0].shape
+    def _conditions(
+        self, hints: Sequence[Bools] | Sequence[Bytes], seeds: Sequence[int]
+    ) -> Conditions:
+        pictures = np.stack(hints)
+        largest = 1 if pictures.dtype == bool else 255
+        count, height, width = pictures.shape
         return Conditions(
-            mask=torch.from_numpy(np.stack(masks)).float()[:, None],
+            mask=torch.from_numpy(pictures / np.float32(largest))[:, None],
             text=self.text.expand(count, -1, -1),
             empty_text=self.empty_text.expand(count, -1, -1),
             noise=torch.cat([_noise(seed, height // 8, width // 8) for seed in seeds]),
