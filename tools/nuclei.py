@@ -223,7 +223,8 @@ def training_command(
         "sample_steps": settings.sampling_steps,
         "sample_cfg": settings.cfg,
     }
-    command = [sys.executable, str(ROOT / "training" / "train_siamese.py"), "--flip_aug"]
+    command = [sys.executable, str(ROOT / "training" / "train_siamese.py")]
+    command += ["--flip_aug", "--cache_latents_to_disk"]
     for name, value in flags.items():
         command += [f"--{name}", str(value)]
     return command

@@ -41,7 +41,10 @@ class UnfinishedError(RuntimeError):
 
 
 class CellRun:
-    """The files of a cell: OUT/NAME/real, /run, /test, /synthetic and figures.json."""
+    """The files of a cell: OUT/NAME/real, test, synthetic and figures.json; OUT/runs/NAME.
+
+    All runs lie in one folder because they share the cache of latents in it.
+    """
 
     def __init__(
         self, out: Path, base: Path, cell: Cell, settings: Settings, until: float = math.inf
@@ -51,7 +54,8 @@ class CellRun:
         self.settings = replace(settings, recipe=cell.recipe)
         self.folder = out / cell.name
         self.figures = self.folder / "figures.json"
-        self.bundle = self.folder / "run" / f"{NAME}.safetensors"
+        self.run_folder = out / "runs" / cell.name
+        self.bundle = self.run_folder / f"{NAME}.safetensors"
 
     @property
     def done(self) -> bool:
@@ -71,9 +75,7 @@ class CellRun:
     def train(self, real: Sequence[Crop]) -> None:
         """Run train_siamese.py on the cell's real pairs."""
         pairs = write_crops(self.folder / "real", real)
-        command = training_command(
-            self.settings, self.base, pairs, self.folder / "run", self.cell.seed
-        )
+        command = training_command(self.settings, self.base, pairs, self.run_folder, self.cell.seed)
         process = subprocess.Popen(command)
         try:
             process.wait(None if self.until == math.inf else self.until - time.monotonic())
@@ -95,7 +97,7 @@ class CellRun:
         return {
             "cell": asdict(self.cell),
             "settings": asdict(self.settings),
-            "training": training_facts(self.folder / "run" / "metrics.jsonl"),
+            "training": training_facts(self.run_folder / "metrics.jsonl"),
             "alignment": interval(values, [crop.group for crop in crops]),
             "alignment_of_each": dict(zip([crop.name for crop in crops], values, strict=True)),
             "spread": self.spread(sampler, masks)["spread"],
