@@ -26,6 +26,7 @@ from .sampling import Sampler
 
 TEST_MASKS = 64
 SPREAD_MASKS, SPREAD_SEEDS = 16, 4
+LARGEST_SET = 400  # synthetic pairs: about as many as 40 tiles have real ones
 CHANGES = Changes(flip=True, rotation=20.0, scale=0.2, elastic=0.5)  # the node's defaults
 
 
@@ -68,6 +69,7 @@ class CellRun:
             self.train(real)
         sampler = Sampler(self.base, self.bundle)
         figures = self.score(sampler)
+        print(f"{self.cell.name}: alignment {figures['alignment']}", flush=True)
         self.write_synthetic(sampler, real)
         with replacing(self.figures) as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
@@ -127,7 +129,12 @@ class CellRun:
         return sampler.images(masks, seeds, settings.sampling_steps, settings.cfg, settings.bf16)
 
     def write_synthetic(self, sampler: Sampler, real: Sequence[Crop]) -> None:
-        """As many pairs as there are real ones, of augmented training masks, as a dataset."""
+        """As many pairs as there are real ones, of augmented training masks, as a dataset.
+
+        At most LARGEST_SET of them, spread evenly over the training masks.
+        """
+        count = min(len(real), LARGEST_SET)
+        real = [real[number * len(real) // count] for number in range(count)]
         masks = [augmented(crop.mask, number) for number, crop in enumerate(real)]
         images = self.sample(sampler, masks, range(10_000, 10_000 + len(masks)))
         synthetic = [
