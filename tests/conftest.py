@@ -68,9 +68,7 @@ def sd_scripts() -> Path:
     """A checkout of kohya-ss sd-scripts; without it the test skips."""
     from support.needs import Need
 
-    if SD_SCRIPTS is None:
-        Need.SD_SCRIPTS.skip()
-    return Path(SD_SCRIPTS).resolve()
+    return Path(SD_SCRIPTS or Need.SD_SCRIPTS.skip()).resolve()
 
 
 @pytest.fixture(params=["standalone", "sd-scripts"])

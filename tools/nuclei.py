@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..common.pictures import read_image
 from .comfy_host import ROOT, ComfyHost, HostError
 from .demo import (
     DemoError,
@@ -29,7 +30,6 @@ from .demo import (
     patch_prompt,
     prepare_folder,
     read_prompt,
-    read_rgb,
     shuffled_iou,
 )
 from .nuclei_crops import PROMPT, SIZE, Crop, read_crops, write_crops
@@ -173,7 +173,7 @@ class Nuclei:
 
     def report(self, crops: Sequence[Crop]) -> bool:
         """Print and write the figures and the picture."""
-        images = [read_rgb(self.picture(crop)) for crop in crops]
+        images = [read_image(self.picture(crop)) for crop in crops]
         figures = measure(crops, images)
         seconds = round(time.monotonic() - self.start)
         facts = {**figures, "seconds": seconds, "settings": asdict(self.settings)}

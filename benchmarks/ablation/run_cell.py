@@ -107,7 +107,7 @@ class CellRun:
             "colour": colour(images),
         }
 
-    def spread(self, sampler: Sampler, hints: Sequence[Bools] | Sequence[Bytes]) -> Spread:
+    def spread(self, sampler: Sampler, hints: Sequence[Bools | Bytes]) -> Spread:
         """How much the images of one hint differ from noise to noise, for the first few hints."""
         few = [hint for hint in hints[:SPREAD_MASKS] for _ in range(SPREAD_SEEDS)]
         images = self.sample(sampler, few, range(1000, 1000 + len(few)))
@@ -124,7 +124,9 @@ class CellRun:
             "spread": found["spread"],
         }
 
-    def sample(self, sampler: Sampler, masks: Sequence[Bools], seeds: Sequence[int]) -> list[Bytes]:
+    def sample(
+        self, sampler: Sampler, masks: Sequence[Bools | Bytes], seeds: Sequence[int]
+    ) -> list[Bytes]:
         settings = self.settings
         return sampler.images(masks, seeds, settings.sampling_steps, settings.cfg, settings.bf16)
 

@@ -45,7 +45,7 @@ class Sampler:
     @torch.no_grad()
     def images(
         self,
-        hints: Sequence[Bools] | Sequence[Bytes],
+        hints: Sequence[Bools | Bytes],
         seeds: Sequence[int],
         steps: int = 20,
         cfg: float = 1.5,
@@ -67,14 +67,12 @@ class Sampler:
                 bar.update(len(hints[part]))
         return images
 
-    def _conditions(
-        self, hints: Sequence[Bools] | Sequence[Bytes], seeds: Sequence[int]
-    ) -> Conditions:
-        pictures = np.stack(hints)
+    def _conditions(self, hints: Sequence[Bools | Bytes], seeds: Sequence[int]) -> Conditions:
+        pictures = np.stack([*hints])
         largest = 1 if pictures.dtype == bool else 255
         count, height, width = pictures.shape
         return Conditions(
-            mask=torch.from_numpy(pictures / np.float32(largest))[:, None],
+            mask=torch.from_numpy(pictures.astype(np.float32) / largest)[:, None],
             text=self.text.expand(count, -1, -1),
             empty_text=self.empty_text.expand(count, -1, -1),
             noise=torch.cat([_noise(seed, height // 8, width // 8) for seed in seeds]),

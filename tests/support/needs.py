@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from enum import Enum
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -57,7 +57,7 @@ def avoidable(reasons: Counter[str]) -> list[str]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
     strict = session.config.getoption(STRICT)
     if strict and session.exitstatus == pytest.ExitCode.OK and avoidable(skipped(reporter)):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
