@@ -96,7 +96,7 @@ class Demo:
         write_pairs(self.train, settings.train_pairs, settings.size, seed=0)
         write_pairs(self.test, settings.test_masks, settings.size, seed=1)
         print(f"{settings.train_pairs} pairs in {self.train}")
-        print(f"{settings.test_masks} pairs in {self.test}, unknown to training")
+        print(f"{settings.test_masks} pairs in {self.test}, not used in training")
 
     def make_base(self) -> None:
         """The stand-in for Stable Diffusion."""

@@ -120,7 +120,7 @@ def test_pictures_of_unknown_meaning_are_refused(tmp_path: Path) -> None:
     first.save(tmp_path / "stack.tif", save_all=True, append_images=[first, first])
     with pytest.raises(ValueError, match=r"float\.tif.*type F.*8 or 16 bits"):
         read_image(tmp_path / "float.tif")
-    with pytest.raises(ValueError, match=r"stack\.tif.*holds 3 pictures"):
+    with pytest.raises(ValueError, match=r"stack\.tif.*holds 3 images"):
         read_mask(tmp_path / "stack.tif")
 
 
