@@ -27,6 +27,7 @@ UNET = "model.diffusion_model."
 DECODER = (UNET + "output_blocks.", UNET + "out.")
 DHI_KEY = "input_hint_block.0.initial_conv.weight"
 
+SAFETENSORS = (".safetensors", ".sft")  # files with other suffixes are read as pickles
 # How files start that `torch.save` writes: the present format and the one before.
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 # What torch's reader of pickles raises, for data that ends early or is no pickle at all too.
@@ -37,9 +38,6 @@ UNREADABLE = (
 )  # fmt: skip
 # The part of torch's message that names what it refused; around it stands advice to load anyway.
 REFUSED = re.compile(r"unsupported (?:global|operand).*?(?=\. |\.?$)", re.IGNORECASE | re.MULTILINE)
-
-# Of the UNet, and of the ControlNet, which starts as a copy of it.
-ENCODER = ("time_embed.", "input_blocks.", "middle_block.")
 
 StateDict = dict[str, Tensor]
 
@@ -173,7 +171,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
-    if path.suffix in (".safetensors", ".sft"):
+    if path.suffix in SAFETENSORS:
         return _read_safetensors(path)
     start = _first_bytes(path)
     try:
@@ -266,15 +264,6 @@ def merge(base: Mapping[str, Tensor], bundle: WeightFile) -> StateDict:
     check_keys(decoder, expected, f"{bundle.path}: decoder")
     control = {CONTROL + key: value for key, value in bundle.control().items()}
     return {**base, **decoder, **control}
-
-
-def check_encoder(weights: WeightFile, unet: Mapping[str, Tensor]) -> None:
-    """Raise WeightsError unless the ControlNet has the shapes of the UNet's encoder, its origin."""
-    found, expected = (
-        {key: value for key, value in part.items() if key.startswith(ENCODER)}
-        for part in (weights.control(), unet)
-    )
-    check_keys(found, expected, f"{weights.path}: ControlNet")
 
 
 def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:

@@ -17,13 +17,14 @@ if not __package__:
     __package__ = bootstrap.enter_package(__file__)
 
 from ..common.hashes import file_hash
-from ..models.metadata import FOLDER_HASH, read_metadata
+from ..models.fit import check_control
+from ..models.metadata import FOLDER_HASH, read_metadata, read_recipe
 from ..models.weights import (
     ADVICE,
+    SAFETENSORS,
     UNET,
     Kind,
     WeightsError,
-    check_encoder,
     merge,
     read_weights,
     without_prefix,
@@ -50,21 +51,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def merge_files(base: Path, bundle: Path, merged: Path) -> None:
     """Write the merged checkpoint; of a base that is a merged one, the ControlNet is replaced.
 
-    Raises WeightsError when the bundle has another base.
+    Raises WeightsError when the bundle has another base, and for an output that is no
+    .safetensors file or one of the inputs.
     """
+    _check_output(merged, (base, bundle))
     weights = read_weights(bundle, expect=[Kind.BUNDLE])
     metadata = read_metadata(weights.metadata, str(bundle))
     tensors = read_weights(base, expect=[Kind.SD1, Kind.SD2, Kind.MERGED]).base()
     if metadata is not None:
         _check_hash(metadata.base_hash, bundle, base)
+    read_recipe(weights)  # raises where it contradicts the weights
     try:
-        check_encoder(weights, without_prefix(tensors, UNET))
+        check_control(weights, without_prefix(tensors, UNET))
         result = merge(tensors, weights)
     except WeightsError as error:
         raise WeightsError(
             f"{error}. {base} is not what it was trained on: give that checkpoint."
         ) from error
     write_weights(merged, result, weights.metadata)
+
+
+def _check_output(merged: Path, inputs: Sequence[Path]) -> None:
+    if merged.suffix not in SAFETENSORS:
+        raise WeightsError(
+            f"{merged}: expected a name that ends in .safetensors, the format that is written."
+        )
+    for path in inputs:
+        if merged.resolve() == path.resolve():
+            raise WeightsError(f"{merged}: is one of the files to merge. Give a new name.")
 
 
 def _check_hash(expected: str, bundle: Path, base: Path) -> None:

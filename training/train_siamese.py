@@ -22,7 +22,7 @@ from ..models.weights import WeightsError
 from .command_line import parse_args
 from .config import TrainConfig
 from .data.dataset import load_dataset
-from .errors import ConfigError, NotFiniteError
+from .errors import ConfigError, TrainingError
 from .hosts.choose import choose_host
 from .run.folder import RunFolder
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, DatasetError, WeightsError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    except NotFiniteError as error:
+    except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -17,6 +17,7 @@ from ..data.summary import DatasetSummary
 from ..errors import ConfigError
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
+from .estimate import check_disk, describe_memory, estimate_disk
 from .resume import check_same_run, make_record, state_to_continue
 from .trainer import Trainer
 
@@ -45,12 +46,15 @@ def start(config: TrainConfig, dataset: Dataset, host: Host) -> None:
     if config.dry_run:
         data = TrainingData(training, Framing.of(config))
         trainer = Trainer(config, host, base, data, accelerator, record)
+        check_disk(config, trainer.checkpoints)
         log.info("%s", describe(config, training, held_out, trainer))
         return
     data, validation = prepare_data(config, training, held_out, base, accelerator)
     trainer = Trainer(config, host, base, data, accelerator, record, validation)
     if state is not None:
         trainer.resume(state)
+    if trainer.step < config.max_train_steps:
+        check_disk(config, trainer.checkpoints)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         trainer.folder.begin(record, trainer.step)
@@ -121,23 +125,8 @@ def describe(config: TrainConfig, training: Dataset, held_out: Dataset, trainer:
         "steps": f"{config.max_train_steps} of {trainer.global_batch} pairs "
         f"({trainer.order.batches_per_epoch} steps an epoch)",
         "parameters": f"{trained:,} trained, {frozen:,} frozen",
-        "memory": describe_memory(config, trainer),
+        "memory": describe_memory(config, trainer.checkpoints),
+        "disk": estimate_disk(config, trainer.checkpoints).render(),
     }
     table = DatasetSummary.of(training, Framing.of(config)).render()
     return "\n".join([table, *(f"{name:<18}{value}" for name, value in rows.items())])
-
-
-def describe_memory(config: TrainConfig, trainer: Trainer) -> str:
-    """What can be known without a step: no activations, and only AdamW's state."""
-    trained = sum(p.numel() * p.element_size() for p in trainer.gradients.parameters)
-    weights = sum(p.numel() * p.element_size() for p in trainer.nets.parameters())
-    sizes = {"weights": weights, "gradients": trained}
-    more = "activations"
-    if trainer.ema:
-        sizes["moving average"] = trained
-    if config.optimizer_type.lower() == "adamw":
-        sizes["AdamW"] = 2 * trained
-    else:
-        more += f" and the state of {config.optimizer_type}"
-    total = sum(sizes.values()) / 2**30
-    return f"{total:.2f} GiB for {', '.join(sizes)}; {more} come on top"
