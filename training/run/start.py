@@ -13,7 +13,7 @@ from ..data.batches import TrainingData
 from ..data.cache import DiskCache, MemoryCache
 from ..data.dataset import Dataset
 from ..data.framing import Framing
-from ..data.summary import DatasetSummary
+from ..data.summary import DatasetSummary, describe_counts
 from ..errors import ConfigError
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
@@ -119,7 +119,8 @@ def describe(config: TrainConfig, training: Dataset, held_out: Dataset, trainer:
         "validation pairs": len(held_out.pairs),
         "recipe": f"{config.recipe} {recipe.to_json()}",
         "steps": f"{config.max_train_steps} of {trainer.global_batch} pairs "
-        f"({trainer.order.batches_per_epoch} steps an epoch)",
+        f"({trainer.order.steps_per_epoch:.1f} steps an epoch)",
+        "each pair is seen": describe_counts(trainer.order.counts(config.max_train_steps)),
         "parameters": f"{trained:,} trained, {frozen:,} frozen",
         "memory": describe_memory(config, trainer),
     }

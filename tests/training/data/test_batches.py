@@ -59,7 +59,7 @@ def test_buckets_are_not_mixed_and_crop_image_and_mask_alike(tmp_path: Path) -> 
     data = prepared(load(tmp_path, resolution="64", **flags), Framing.of(settings))
     assert data.sizes == [(64, 64), (48, 80), (80, 48), (64, 64), (48, 80), (80, 48)]
     order = BatchOrder(data.sizes, 2, seed=0)
-    for step in range(order.batches_per_epoch * 2):
+    for step in range(6):
         indices = order.batch(step)
         width, height = data.sizes[indices[0]]
         batch = data.batch(indices, seed=0, step=step, caption_dropout=0)
