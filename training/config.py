@@ -55,8 +55,7 @@ class TrainConfig:
     )
     tokenizer_cache_dir: Path | None = option(
         "model",
-        "folder with CLIP's vocab.json and merges.txt; default: the ComfyUI this pack is in, then "
-        "the Hugging Face cache",
+        "folder with a tokenizer's vocab.json and merges.txt; default: CLIP's own, included here",
         None,
     )
 

@@ -27,13 +27,8 @@ from ...models.weights import (
 from ..method.base_model import Autoencoder, BaseModel, TextEncoder
 from ..method.ldm_keys import read_shape, unet_to_diffusers
 from ..method.noise_schedule import Prediction
-from .encoders import (
-    MAX_TOKENS,
-    ClipTextEncoder,
-    KLAutoencoder,
-    TinyAutoencoder,
-    load_tokenizer,
-)
+from .encoders import ClipTextEncoder, KLAutoencoder, TinyAutoencoder
+from .tokenizer import MAX_TOKENS, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +42,7 @@ OPEN_CLIP = "cond_stage_model.model."
 def load_base_model(path: Path, tokenizer_dir: Path | None, v_parameterization: bool) -> BaseModel:
     """Load a single-file SD 1.x or 2.x checkpoint.
 
-    Raises WeightsError for files of another kind, FileNotFoundError when no tokenizer is found.
+    Raises WeightsError for files of another kind, ConfigError for a folder without a tokenizer.
     """
     file = read_weights(path, expect=(Kind.SD1, Kind.SD2, Kind.MERGED))
     if file.kind is Kind.MERGED:

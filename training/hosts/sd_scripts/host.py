@@ -29,8 +29,9 @@ from ...method.base_model import BaseModel
 from ...method.ldm_keys import read_diffusers_shape
 from ...method.noise_schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
 from ...method.objective import Batch
-from ..encoders import KLAutoencoder, load_tokenizer
+from ..encoders import KLAutoencoder
 from ..optimizers import package_advice, parse_arguments
+from ..tokenizer import load_tokenizer
 from .flags import NEEDS, SCHEDULE_FLAGS
 from .library import Library, build_parser, commit, english, load_library
 from .models import context_dim, folder_hash, load_parts
@@ -227,7 +228,7 @@ class SdTextEncoder:
         tokenizer = load_tokenizer(module.config.hidden_size, Path(folder) if folder else None)
 
         class LocalTokenizer(library.strategy_sd.SdTokenizeStrategy):
-            """With the tokenizer of the ComfyUI that this pack is in, so that no hub is needed."""
+            """With the same tokenizer as the standalone host, so that nothing is downloaded."""
 
             def _load_tokenizer(self, *_: Any, **__: Any) -> Any:
                 return tokenizer
