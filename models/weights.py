@@ -27,6 +27,7 @@ UNET = "model.diffusion_model."
 DECODER = (UNET + "output_blocks.", UNET + "out.")
 DHI_KEY = "input_hint_block.0.initial_conv.weight"
 
+SAFETENSORS = (".safetensors", ".sft")
 # How files start that `torch.save` writes: the present format and the one before.
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 # What torch's reader of pickles raises, for data that ends early or is no pickle at all too.
@@ -140,16 +141,21 @@ def read_weights(path: str | os.PathLike[str], expect: Iterable[Kind] | None = N
     Raises WeightsError when the file is missing, damaged, or of a kind not in `expect`.
     """
     path = Path(path)
+    check_is_file(path)
+    tensors, metadata = _read_any(path)
+    kind = identify({key: tuple(value.shape) for key, value in tensors.items()})
+    check_kind(path, kind, expect)
+    return WeightFile(path, kind, tensors, metadata)
+
+
+def check_is_file(path: Path) -> None:
+    """Raise WeightsError for a folder, or for nothing."""
     if path.is_dir():
         raise WeightsError(
             f"{path}: a folder; expected a single file. {ADVICE[Kind.DIFFUSERS_UNET]}"
         )
     if not path.is_file():
         raise WeightsError(f"{path}: no such file.")
-    tensors, metadata = _read_any(path)
-    kind = identify({key: tuple(value.shape) for key, value in tensors.items()})
-    check_kind(path, kind, expect)
-    return WeightFile(path, kind, tensors, metadata)
 
 
 def check_kind(path: Path, kind: Kind, expect: Iterable[Kind] | None) -> None:
@@ -173,7 +179,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
-    if path.suffix in (".safetensors", ".sft"):
+    if path.suffix in SAFETENSORS:
         return _read_safetensors(path)
     start = _first_bytes(path)
     try:

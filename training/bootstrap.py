@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from types import TracebackType
 
 PACKAGE = "siamese_diffusion"
 SCRIPTS = Path(__file__).resolve().parent
@@ -14,8 +15,10 @@ def enter_package() -> str:
     """Import the checkout, whatever its folder is called; returns the scripts' package name.
 
     By path rather than through sys.path: with the root on it, our `nodes` and `models` would
-    shadow ComfyUI's, and `training/` on it would let our modules shadow others.
+    shadow ComfyUI's, and `training/` on it would let our modules shadow others. The imports that
+    follow take seconds: Ctrl-C during them ends with one line.
     """
+    sys.excepthook = _explain
     root = SCRIPTS.parent
     spec = importlib.util.spec_from_file_location(
         PACKAGE, root / "__init__.py", submodule_search_locations=[str(root)]
@@ -27,3 +30,11 @@ def enter_package() -> str:
     spec.loader.exec_module(module)
     sys.path.remove(str(SCRIPTS))
     return f"{PACKAGE}.{SCRIPTS.name}"
+
+
+def _explain(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    """A stack trace, but not for Ctrl-C."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped by Ctrl-C", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, at)

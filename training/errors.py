@@ -7,3 +7,7 @@ class ConfigError(ValueError):
 
 class NotFiniteError(RuntimeError):
     """The loss became NaN or infinite; the message says at which step and on which files."""
+
+
+class CacheError(RuntimeError):
+    """A file of the cache on disk cannot be read or written by this process."""

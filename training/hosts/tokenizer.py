@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,7 +27,7 @@ def load_tokenizer(context_dim: int, folder: Path | None) -> CLIPTokenizer:
     folder: --tokenizer_cache_dir; None: CLIP's own. Raises ConfigError for a folder without one.
     """
     if folder is not None:
-        return _from_folder(tokenizer_folder(context_dim, folder), context_dim)
+        return _from_folder(tokenizer_folder(folder, [SAVED_AS[context_dim]]), context_dim)
     merges = gzip.decompress(MERGES.read_bytes()).decode()
     with TemporaryDirectory() as temporary:
         place = Path(temporary)
@@ -37,16 +37,18 @@ def load_tokenizer(context_dim: int, folder: Path | None) -> CLIPTokenizer:
         return _from_folder(place, context_dim)
 
 
-def tokenizer_folder(context_dim: int, folder: Path) -> Path:
-    """Where in --tokenizer_cache_dir the tokenizer is. Raises ConfigError if it is not there."""
-    places = (folder / SAVED_AS[context_dim], folder)
-    for place in places:
+def tokenizer_folder(folder: Path, names: Iterable[str] = SAVED_AS.values()) -> Path:
+    """Where in a --tokenizer_cache_dir a tokenizer is: under one of the names, or in itself.
+
+    Raises ConfigError if there is none.
+    """
+    for place in (*(folder / name for name in names), folder):
         if (place / VOCABULARY_FILE).is_file() and (place / MERGES_FILE).is_file():
             return place
     raise ConfigError(
         f"--tokenizer_cache_dir {folder}: {VOCABULARY_FILE} and {MERGES_FILE} are neither there "
-        f"nor in {places[0].name}. Give the folder that holds them, or leave the flag out: CLIP's "
-        "own tokenizer is included."
+        f"nor in {' or '.join(names)}. Give the folder that holds them, or leave the flag out: "
+        "CLIP's own tokenizer is included."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -99,7 +100,12 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
 def test_a_step_far_away_is_not_counted_up_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """100,000 images in 20 sizes, resumed after 9,600 epochs."""
     drawn = []
-    monkeypatch.setattr(batch_order, "generator", lambda *of: drawn.append(of) or generator(*of))
+
+    def counted_generator(*of: Any) -> torch.Generator:
+        drawn.append(of)
+        return generator(*of)
+
+    monkeypatch.setattr(batch_order, "generator", counted_generator)
     order = BatchOrder([index % 20 for index in range(99_999)] + ["alone"], 48, seed=0)
     order.batch(20_000_000)
     # An epoch and the one before, where remainders were left; 48 where the lone image has a batch.

@@ -14,7 +14,7 @@ from siamese_diffusion.training.data.cache import DiskCache
 from siamese_diffusion.training.data.dataset import Dataset
 from siamese_diffusion.training.data.framing import Framing, bucket_sizes, cover_box
 from siamese_diffusion.training.data.summary import DatasetSummary
-from siamese_diffusion.training.errors import ConfigError
+from siamese_diffusion.training.errors import CacheError, ConfigError
 from support.small_datasets import (
     SQUARE,
     Base,
@@ -171,10 +171,10 @@ def test_a_damaged_cache_file_is_named(tmp_path: Path) -> None:
     data = disk(load(folder), cache, Base())
     for path in cache.rglob("*.safetensors"):
         path.write_bytes(b"damaged")
-    with pytest.raises(ConfigError, match=r"safetensors is damaged.*Delete it"):
+    with pytest.raises(CacheError, match=r"safetensors is damaged.*Delete it"):
         data.batch([0], 0, 0, 0)
     (tmp_path / "a file").touch()
-    with pytest.raises(ConfigError, match="cannot write"):
+    with pytest.raises(CacheError, match="cannot write"):
         disk(load(folder), tmp_path / "a file", Base())
 
 
