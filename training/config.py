@@ -94,8 +94,8 @@ class TrainConfig:
     )
     enable_bucket: bool = option(
         "data",
-        "train each picture at the size nearest its aspect, of about the same area, cropped to it; "
-        "without it pictures are stretched to --resolution, as the published code does",
+        "train each image at the size nearest its aspect, of about the same area, cropped to it; "
+        "without it images are stretched to --resolution, as the published code does",
         False,
     )
     min_bucket_reso: int = option(
@@ -105,14 +105,14 @@ class TrainConfig:
         "data", "largest side of a bucket (sd-scripts: 1024)", 1024, range=AT_LEAST_1
     )
     bucket_reso_steps: int = option(
-        "data", "sides are multiples of this (sd-scripts: 64)", 64, range=AT_LEAST_1
+        "data", "sides of buckets are multiples of this (sd-scripts: 64)", 64, range=AT_LEAST_1
     )
     flip_aug: bool = option(
-        "data", "mirror half of the pairs, left to right; twice the latents to cache", False
+        "data", "flip half of the pairs, left to right; twice the latents to cache", False
     )
     random_rotate90: bool = option(
         "data",
-        "turn pairs by 0, 90, 180 or 270 degrees, or by 0 or 180 where they are not square; four "
+        "rotate pairs by 0, 90, 180 or 270 degrees, or by 0 or 180 where they are not square; four "
         "times the latents to cache",
         False,
     )
@@ -218,12 +218,15 @@ class TrainConfig:
         range=SHARE,
     )
     seed: int = option(
-        "training", "of order, noise and previews (published: 42)", 42, range=Range(0, 2**64 - 1)
+        "training",
+        "random seed of order, noise and previews (published: 42)",
+        42,
+        range=Range(0, 2**64 - 1),
     )
 
     mixed_precision: str = option(
         "speed",
-        "number format of the networks; weights and losses stay float32 (published: no)",
+        "number format of the networks; trained weights and losses stay float32 (published: no)",
         "no",
         choices=("no", "fp16", "bf16"),
     )

@@ -1,4 +1,4 @@
-"""Where encoded pictures and captions are kept: in memory, or in files that later runs find."""
+"""Where encoded images and captions are kept: in memory, or in files that later runs find."""
 
 from __future__ import annotations
 

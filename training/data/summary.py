@@ -51,7 +51,7 @@ class DatasetSummary:
 
     def render(self) -> str:
         """A table of two columns."""
-        rows = [("pairs", self._pairs()), ("picture sizes", self._sizes())]
+        rows = [("pairs", self._pairs()), ("image sizes", self._sizes())]
         rows += [
             ("trained at" if not number else "", f"{_text(size)} ({count})")
             for number, (size, count) in enumerate(sorted(self.training_sizes.items()))
