@@ -92,7 +92,7 @@ class Reporter:
         """
         config, device = self.config, self.accelerator.device
         self.objective.nets.eval()
-        mask, image = self.data.pictures(self._shown)
+        mask, image = self.data.masks_and_images(self._shown)
         conditions = self._conditions(mask)
         with self.accelerator.autocast():
             latents = sample(self.objective, conditions, config.sample_steps, config.sample_cfg)
