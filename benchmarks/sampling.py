@@ -136,7 +136,7 @@ def in_comfyui(ours: Networks, core: Networks, inputs: Inputs, steps: int) -> di
     """`ours` and `core`: apply the masks with the node of each, and sample."""
     import nodes as host_nodes
 
-    from ..nodes.conditioning import SiameseApplyMask
+    from ..nodes.conditioning_nodes import SiameseApplyMask
     from ..nodes.sampling import PUBLISHED_SCHEDULER, Settings, sample
 
     positive, negative = ([[text, {}]] for text in (inputs.text, inputs.empty))

@@ -30,7 +30,7 @@ def read_mask(path: Path) -> np.ndarray:
     if 0 < brightest <= half:
         raise ValueError(
             f"{path}: the mask's brightest value is {brightest} of {largest}; expected a lesion "
-            f"above {half}, or a black picture for an empty mask. Multiply by "
+            f"above {half}, or a black image for an empty mask. Multiply by "
             f"{largest // brightest}, or paint the lesion white."
         )
     return grey > half
@@ -48,7 +48,7 @@ def _read(path: Path, convert: Callable[[Image.Image, bool], np.ndarray]) -> np.
             # Phones write a JPEG's preview as a second frame.
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if frames > 1:
-                raise ValueError(f"it holds {frames} pictures; save each in a file of its own")
+                raise ValueError(f"it holds {frames} images; save each in its own file")
             return convert(ImageOps.exif_transpose(image), image.format == "PNG")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
@@ -72,7 +72,7 @@ def _colours(image: Image.Image, is_png: bool) -> np.ndarray:
 
 
 def _has_16_bits(image: Image.Image, is_png: bool) -> bool:
-    """Of a grey picture. Raises ValueError for a range that is not known."""
+    """Whether a grey image has 16 bits. Raises ValueError for a range that is not known."""
     if image.mode.startswith("I;16") or (image.mode == "I" and is_png):
         return True
     if image.mode in ("I", "F"):

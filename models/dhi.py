@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 FEATURE_CHANNELS = 256
@@ -37,12 +37,9 @@ class PatchMerging(nn.Module):
         self.reduction = operations.Linear(4 * channels, 2 * channels, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1)
         # Neighbour order of the published weights, as (row, column): (0,0), (1,0), (0,1), (1,1).
-        x = torch.cat(
-            [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], dim=-1
-        )
-        return self.reduction(self.norm(x)).permute(0, 3, 1, 2)
+        x = rearrange(x, "b c (h row) (w column) -> b h w (column row c)", row=2, column=2)
+        return rearrange(self.reduction(self.norm(x)), "b h w c -> b c h w")
 
 
 class FeatureExtractor(nn.Module):

@@ -1,24 +1,24 @@
-"""Nodes that put masks into the conditioning."""
+"""Masks and images put into conditionings as Siamese controls."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from comfy_api.latest import io
+from einops import rearrange
 from torch import Tensor
 
 import nodes as host_nodes  # ComfyUI's own, not this package
 
 from .control import SiameseControl
-from .masks import PHOTO_CHANNELS, THRESHOLD, mask_hint, palette_hint, photo_hint
-from .sampling import Conditioning
-from .schema import node_schema
+from .hints import IMAGE_CHANNELS, image_hint, mask_hint
+
+Conditioning = list[Any]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How strongly and in which part of sampling (0 the first step, 1 the last) a hint counts."""
+    """How strong a hint is, and for which part of sampling: 0 is the first step, 1 the last."""
 
     strength: float = 1.0
     start_percent: float = 0.0
@@ -28,7 +28,7 @@ class Timing:
 def apply_mask(
     positive: Conditioning, negative: Conditioning, control_net: Any, mask: Tensor, **timing: float
 ) -> tuple[Conditioning, Conditioning]:
-    """Both conditionings with the mask as their control; earlier ControlNets in them are kept.
+    """Both conditionings with the mask as control; ControlNets already in them are kept.
 
     Raises ValueError for a ControlNet that is not Siamese or a tensor that is not a mask.
     """
@@ -51,9 +51,9 @@ def apply_hint(
     pair: tuple[Conditioning, Conditioning], control: SiameseControl, hint: Tensor, timing: Timing
 ) -> tuple[Conditioning, Conditioning]:
     """Positive and negative conditioning with one more control; hint (B, C, H, W) in [0, 1]."""
-    image = hint.movedim(1, -1)  # (B, H, W, C)
+    as_image = rearrange(hint, "b c h w -> b h w c")
     return host_nodes.ControlNetApplyAdvanced().apply_controlnet(
-        *pair, control, image, timing.strength, timing.start_percent, timing.end_percent
+        *pair, control, as_image, timing.strength, timing.start_percent, timing.end_percent
     )
 
 
@@ -61,14 +61,14 @@ def apply_both(
     pair: tuple[Conditioning, Conditioning],
     control: SiameseControl,
     hint: Tensor,
-    photo: Tensor,
+    image: Tensor,
     weight: float,
     timing: Timing,
 ) -> tuple[Conditioning, Conditioning]:
     """The image branch of training as control: c_m + w c_i, or c_m + w (c_i - c_m).
 
-    `hint` is the mask branch's, photo (B, H, W, 3) in [0, 1]; which sum it is, the recipe says.
-    Raises ValueError when the weights have no image branch.
+    The weights' recipe decides between the two. hint: of the mask branch; image: (B, H, W, 3) in
+    [0, 1]. Raises ValueError when the weights have no image branch.
     """
     recipe = control.recipe
     if not recipe.has_image_branch:
@@ -78,131 +78,12 @@ def apply_both(
         )
     kept = 1.0 if recipe.joint_control == "add" else 1.0 - weight
     image_branch = control.copy()
-    image_branch.photo_channels = PHOTO_CHANNELS
+    image_branch.image_channels = IMAGE_CHANNELS
     # Chained controls add up.
     for branch, given, share in (
         (control, hint, kept),
-        (image_branch, photo_hint(photo, hint), weight),
+        (image_branch, image_hint(image, hint), weight),
     ):
         shared = Timing(timing.strength * share, timing.start_percent, timing.end_percent)
         pair = apply_hint(pair, branch, given, shared)
     return pair
-
-
-class SiameseApplyMask(io.ComfyNode):
-    """Puts a mask into positive and negative conditioning, for the core samplers."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return node_schema(
-            node_id="SiameseApplyMask",
-            display_name="Siamese Apply Mask",
-            description=(
-                "Guides sampling by a mask, for use with KSampler and other samplers. "
-                "'Siamese Sampler' does this itself."
-            ),
-            search_aliases=["siamese", "apply controlnet", "mask to image", "image branch"],
-            inputs=[*_connections(), *_timing(), *_mask_settings()],
-            outputs=[
-                io.Conditioning.Output(
-                    display_name="positive", tooltip="positive, guided by the mask."
-                ),
-                io.Conditioning.Output(
-                    display_name="negative",
-                    tooltip="negative, guided by the mask too, as published.",
-                ),
-            ],
-        )
-
-    @classmethod
-    def execute(  # noqa: PLR0913 - one argument for each input of the node
-        cls,
-        *,
-        positive: Conditioning,
-        negative: Conditioning,
-        control_net: Any,
-        mask: Tensor | None = None,
-        palette: Tensor | None = None,
-        image: Tensor | None = None,
-        threshold: float = THRESHOLD,
-        invert: bool = False,
-        image_weight: float = 1.0,
-        **timing: float,
-    ) -> io.NodeOutput:
-        channels = siamese(control_net).hint_channels
-        if mask is not None and palette is None:
-            hint = mask_hint(mask, channels, threshold, invert)
-        elif palette is not None and mask is None:
-            hint = palette_hint(palette, channels)
-        else:
-            raise ValueError(
-                f"{'Neither' if mask is None else 'Both'} of 'mask' and 'palette' connected: "
-                "connect 'mask' for weights trained on binary masks, or 'palette' for weights "
-                "trained on a colour for each class."
-            )
-        pair = (positive, negative)
-        if image is None:
-            return io.NodeOutput(*apply_hint(pair, control_net, hint, Timing(**timing)))
-        return io.NodeOutput(
-            *apply_both(pair, control_net, hint, image, image_weight, Timing(**timing))
-        )
-
-
-def _connections() -> list[io.Input]:
-    return [
-        io.Conditioning.Input("positive", tooltip="What the image should show."),
-        io.Conditioning.Input("negative", tooltip="What it should not show."),
-        io.ControlNet.Input("control_net", tooltip="From a Siamese loader."),
-        io.Mask.Input(
-            "mask", optional=True,
-            tooltip="White is the lesion. Values above the threshold count as white. One mask "
-            "for all latents or one for each; stretched to the latent's size by nearest "
-            "neighbour, never cropped or smoothed.",
-        ),
-        io.Image.Input(
-            "palette", optional=True,
-            tooltip="Instead of 'mask', for weights trained on several classes: an image with "
-            "the colour of each class as in training.",
-        ),
-        io.Image.Input(
-            "image", optional=True,
-            tooltip="Only for comparison: a real image that belongs to the mask. Sampling is then "
-            "guided by the image branch, as in training.",
-        ),
-    ]  # fmt: skip
-
-
-def _timing() -> list[io.Input]:
-    percent = {"min": 0.0, "max": 1.0, "step": 0.001}
-    return [
-        io.Float.Input(
-            "strength", default=1.0, min=0.0, max=10.0, step=0.01,
-            tooltip="Weight of the guidance: 1 as trained, 0 none.",
-        ),
-        io.Float.Input(
-            "start_percent", default=0.0, **percent,
-            tooltip="Where in sampling the guidance starts: 0 is the first step.",
-        ),
-        io.Float.Input(
-            "end_percent", default=1.0, **percent,
-            tooltip="Where in sampling the guidance ends: 1 is the last step.",
-        ),
-    ]  # fmt: skip
-
-
-def _mask_settings() -> list[io.Input]:
-    return [
-        io.Float.Input(
-            "threshold", default=THRESHOLD, min=0.0, max=1.0, step=0.01, optional=True,
-            tooltip="Mask values above it count as white; 0.5 as published. Not for 'palette'.",
-        ),
-        io.Boolean.Input(
-            "invert", default=False, optional=True,
-            tooltip="For masks whose lesion is black. Not for 'palette'.",
-        ),
-        io.Float.Input(
-            "image_weight", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
-            tooltip="Weight of the image branch when 'image' is connected; training raises it "
-            "from 0 to 1.",
-        ),
-    ]  # fmt: skip

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..models.dhi import DOWNSCALE, DenseHintInput
-from ..models.metadata import read_metadata
-from ..models.recipe import RECIPES, Recipe
+from ..models.metadata import read_recipe
+from ..models.recipe import Recipe
 from ..models.weights import DHI_KEY, StateDict, WeightFile, WeightsError, check_keys
 
 
@@ -72,14 +72,14 @@ class SiameseNetwork(comfy.cldm.cldm.ControlNet):
 class SiameseControl(comfy.controlnet.ControlNet):
     """One use of a Siamese ControlNet; each copy has a hint and hint features of its own.
 
-    photo_channels: how many channels of the hint, the first ones, are a photograph's and may be
-    smoothed when resized; the others are a mask's.
+    image_channels: how many channels of the hint, the first ones, hold an image, which may be
+    smoothed when it is resized; the others hold a mask, which may not.
     """
 
     def __init__(self, network: SiameseNetwork | None, **settings: Any) -> None:
         # The parent resizes a hint that the network then ignores: this keeps it small.
         super().__init__(network, compression_ratio=1, **settings)
-        self.photo_channels = 0
+        self.image_channels = 0
         self._features: dict[Any, Tensor] = {}
 
     @property
@@ -96,7 +96,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
         )
         other.control_model = self.control_model
         other.control_model_wrapped = self.control_model_wrapped
-        other.photo_channels = self.photo_channels
+        other.image_channels = self.image_channels
         self.copy_to(other)
         return other
 
@@ -145,12 +145,12 @@ class SiameseControl(comfy.controlnet.ControlNet):
     def _encode(self, x_noisy: Tensor) -> Tensor:
         """Run the DHI on the hint, stretched to 8 times the latent: masks by nearest neighbour."""
         size = tuple(DOWNSCALE * size for size in x_noisy.shape[-2:])
-        photo = self.cond_hint_original[:, : self.photo_channels]
-        mask = self.cond_hint_original[:, self.photo_channels :]
+        image = self.cond_hint_original[:, : self.image_channels]
+        mask = self.cond_hint_original[:, self.image_channels :]
         parts = []
-        if photo.shape[1]:
-            # As training reads photographs: linear, averaging when they shrink.
-            parts.append(functional.interpolate(photo, size, mode="bilinear", antialias=True))
+        if image.shape[1]:
+            # As training resizes images: linear, averaging when they shrink.
+            parts.append(functional.interpolate(image, size, mode="bilinear", antialias=True))
         if mask.shape[1]:
             parts.append(functional.interpolate(mask, size, mode="nearest-exact"))
         dtype = self.manual_cast_dtype or self.control_model.dtype
@@ -176,7 +176,7 @@ def load_control(weights: WeightFile) -> SiameseControl:
     """
     state_dict = weights.control()
     channels = state_dict[DHI_KEY].shape[1]
-    recipe = _recipe(weights, channels)
+    recipe = read_recipe(weights)
     load_device = comfy.model_management.get_torch_device()
     config = _network_config(weights, state_dict)
     cast_dtype = comfy.model_management.unet_manual_cast(config["dtype"], load_device)
@@ -188,23 +188,6 @@ def load_control(weights: WeightFile) -> SiameseControl:
         # Afterwards: newer versions of ComfyUI make weights only as they are loaded.
         check_keys(state_dict, network.state_dict(), f"{weights.path}: ControlNet")
     return SiameseControl(network, load_device=load_device, manual_cast_dtype=cast_dtype)
-
-
-def _recipe(weights: WeightFile, channels: int) -> Recipe:
-    """The recipe in the metadata, which must allow the DHI's `channels`; else what these suggest.
-
-    Raises WeightsError when they contradict each other.
-    """
-    metadata = read_metadata(weights.metadata, str(weights.path))
-    if metadata is None:
-        return RECIPES["published" if channels == 3 else "concat"]
-    allowed = {metadata.recipe.hint_channels(n) for n in (1, 3)}
-    if channels not in allowed:
-        raise WeightsError(
-            f"{weights.path}: its recipe needs {sorted(allowed)} hint channels; its weights have "
-            f"{channels}. The file is damaged or mixed from two; train it again."
-        )
-    return metadata.recipe
 
 
 def _network_config(weights: WeightFile, state_dict: StateDict) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .conditioning import SiameseApplyMask
-from .dataset import SiameseLoadMaskFolder, SiameseSavePairs
-from .loaders import SiameseBundleLoader, SiameseCheckpointLoader
+from .conditioning_nodes import SiameseApplyMask
+from .dataset_nodes import SiameseLoadMaskFolder, SiameseSavePairs
+from .loader_nodes import SiameseBundleLoader, SiameseCheckpointLoader
 from .mask_nodes import SiameseAugmentMask, SiameseRandomMask
-from .model_info import SiameseModelInfo
+from .model_info_nodes import SiameseModelInfo
 from .picture_nodes import SiameseContactSheet, SiameseFilterPairs, SiameseOverlay
-from .sampler import SiameseSampler
-from .synthesize import SiameseSynthesizeDataset
+from .sampler_nodes import SiameseSampler
+from .synthesize_nodes import SiameseSynthesizeDataset
 
 
 class SiameseExtension(ComfyExtension):

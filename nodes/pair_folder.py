@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from comfy.cli_args import args
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -23,7 +22,8 @@ from ..common.prompt_jsonl import (
     write_prompt_jsonl,
 )
 from .folders import relative_path
-from .masks import binary_mask
+from .hints import binary_mask
+from .pictures import to_pixels
 
 INDEX = "prompt.jsonl"
 
@@ -123,9 +123,8 @@ def png_metadata(hidden: Any) -> PngInfo | None:
     return metadata
 
 
-def _save(path: Path, pixels: Tensor, metadata: PngInfo | None) -> None:
+def _save(path: Path, image: Tensor, metadata: PngInfo | None) -> None:
     """(H, W) or (H, W, 3) in [0, 1] -> an 8-bit PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    array = pixels.cpu().mul(255).round().clamp(0, 255).numpy().astype(np.uint8)
     with replacing(path) as temporary:
-        Image.fromarray(array).save(temporary, format="PNG", pnginfo=metadata)
+        Image.fromarray(to_pixels(image)).save(temporary, format="PNG", pnginfo=metadata)

@@ -1,15 +1,18 @@
-"""Looking at pairs: outlines, sheets, and how well an image shows its mask. Plain tensors."""
+"""Pairs to look at: masks drawn on images, contact sheets, and a lesion's contrast."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from einops import rearrange, repeat
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from .masks import binary_mask, photo_batch
+from ..common.picture_grid import fitted, picture_grid
+from .hints import binary_mask, image_batch
 
 COLOURS = {
     "green": (0.1, 1.0, 0.2),
@@ -19,33 +22,33 @@ COLOURS = {
     "white": (1.0, 1.0, 1.0),
 }
 GAP = 8  # pixels between the cells of a sheet
-BACKGROUND = 0.15
+BACKGROUND = (38, 38, 38)  # dark grey, of 255
 RING = 0.05  # of the shorter side: how far around the lesion its surroundings go
 
 Pair = tuple[Tensor, Tensor]  # image (1, 3, H, W) in [0, 1], mask (1, 1, H, W) of zeros and ones
 
 
 def pairs_of(images: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Pair]:
-    """ComfyUI's IMAGEs and MASKs, batches of any size -> pairs; masks as large as their image.
+    """ComfyUI's IMAGEs and MASKs, batches of any size -> pairs, each mask as large as its image.
 
-    One mask serves all images. Raises ValueError for other counts that differ.
+    A single mask is used for all images. Raises ValueError for other counts that differ.
     """
-    photos = [one for image in images for one in photo_batch(image).split(1)]
-    cut = [one[:, None] for mask in masks for one in binary_mask(mask).split(1)]
-    if len(cut) not in (1, len(photos)):
+    single = [one for image in images for one in image_batch(image).split(1)]
+    binary = [one[:, None] for mask in masks for one in binary_mask(mask).split(1)]
+    if len(binary) not in (1, len(single)):
         raise ValueError(
-            f"{len(cut)} masks for {len(photos)} images: give one mask for all images, or one for "
-            "each."
+            f"{len(binary)} masks for {len(single)} images: give one mask for all images, or one "
+            "for each."
         )
-    cut = cut * len(photos) if len(cut) == 1 else cut
+    binary = binary * len(single) if len(binary) == 1 else binary
     return [
-        (photo, functional.interpolate(mask.to(photo), photo.shape[-2:], mode="nearest-exact"))
-        for photo, mask in zip(photos, cut, strict=True)
+        (image, functional.interpolate(mask.to(image), image.shape[-2:], mode="nearest-exact"))
+        for image, mask in zip(single, binary, strict=True)
     ]
 
 
 def overlay(pair: Pair, colour: str, outline: int, tint: float) -> Tensor:
-    """Image (1, H, W, 3): the mask tinted, and an outline of `outline` pixels just outside it."""
+    """Image (1, H, W, 3) with the mask tinted and outlined, `outline` pixels wide, outside it."""
     image, mask = pair
     paint = torch.tensor(COLOURS[colour]).to(image).view(1, 3, 1, 1)
     image = torch.lerp(image, paint.expand_as(image), tint * mask)
@@ -54,16 +57,16 @@ def overlay(pair: Pair, colour: str, outline: int, tint: float) -> Tensor:
 
 
 def grown(mask: Tensor, pixels: int) -> Tensor:
-    """(1, 1, H, W): the mask and all that is at most `pixels` away from it, diagonally too."""
-    # A square's maximum, down and then across: its side's work for each pixel, not its area's.
+    """Mask (1, 1, H, W) dilated by a square of `pixels` to each side."""
+    # Down and then across: work in proportion to the square's side, not to its area.
     down = functional.max_pool2d(mask, (2 * pixels + 1, 1), 1, (pixels, 0))
     return functional.max_pool2d(down, (1, 2 * pixels + 1), 1, (0, pixels))
 
 
 def contrast(pair: Pair) -> float | None:
-    """Mean colour of the lesion against that of a ring around it: mean absolute difference, 0..1.
+    """Mean absolute difference, 0..1, between mean colours of the lesion and a ring around it.
 
-    None when the mask is empty or leaves no surroundings.
+    None when the mask is empty or full.
     """
     image, mask = pair
     ring = grown(mask, max(1, round(RING * min(mask.shape[-2:])))) - mask
@@ -75,30 +78,26 @@ def contrast(pair: Pair) -> float | None:
     return float((lesion - around).abs().mean())
 
 
-def sheet(cells: Sequence[Tensor], columns: int) -> Tensor:
-    """Cells (1, 3, h, w) of one size -> a picture (1, H, W, 3), filled row by row."""
-    rows = math.ceil(len(cells) / columns)
-    height, width = (size + GAP for size in cells[0].shape[-2:])
-    page = torch.full((1, 3, rows * height + GAP, columns * width + GAP), BACKGROUND)
-    for number, cell in enumerate(cells):
-        top, left = (number // columns) * height + GAP, (number % columns) * width + GAP
-        page[..., top : top + height - GAP, left : left + width - GAP] = cell.cpu()
-    return page.movedim(1, -1)
+def sheet(cells: Sequence[np.ndarray], columns: int) -> Tensor:
+    """Cells (h, w, 3) of one size, uint8 -> ComfyUI IMAGE (1, H, W, 3), filled row by row."""
+    page = picture_grid(cells, columns, GAP, GAP, BACKGROUND)
+    return torch.from_numpy(page)[None] / 255
 
 
-def fitted(picture: Tensor, size: int, mode: str) -> Tensor:
-    """(1, C, H, W) -> (1, 3, size, size): scaled to fit, in the middle of the background."""
-    height, width = picture.shape[-2:]
-    factor = size / max(height, width)
-    target = [max(1, round(height * factor)), max(1, round(width * factor))]
-    smooth = mode == "bilinear"
-    scaled = functional.interpolate(picture, target, mode=mode, antialias=smooth)
-    top, left = (size - target[0]) // 2, (size - target[1]) // 2
-    padding = (left, size - target[1] - left, top, size - target[0] - top)
-    return functional.pad(scaled.expand(-1, 3, -1, -1), padding, value=BACKGROUND)
+def cell(image: Tensor, size: int) -> np.ndarray:
+    """Image (1, 3, H, W) -> (size, size, 3), uint8, scaled to fit."""
+    shown = rearrange(image, "1 c h w -> h w c")
+    return fitted(to_pixels(shown), size, Image.Resampling.BILINEAR, BACKGROUND)
 
 
-def side_by_side(pair: Pair, size: int) -> Tensor:
-    """Mask and image in one cell (1, 3, size, 2 size)."""
+def side_by_side(pair: Pair, size: int) -> np.ndarray:
+    """Mask and image in one cell (size, 2 size, 3), uint8."""
     image, mask = pair
-    return torch.cat([fitted(mask, size, "nearest-exact"), fitted(image, size, "bilinear")], -1)
+    shown = repeat(mask, "1 1 h w -> h w c", c=3)
+    left = fitted(to_pixels(shown), size, Image.Resampling.NEAREST, BACKGROUND)
+    return np.hstack([left, cell(image, size)])
+
+
+def to_pixels(image: Tensor) -> np.ndarray:
+    """(H, W) or (H, W, C) in [0, 1] -> the same in 0..255, uint8."""
+    return image.cpu().mul(255).round().clamp(0, 255).numpy().astype(np.uint8)

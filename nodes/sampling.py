@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -13,7 +14,10 @@ import latent_preview
 import torch
 from torch import Tensor
 
-Conditioning = list[Any]
+from ..models.dhi import DOWNSCALE
+from .conditioning import Conditioning, apply_mask
+from .hints import mask_batch
+
 Callback = Callable[[int, Tensor, Tensor, int], None]  # step, x0, x, number of steps
 
 # With sampler `ddim`: the published DDIM. ComfyUI's `ddim_uniform` takes the same timesteps, but
@@ -40,6 +44,62 @@ class Settings:
     seed: int
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What a mask is sampled with: MODEL, prompts and Siamese CONTROL_NET."""
+
+    model: Any
+    positive: Conditioning
+    negative: Conditioning
+    control_net: Any
+
+
+def sample_masks(
+    sources: Sources,
+    mask: Tensor,
+    size: tuple[int, int],
+    settings: Settings,
+    callback: Callback | None = None,
+) -> Tensor:
+    """A latent (B, 4, h, w) for each of B masks; size (width, height) in pixels, 0 the mask's own.
+
+    Raises ValueError when mask, size or ControlNet do not fit.
+    """
+    positive, negative = apply_mask(sources.positive, sources.negative, sources.control_net, mask)
+    empty = comfy.sample.fix_empty_latent_channels(sources.model, empty_latents(mask, *size))
+    noise = comfy.sample.prepare_noise(empty, settings.seed)
+    return sample(sources.model, noise, positive, negative, settings, callback)
+
+
+def empty_latents(mask: Tensor, width: int, height: int) -> Tensor:
+    """Zeros (B, 4, h, w) for B masks; 0 for width or height (pixels) means the mask's own.
+
+    Raises ValueError when a size is not a multiple of 8.
+    """
+    masks = mask_batch(mask)
+    wrong = [
+        f"{name} is {size}"
+        for name, size in (("width", width), ("height", height))
+        if size % DOWNSCALE
+    ]
+    height, width = height or masks.shape[-2], width or masks.shape[-1]
+    if height % DOWNSCALE or width % DOWNSCALE:
+        found = " and ".join(wrong) or f"The mask is {masks.shape[-1]}x{masks.shape[-2]}"
+        nearest = " and ".join(
+            f"{name} {max(DOWNSCALE, round(size / DOWNSCALE) * DOWNSCALE)}"
+            for name, size in (("width", width), ("height", height))
+        )
+        raise ValueError(
+            f"{found} pixels; images are made in multiples of {DOWNSCALE}. Set {nearest} (the "
+            "mask is stretched to it by nearest neighbour), or the size that the model was "
+            "trained at."
+        )
+    return torch.zeros(
+        (len(masks), 4, height // DOWNSCALE, width // DOWNSCALE),
+        device=comfy.model_management.intermediate_device(),
+    )
+
+
 def sample(
     model: Any,
     noise: Tensor,
@@ -53,26 +113,31 @@ def sample(
     Sends progress and previews to the page, or calls `callback` for it after each step; ends when
     the user interrupts.
     """
-    progress = {
-        "callback": callback or latent_preview.prepare_callback(model, settings.steps),
-        "disable_pbar": not comfy.utils.PROGRESS_BAR_ENABLED,
-        "seed": settings.seed,
-    }
-    empty = torch.zeros_like(noise)
-    if settings.scheduler != PUBLISHED_SCHEDULER:
-        return comfy.sample.sample(
-            model, noise, settings.steps, settings.cfg, settings.sampler_name, settings.scheduler,
-            positive, negative, empty, **progress,
-        )  # fmt: skip
-    sigmas = published_sigmas(model.get_model_object("model_sampling"), settings.steps)
+    sigmas = noise_levels(model, settings)
     sampler = comfy.samplers.sampler_object(settings.sampler_name)
-    # The published sampler starts from noise of variance 1 whatever its first timestep.
-    sampler.max_denoise = lambda *_: True
+    published = settings.scheduler == PUBLISHED_SCHEDULER
+    if published:
+        # The published sampler starts from noise of variance 1 whatever its first timestep.
+        sampler.max_denoise = lambda *_: True
     latents = comfy.sample.sample_custom(
-        model, noise, settings.cfg, sampler, sigmas, positive, negative, empty, **progress
-    )
+        model, noise, settings.cfg, sampler, sigmas, positive, negative, torch.zeros_like(noise),
+        callback=callback or latent_preview.prepare_callback(model, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=settings.seed,
+    )  # fmt: skip
     # ComfyUI's latents are x0 + sigma eps; the published ones are that / sqrt(1 + sigma^2).
-    return latents / (1 + float(sigmas[-1]) ** 2) ** 0.5
+    return latents / (1 + float(sigmas[-1]) ** 2) ** 0.5 if published else latents
+
+
+def noise_levels(model: Any, settings: Settings) -> Tensor:
+    """Noise levels (sigmas) of a run, falling: one for the start, and one for each step it makes.
+
+    A schedule may make more steps than were asked for.
+    """
+    if settings.scheduler == PUBLISHED_SCHEDULER:
+        return published_sigmas(model.get_model_object("model_sampling"), settings.steps)
+    return comfy.samplers.KSampler(
+        model, settings.steps, model.load_device, settings.sampler_name, settings.scheduler
+    ).sigmas
 
 
 def published_sigmas(sampling: Any, steps: int) -> Tensor:

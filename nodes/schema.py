@@ -1,4 +1,4 @@
-"""What all nodes of the pack share: category, search aliases, model files."""
+"""What the nodes share: category, search aliases, seed and model file inputs, text on a node."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import folder_paths
 from comfy_api.latest import io
 
 CATEGORY = "Siamese-Diffusion"
+MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
 
 def node_schema(*, search_aliases: Sequence[str] = (), **fields: Any) -> io.Schema:
@@ -18,6 +19,13 @@ def node_schema(*, search_aliases: Sequence[str] = (), **fields: Any) -> io.Sche
     if any(field.name == "search_aliases" for field in dataclasses.fields(io.Schema)):
         fields["search_aliases"] = list(search_aliases)
     return io.Schema(category=CATEGORY, **fields)
+
+
+def seed_input(tooltip: str) -> io.Int.Input:
+    """A seed that the page can change after each run."""
+    return io.Int.Input(
+        "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip=tooltip
+    )
 
 
 def file_input(name: str, folder: str, tooltip: str) -> io.Combo.Input:

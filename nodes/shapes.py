@@ -1,14 +1,17 @@
-"""New masks: old ones moved and bent, and lesion-like shapes. Tensors in, tensors out."""
+"""New masks: augmented ones, and random ones with lesion-like shapes."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
-ATTEMPTS = 20  # to keep some of a lesion in the picture
+from ..common.blobs import Blob, place_inside
+
+ATTEMPTS = 20  # to keep some of a lesion in the image
 HARMONICS = 5  # of a random outline: more make it rougher
 
 
@@ -16,8 +19,8 @@ HARMONICS = 5  # of a random outline: more make it rougher
 class Changes:
     """How much a mask may change.
 
-    flip: mirrored left to right half of the time. rotation: in degrees, to either side.
-    scale: 0.2 is from 0.8 to 1.2 times the size. elastic: 0 none, 1 strongly bent.
+    flip: left to right, half of the time. rotation: up to so many degrees in either direction.
+    scale: 0.2 is a factor of 0.8 to 1.2. elastic: strength of the deformation, 0 to 1.
     """
 
     flip: bool
@@ -27,33 +30,33 @@ class Changes:
 
 
 def augment(mask: Tensor, changes: Changes, generator: Generator) -> Tensor:
-    """Mask (H, W) of zeros and ones -> another one, as random as `generator`.
+    """Mask (H, W) of zeros and ones -> a changed one; `generator` decides how.
 
-    Raises ValueError when every attempt moves the whole lesion out of the picture.
+    Raises ValueError when every attempt moves the whole lesion out of the image.
     """
     for _ in range(ATTEMPTS):
         changed = _augment_once(mask[None, None], changes, generator)[0, 0]
         if changed.any() or not mask.any():
             return changed
     raise ValueError(
-        f"{ATTEMPTS} attempts moved the lesion out of the picture: it lies at the edge. Lower "
+        f"{ATTEMPTS} attempts moved the lesion out of the image: it lies at the edge. Lower "
         "rotation, scale or elastic."
     )
 
 
 def _augment_once(mask: Tensor, changes: Changes, generator: Generator) -> Tensor:
     """(1, 1, H, W) -> the same shape, zeros and ones."""
-    # Here and below: ComfyUI runs without kornia too, and so should the other nodes.
+    # Imported here and below, so that the other nodes work where kornia is missing.
     from kornia.geometry.transform import get_rotation_matrix2d, warp_affine
 
-    flip, turn, zoom = torch.rand(3, generator=generator).tolist()
+    flip, rotation, zoom = torch.rand(3, generator=generator).tolist()
     # Drawn whether it is used or not, so that one setting does not change what another does.
     noise = torch.rand((1, 2, *mask.shape[-2:]), generator=generator) * 2 - 1
     if changes.flip and flip < 0.5:
         mask = mask.flip(-1)
     height, width = mask.shape[-2:]
     centre = torch.tensor([[(width - 1) / 2, (height - 1) / 2]])
-    angle = torch.tensor([(2 * turn - 1) * changes.rotation])
+    angle = torch.tensor([(2 * rotation - 1) * changes.rotation])
     factor = torch.full((1, 2), 1 + (2 * zoom - 1) * changes.scale)
     matrix = get_rotation_matrix2d(centre, angle, factor)
     mask = warp_affine(mask, matrix, (height, width), mode="nearest")
@@ -68,7 +71,7 @@ def _bend(mask: Tensor, noise: Tensor, amount: float) -> Tensor:
 
     sigma = min(mask.shape[-2:]) / 12
     kernel = 2 * math.ceil(2 * sigma) + 1
-    # Smoothing leaves about 1 / (2 sigma sqrt(pi)) of the noise: back to a share of the picture.
+    # Smoothing leaves about 1 / (2 sigma sqrt(pi)) of the noise: back to a share of the image.
     alpha = amount * 0.06 * 2 * sigma * math.sqrt(math.pi) * math.sqrt(3)
     return elastic_transform2d(
         mask, noise, (kernel, kernel), (sigma, sigma), (alpha, alpha), mode="nearest"
@@ -78,40 +81,26 @@ def _bend(mask: Tensor, noise: Tensor, amount: float) -> Tensor:
 def random_mask(
     width: int, height: int, lesions: int, area: tuple[float, float], generator: Generator
 ) -> Tensor:
-    """(height, width) of zeros and ones: `lesions` blobs, each with a share of the picture's area.
+    """(height, width) of zeros and ones: `lesions` blobs, each with a share of the image's area.
 
-    The share is drawn from `area`. Blobs lie inside the picture and may touch each other.
+    The share is drawn from `area`. Blobs may touch each other, but the border only where one is
+    wider or higher than the image.
     """
-    mask = torch.zeros(height, width)
+    mask = np.zeros((height, width), bool)
     for _ in range(lesions):
         low, high = area
         share = low + (high - low) * float(torch.rand((), generator=generator))
-        mask = torch.maximum(mask, _blob(width, height, share * width * height, generator))
-    return mask
+        blob, place = _random_blob(share * width * height, generator)
+        mask |= place_inside(blob, width, height, place)
+    return torch.from_numpy(mask).float()
 
 
-def _blob(width: int, height: int, pixels: float, generator: Generator) -> Tensor:
-    """One star-shaped blob (height, width) of about `pixels` pixels."""
-    amplitudes, phases, place = torch.rand((3, HARMONICS), generator=generator)
-    stretch = 1 + 0.6 * float(place[2])  # longer than wide
-    turn = 2 * math.pi * float(place[3])
-    radius = math.sqrt(pixels / math.pi)
-    margin = radius * math.sqrt(stretch)
-    centre_x = _inside(float(place[0]), width, margin)
-    centre_y = _inside(float(place[1]), height, margin)
-    y, x = torch.meshgrid(
-        torch.arange(height) - centre_y, torch.arange(width) - centre_x, indexing="ij"
-    )
-    along = (x * math.cos(turn) + y * math.sin(turn)) / math.sqrt(stretch)
-    across = (y * math.cos(turn) - x * math.sin(turn)) * math.sqrt(stretch)
-    angle = torch.atan2(across, along)
-    numbers = torch.arange(2, 2 + HARMONICS)[:, None, None]
-    waves = torch.cos(numbers * angle + 2 * math.pi * phases[:, None, None])
-    outline = (0.35 * (amplitudes[:, None, None] / numbers) * waves).sum(0)
-    return (torch.hypot(along, across) < radius * (1 + outline)).float()
-
-
-def _inside(position: float, length: int, margin: float) -> float:
-    """A place in 0..length, `margin` from both ends where there is room, else in the middle."""
-    room = max(length - 2 * margin, 0.0)
-    return (length - room) / 2 + position * room
+def _random_blob(pixels: float, generator: Generator) -> tuple[Blob, tuple[float, float]]:
+    """A blob of that area, and the place (x, y) in [0, 1] where it goes."""
+    sizes, phases, others = torch.rand((3, HARMONICS), generator=generator).tolist()
+    waves = [
+        (number, 0.35 * size / number, 2 * math.pi * phase)
+        for number, (size, phase) in enumerate(zip(sizes, phases, strict=True), start=2)
+    ]
+    x, y, longer, rotation, _ = others
+    return Blob(pixels, waves, 1 + 0.6 * longer, 2 * math.pi * rotation), (x, y)

@@ -17,14 +17,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from ..common.pairs import Pair
+from ..common.pictures import read_image, read_mask
+from ..common.prompt_jsonl import read_prompt_jsonl
 from .comfy_host import ROOT, ComfyHost, HostError
 from .pairs import Bools, Bytes, find_lesion, iou, write_pairs
+from .picture_sheet import contact_sheet
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 OUTPUT = ROOT / "demo_output"
 WORKFLOW = "siamese_mask_to_image"
@@ -90,20 +96,21 @@ class Demo:
         write_pairs(self.train, settings.train_pairs, settings.size, seed=0)
         write_pairs(self.test, settings.test_masks, settings.size, seed=1)
         print(f"{settings.train_pairs} pairs in {self.train}")
-        print(f"{settings.test_masks} pairs in {self.test}, unknown to training")
+        print(f"{settings.test_masks} pairs in {self.test}, not used in training")
 
     def make_base(self) -> None:
         """The stand-in for Stable Diffusion."""
         if self.base.is_file():
             print(f"kept: {self.base}")
             return
+        from .base_training import BaseTraining
         from .nano import build_nano  # diffusers and transformers take seconds to import
 
         settings = self.settings
         build_nano(
             self.base,
             pairs=self.train / "prompt.jsonl",
-            steps=settings.base_steps,
+            training=BaseTraining(settings.base_steps),
             resolution=settings.size,
         )
         print(self.base)
@@ -146,7 +153,7 @@ class Demo:
         with self.host as host:
             for number in tqdm(range(self.settings.test_masks), desc="sampling", unit="image"):
                 (path,) = host.images(host.run(self.prompt(number)))
-                images.append(read_rgb(path))
+                images.append(read_image(path))
         return images
 
     def place_files(self) -> None:
@@ -155,9 +162,8 @@ class Demo:
         The page then runs it as it is.
         """
         self.host.provision()
-        masks = sorted((self.test / "masks").iterdir())
-        for number, mask in enumerate(masks):
-            shutil.copy(mask, self.host.input / MASK_NAME.format(number))
+        for number, pair in enumerate(self.test_pairs()):
+            shutil.copy(pair.mask, self.host.input / MASK_NAME.format(number))
         prompt = read_prompt()
         for class_type, name, file in (
             ("CheckpointLoaderSimple", "ckpt_name", self.base),
@@ -168,6 +174,9 @@ class Demo:
                 link = file.with_name(inputs[name])
                 link.unlink(missing_ok=True)
                 link.symlink_to(file.name)
+
+    def test_pairs(self) -> list[Pair]:
+        return read_prompt_jsonl(self.test / "prompt.jsonl").pairs
 
     def prompt(self, number: int) -> dict[str, Any]:
         """The workflow's API form for test mask `number`."""
@@ -185,8 +194,9 @@ class Demo:
 
     def report(self, images: Sequence[Bytes]) -> bool:
         """Print and write the figures, and the contact sheet."""
-        real = [read_rgb(path) for path in sorted((self.test / "images").iterdir())]
-        masks = [read_rgb(path)[..., 0] > 127 for path in sorted((self.test / "masks").iterdir())]
+        pairs = self.test_pairs()
+        real = [read_image(pair.image) for pair in pairs]
+        masks = [read_mask(pair.mask) for pair in pairs]
         found = [find_lesion(image) for image in images]
         figures = {
             "iou": mean_iou(masks, found),
@@ -195,7 +205,8 @@ class Demo:
         }
         good = figures["iou"] >= REQUIRED_IOU and figures["shuffled"] < SHUFFLED_LIMIT
         sheet = self.folder / "contact_sheet.png"
-        contact_sheet(masks, images, found).save(sheet)
+        pictures = {"mask": masks, "sampled": images, "lesion found": found}
+        contact_sheet(pictures).save(sheet)
         seconds = round(time.monotonic() - self.start)
         results = self.folder / "results.json"
         results.write_text(
@@ -238,11 +249,6 @@ def find_inputs(prompt: dict[str, Any], class_type: str, *names: str) -> list[di
     return found
 
 
-def read_rgb(path: Path) -> Bytes:
-    """An image file -> (H, W, 3) in 0..255."""
-    return np.asarray(Image.open(path).convert("RGB"))
-
-
 def mean_iou(masks: Sequence[Bools], found: Sequence[Bools]) -> float:
     return float(np.mean([iou(a, b) for a, b in zip(masks, found, strict=True)]))
 
@@ -253,40 +259,14 @@ def shuffled_iou(masks: Sequence[Bools], found: Sequence[Bools]) -> float:
     return float(np.mean(values))
 
 
-def contact_sheet(
-    masks: Sequence[Bools],
-    images: Sequence[Bytes],
-    others: Sequence[Bools] | Sequence[Bytes],
-    titles: tuple[str, str, str] = ("mask", "sampled", "lesion found"),
-    columns: int = 4,
-) -> Image.Image:
-    """A picture of triplets of one size, such as mask | sampled | real, `columns` in a row."""
-    cell, gap, head = 96, 4, 16
-    group = 3 * (cell + gap) + 2 * gap
-    rows = -(-len(masks) // columns)
-    sheet = Image.new("RGB", (columns * group, head + rows * (cell + gap)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, (mask, image, other) in enumerate(zip(masks, images, others, strict=True)):
-        row, column = divmod(index, columns)
-        pictures = (Image.fromarray(mask), Image.fromarray(image), Image.fromarray(other))
-        for position, picture in enumerate(pictures):
-            x = column * group + position * (cell + gap)
-            large = picture.convert("RGB").resize((cell, cell), Image.Resampling.NEAREST)
-            sheet.paste(large, (x, head + row * (cell + gap)))
-    for column in range(min(columns, len(masks))):
-        for position, text in enumerate(titles):
-            draw.text((column * group + position * (cell + gap), 2), text, fill="black")
-    return sheet
-
-
-def prepare_folder(folder: Path, settings: Settings, fresh: bool) -> None:
+def prepare_folder(folder: Path, settings: DataclassInstance, fresh: bool) -> None:
     """Make the folder; what a run with other settings left there is removed."""
     stamp = folder / "settings.json"
     text = json.dumps(asdict(settings), indent=2)
     known = stamp.read_text("utf-8") if stamp.is_file() else None
     if folder.is_dir() and (fresh or known != text):
         if known is None and any(folder.iterdir()):
-            raise DemoError(f"{folder} is not a folder of the demo: move it away.")
+            raise DemoError(f"{folder} is not a folder of this command: move it away.")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     stamp.write_text(text, "utf-8")

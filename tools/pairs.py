@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..common.blobs import Blob
 from ..common.prompt_jsonl import Entry, write_prompt_jsonl
 
 PROMPT = "an endoscopic image of a lesion"
@@ -105,15 +106,12 @@ def _lesion_height(size: int, rng: np.random.Generator) -> Floats:
 
 
 def _blob(size: int, area: float, rng: np.random.Generator) -> Floats:
-    y, x = _grid(size)
-    centre = rng.uniform(0.2, 0.8, 2)
-    dy, dx = (y - centre[0]) * size, (x - centre[1]) * size
-    angle = np.arctan2(dy, dx)
-    outline = np.ones_like(angle)
-    for waves, depth in ((2, 0.22), (3, 0.12), (5, 0.05)):
-        outline += rng.uniform(0.3, 1) * depth * np.cos(waves * angle + rng.uniform(0, 2 * np.pi))
-    radius = np.sqrt(area / np.pi / np.mean(outline**2))
-    return (radius * outline - np.hypot(dy, dx)).astype(np.float32)
+    y, x = rng.uniform(0.2, 0.8, 2) * size - 0.5
+    waves = [
+        (number, rng.uniform(0.3, 1) * depth, rng.uniform(0, 2 * np.pi))
+        for number, depth in ((2, 0.22), (3, 0.12), (5, 0.05))
+    ]
+    return Blob(area, waves).heights(size, size, (x, y))
 
 
 def _between(ends: tuple[tuple[float, ...], ...], rng: np.random.Generator) -> Floats:
@@ -162,7 +160,7 @@ def _highlights(size: int, rng: np.random.Generator) -> Floats:
 
 
 def _blur(field: Floats, sigma: float) -> Floats:
-    """Gaussian blur of (H, W), mirrored at the border; sigma in pixels."""
+    """Gaussian blur of (H, W), reflected at the border; sigma in pixels."""
     pad = int(4 * sigma) + 1
     padded = np.pad(field, pad, mode="reflect")
     fy = np.fft.fftfreq(padded.shape[0])[:, None]

@@ -103,7 +103,7 @@ def test_the_hint_is_binary_and_never_smoothed_or_cropped(
 
 def test_the_threshold_is_the_published_one(pack: SimpleNamespace) -> None:
     grey = torch.tensor([[127 / 255, 128 / 255]])
-    assert pack.masks.mask_hint(grey, 3)[0, 0].tolist() == [[0, 1]]
+    assert pack.hints.mask_hint(grey, 3)[0, 0].tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("channels", [4, 6])
@@ -115,7 +115,7 @@ def test_weights_of_image_and_mask_get_an_empty_image(
     )
     control = pack.control.load_control(concat)
     assert control.hint_channels == channels
-    hint = pack.masks.mask_hint(masks(1), channels)
+    hint = pack.hints.mask_hint(masks(1), channels)
     assert not hint[:, :3].any()
     assert (hint[:, 3:] == masks(1)[:, None]).all()
     assert relative_error(sample(control, masks(1)), sample()) > 0.01
@@ -124,14 +124,14 @@ def test_weights_of_image_and_mask_get_an_empty_image(
 @pytest.mark.parametrize("channels", [3, 6])
 def test_palette_colours_are_kept(pack: SimpleNamespace, channels: int) -> None:
     palette = photos(2)
-    hint = pack.masks.palette_hint(palette, channels)
+    hint = pack.hints.palette_hint(palette, channels)
     assert torch.equal(hint[:, -3:], palette.movedim(-1, 1))
     assert not hint[:, :-3].any()
 
 
 def test_binary_weights_refuse_a_palette(pack: SimpleNamespace) -> None:
     with pytest.raises(ValueError, match=r"trained on binary masks.*connect 'mask'"):
-        pack.masks.palette_hint(photos(1), 4)
+        pack.hints.palette_hint(photos(1), 4)
 
 
 # Once a run

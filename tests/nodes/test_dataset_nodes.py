@@ -92,8 +92,8 @@ def test_grey_sixteen_bits_and_palettes_are_cut_at_one_half(served: ComfyHost) -
         ("../output", r"expected a name or a relative path"),
         ("/etc", r"expected a name or a relative path"),
         ("", r"expected a name or a relative path"),
-        ("empty", r"no pictures \(.bmp"),
-        ("twice", r"a.bmp and a.png have one name; keep one"),
+        ("empty", r"no images \(.bmp"),
+        ("twice", r"a.bmp and a.png have the same name; keep one"),
         ("broken", r"broken.png: cannot be decoded as an image"),
         ("dark", r"m1.png: the mask's brightest value is 1 of 255.*Multiply by 255"),
     ],
@@ -136,33 +136,33 @@ def test_masks_that_would_come_out_empty_are_refused(
 ) -> None:
     picture(np.eye(8)).save(tmp_path / name)
     with pytest.raises(ValueError, match=f"{name}: .*{message}"):
-        pack.synthesize.read_mask(tmp_path / name)
+        pack.folders.read_mask(tmp_path / name)
 
 
 def test_a_mask_of_several_pictures_is_refused(pack: SimpleNamespace, tmp_path: Path) -> None:
     page = Image.fromarray(np.eye(8, dtype=np.uint8) * 255)
     page.save(tmp_path / "m.tif", save_all=True, append_images=[page])
-    with pytest.raises(ValueError, match=r"m.tif: .*it holds 2 pictures"):
-        pack.synthesize.read_mask(tmp_path / "m.tif")
+    with pytest.raises(ValueError, match=r"m.tif: .*it holds 2 images"):
+        pack.folders.read_mask(tmp_path / "m.tif")
 
 
 def test_a_black_mask_is_an_empty_one(pack: SimpleNamespace, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 8), np.uint8)).save(tmp_path / "m.png")
-    assert torch.equal(pack.synthesize.read_mask(tmp_path / "m.png"), torch.zeros(1, 4, 8))
+    assert torch.equal(pack.folders.read_mask(tmp_path / "m.png"), torch.zeros(1, 4, 8))
 
 
 @pytest.mark.usefixtures("pack")
 @pytest.mark.parametrize("inputs", [(None, False), ("masks", None)])
 def test_a_linked_input_reads_the_folder_anew(inputs: tuple[Any, Any]) -> None:
     """ComfyUI gives None for an input whose value another node has yet to make."""
-    from siamese_diffusion.nodes.dataset import SiameseLoadMaskFolder
+    from siamese_diffusion.nodes.dataset_nodes import SiameseLoadMaskFolder
 
     found = SiameseLoadMaskFolder.fingerprint_inputs(*inputs, start=0, count=0)
     assert isinstance(found, float) and math.isnan(found)
 
 
 def test_a_start_beyond_the_masks_is_an_error(served: ComfyHost, folder: str) -> None:
-    with pytest.raises(HostError, match="start is 3, but there are 3 masks"):
+    with pytest.raises(HostError, match=r"start is 3; the 3 masks are numbered from 0 to 2"):
         served.run(load_prompt(folder, start=3))
 
 
@@ -218,7 +218,7 @@ def test_a_grey_image_is_saved_as_a_coloured_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import folder_paths
-    from siamese_diffusion.nodes.dataset import SiameseSavePairs
+    from siamese_diffusion.nodes.dataset_nodes import SiameseSavePairs
 
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     monkeypatch.setattr(SiameseSavePairs, "hidden", None)

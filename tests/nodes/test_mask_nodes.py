@@ -61,22 +61,50 @@ def test_a_lesion_stays_in_the_picture_or_it_is_an_error(pack: SimpleNamespace) 
     assert all(pack.shapes.augment(edge, how, generator(seed)).any() for seed in range(20))
     assert not pack.shapes.augment(nothing, how, generator()).any()
     turned = pack.shapes.Changes(False, 180, 0, 0)
-    with pytest.raises(ValueError, match="20 attempts moved the lesion out of the picture"):
+    with pytest.raises(ValueError, match="20 attempts moved the lesion out of the image"):
         for seed in range(50):
             pack.shapes.augment(corner, turned, generator(seed))
 
 
-@pytest.mark.parametrize("size", [(64, 64), (96, 48)])
-def test_random_masks_have_the_size_and_area_asked_for(
-    pack: SimpleNamespace, size: tuple[int, int]
+@pytest.mark.parametrize(
+    ("size", "area"),
+    [
+        ((64, 64), (0.03, 0.15)),
+        ((64, 64), (0.2, 0.2)),
+        ((200, 160), (0.001, 0.1)),
+        ((96, 48), (0.03, 0.1)),
+        ((40, 120), (0.05, 0.06)),
+    ],
+)
+def test_random_masks_have_the_area_asked_for_and_do_not_touch_the_border(
+    pack: SimpleNamespace, size: tuple[int, int], area: tuple[float, float]
 ) -> None:
-    source = generator()
-    masks = [pack.shapes.random_mask(*size, 1, (0.05, 0.10), source) for _ in range(20)]
+    width, height = size
+    masks = [
+        pack.shapes.random_mask(width, height, 1, area, generator(seed)) for seed in range(300)
+    ]
+    rounding = 12 / (width * height)
     for mask in masks:
-        assert mask.shape == (size[1], size[0])
+        assert mask.shape == (height, width)
         assert mask.unique().tolist() == [0, 1]
-        assert 0.03 < mask.mean() < 0.16
-    assert len({tuple(mask.flatten().tolist()) for mask in masks}) == 20
+        assert area[0] * 0.97 - rounding < mask.mean() < area[1] * 1.03 + rounding
+        assert not any(edge.any() for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
+    assert len({tuple(mask.flatten().tolist()) for mask in masks}) == 300
+
+
+def test_several_lesions_are_as_clear_of_the_border(pack: SimpleNamespace) -> None:
+    masks = [pack.shapes.random_mask(64, 64, 5, (0.01, 0.1), generator(s)) for s in range(100)]
+    whole = torch.stack(masks).amax(0)
+    assert not any(edge.any() for edge in (whole[0], whole[-1], whole[:, 0], whole[:, -1]))
+    assert whole[1:-1, 1:-1].mean() > 0.9  # and they lie anywhere but in the corners
+
+
+def test_a_shape_too_large_for_the_image_fills_its_middle(pack: SimpleNamespace) -> None:
+    for seed in range(50):
+        mask = pack.shapes.random_mask(64, 64, 1, (0.9, 0.9), generator(seed))
+        assert mask[24:40, 24:40].all()
+        cut = [bool(edge.any()) for edge in (mask[0], mask[:, 0], mask[-1], mask[:, -1])]
+        assert any(cut) and cut[:2] == cut[2:]  # on both sides alike
 
 
 def random_prompt(**settings: Any) -> Prompt:
@@ -113,5 +141,5 @@ def test_random_masks_depend_on_the_seed(served: ComfyHost) -> None:
 
 
 def test_exchanged_areas_are_an_error(served: ComfyHost) -> None:
-    with pytest.raises(HostError, match="smallest is 20 % and largest 10 %: exchange them"):
+    with pytest.raises(HostError, match="smallest is 20 % and largest 10 %: swap them"):
         served.run(random_prompt(smallest=20.0, largest=10.0))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from support.mask_inputs import generator, square
+from support.workflow_prompts import write_mask
 from torch import Tensor
 
 pytest_plugins = ["support.comfy_inside", "support.served_models"]
@@ -92,6 +94,43 @@ def test_nodes_of_many_images_show_progress_and_can_be_interrupted(
     with pytest.raises(InterruptProcessingException):
         run_node(name)
     assert len(progress) == 3
+
+
+@pytest.fixture
+def sources(pack: SimpleNamespace, model: Any, control: Any) -> Any:
+    prompts = [[[torch.ones(1, 77, 768), {}]] for _ in range(2)]
+    return pack.sampling.Sources(model, *prompts, control)
+
+
+@pytest.mark.usefixtures("inference")
+@pytest.mark.parametrize(
+    ("asked", "made"),
+    [
+        ((50, "ddim", "ddim_published"), 50),
+        ((30, "ddim", "ddim_published"), 31),
+        ((7, "ddim", "ddim_published"), 8),
+        ((30, "ddim", "ddim_uniform"), 31),
+        ((7, "euler", "karras"), 7),
+        ((7, "dpm_2", "normal"), 7),
+    ],
+)
+def test_progress_of_sampling_ends_with_the_last_step(
+    pack: SimpleNamespace, sources: Any, progress: Progress, tmp_path: Path, asked: Any, made: int
+) -> None:
+    """One call for each step that the sampler makes, the last of them at the bar's end."""
+    steps, sampler, scheduler = asked
+    settings = pack.sampling.Settings(steps, 1.0, sampler, scheduler, seed=0)
+    pack.sampling.sample_masks(sources, square(16), (0, 0), settings)
+    assert progress == [(step, made) for step in range(1, made + 1)]
+    progress.clear()
+    masks = {name: tmp_path / f"{name}.png" for name in "ab"}
+    for path in masks.values():
+        write_mask(path, (slice(4, 8), slice(4, 8)), width=16, height=16)
+    pairs = pack.pair_folder.PairFolder(tmp_path / "pairs")
+    vae = SimpleNamespace(decode=lambda _: torch.zeros(1, 16, 16, 3))
+    work = pack.synthesize.Work(pairs, sources, vae, (0, 0), settings, prompt="")
+    assert len([*work.run(pack.synthesize.plan(masks, 1))]) == 2
+    assert progress == [(step, 2 * made) for step in range(1, 2 * made + 1)]
 
 
 @pytest.mark.usefixtures("progress")

@@ -140,7 +140,7 @@ def test_memory_does_not_grow_with_the_number_of_masks(
     prompts = [[[torch.ones(1, 77, 768), {}]] for _ in range(2)]
     work = pack.synthesize.Work(
         pairs=pack.pair_folder.PairFolder(tmp_path / "pairs"),
-        sources=pack.sampler.Sources(model, *prompts, control),
+        sources=pack.sampling.Sources(model, *prompts, control),
         vae=SimpleNamespace(decode=lambda latents: latents.mean() + torch.zeros(1, 32, 32, 3)),
         size=(0, 0),
         settings=pack.sampling.Settings(1, 1.0, "ddim", "ddim_published", seed=0),

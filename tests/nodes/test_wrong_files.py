@@ -182,7 +182,7 @@ def test_a_checkpoint_too_incomplete_for_comfyui_is_named(
     tensors = read_weights(nano).tensors
     del tensors[UNET + dropped]
     with pytest.raises(WeightsError, match=r"^a\.ckpt: .* is incomplete.*merge it again"):
-        pack.loaders._load_base(tensors, "a.ckpt")
+        pack.loader_nodes._load_base(tensors, "a.ckpt")
 
 
 def test_too_little_memory_is_not_the_files_fault(
@@ -195,7 +195,7 @@ def test_too_little_memory_is_not_the_files_fault(
 
     monkeypatch.setattr(comfy.sd, "load_state_dict_guess_config", full)
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
-        pack.loaders._load_base(dict(base), "a.ckpt")
+        pack.loader_nodes._load_base(dict(base), "a.ckpt")
 
 
 def test_what_holds_no_named_tensors_is_no_model(tmp_path: Path) -> None:

@@ -26,19 +26,19 @@ def pack() -> SimpleNamespace:
         conditioning,
         control,
         decoder,
-        loaders,
-        masks,
+        folders,
+        hints,
+        loader_nodes,
         pair_folder,
         pictures,
-        sampler,
         sampling,
         shapes,
         synthesize,
     )
 
     modules = (
-        *(conditioning, control, decoder, loaders),
-        *(masks, pair_folder, pictures, sampler, sampling, shapes, synthesize),
+        *(conditioning, control, decoder, folders, hints, loader_nodes),
+        *(pair_folder, pictures, sampling, shapes, synthesize),
     )
     return SimpleNamespace(**{module.__name__.rsplit(".", 1)[1]: module for module in modules})
 

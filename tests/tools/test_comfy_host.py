@@ -82,7 +82,7 @@ def test_search_aliases_are_given_to_a_host_that_has_them(
         search_aliases: list[str] = field(default_factory=list)
 
     monkeypatch.setattr(io, "Schema", NewerSchema)
-    schema = pack.loaders.SiameseBundleLoader.define_schema()
+    schema = pack.loader_nodes.SiameseBundleLoader.define_schema()
     assert "load controlnet" in schema.search_aliases
 
 

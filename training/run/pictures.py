@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from ...common.files import replacing
+from ...common.picture_grid import picture_grid
+from . import metrics
 
 GAP = 4  # pixels between the pictures of a grid
 OUTLINE = (0.1, 1.0, 0.2)
 
 
 def grid(columns: Sequence[Tensor]) -> Image.Image:
-    """A picture with a row per sample; each column is (B, 1 or 3, H, W) in [0, 1]."""
-    columns = [column.expand(-1, 3, -1, -1) for column in columns]
-    cells = torch.stack([column.float().cpu() for column in columns], dim=1)  # (B, N, 3, H, W)
-    cells = functional.pad(cells, (0, GAP, 0, GAP), value=1.0)
-    rows = cells.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (B*H, N*W, 3)
-    pixels = rows[:-GAP, :-GAP].mul(255).round().clamp(0, 255).byte().numpy()
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    """An image with a row per sample; each column is (B, 1 or 3, H, W) in [0, 1]."""
+    coloured = [column.float().cpu().expand(-1, 3, -1, -1) for column in columns]
+    cells = rearrange(coloured, "column row c h w -> (row column) h w c")
+    pixels = cells.mul(255).round().clamp(0, 255).byte().numpy()
+    return Image.fromarray(picture_grid([*pixels], len(columns), GAP))
 
 
 def outline(image: Tensor, mask: Tensor) -> Tensor:
@@ -37,15 +37,14 @@ def outline(image: Tensor, mask: Tensor) -> Tensor:
     return torch.where(edge, colour, image)
 
 
-def plot_losses(metrics: Path, picture: Path) -> None:
-    """Draw every loss term of a `metrics.jsonl` over the steps, smoothed, as a PNG."""
+def plot_losses(metrics_file: Path, path: Path) -> None:
+    """Draw losses and `validation_mask` of a metrics.jsonl over the steps, smoothed, as a PNG."""
     # The object interface draws without a display and leaves matplotlib's global state alone.
     from matplotlib.figure import Figure
 
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    names = sorted(
-        {key for line in lines for key in line if key.startswith(("loss", "validation"))}
-    )
+    lines = metrics.read(metrics_file)
+    keys = {key for line in lines for key in line}
+    names = sorted(key for key in keys if key.startswith("loss") or key == "validation_mask")
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for name in names:
@@ -57,7 +56,7 @@ def plot_losses(metrics: Path, picture: Path) -> None:
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend()
-    save_picture(figure, picture)
+    save_picture(figure, path)
 
 
 def save_picture(figure: object, path: Path) -> None:

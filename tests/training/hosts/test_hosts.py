@@ -396,7 +396,7 @@ def test_masks_and_validation_are_alike(
     assert train(base, pairs, tmp_path, *flags) == 0
     last = metrics(tmp_path)[-1]
     parts = [value for name, value in last.items() if name.startswith("validation_")]
-    assert last["validation"] == pytest.approx(sum(parts)) and last["validation"] > 0
+    assert len(parts) == 4 and all(part > 0 for part in parts)
     bundle = read_weights(tmp_path / "siamese.safetensors")
     metadata = read_metadata(bundle.metadata, "bundle")
     assert metadata is not None

@@ -26,7 +26,7 @@ from siamese_diffusion.training.method.networks import SiameseNetworks
 from siamese_diffusion.training.method.objective import Batch
 from siamese_diffusion.training.run import start as session
 from siamese_diffusion.training.run.gradient_update import GradientUpdate
-from siamese_diffusion.training.run.trainer import config_to_publish
+from siamese_diffusion.training.run.metadata import config_to_publish
 from siamese_diffusion.training.train_siamese import main
 from support.small_datasets import CPU, SQUARE, Base, config, load, write_list, write_palette_masks
 from support.small_runs import command

@@ -1,0 +1,104 @@
+"""Masks and images as ComfyUI gives them -> hints as the Dense Hint Input takes them."""
+
+from __future__ import annotations
+
+import torch
+from einops import repeat
+from torch import Tensor
+from torch.nn import functional
+
+# The published code reads masks back with `> 127` of 255.
+THRESHOLD = 0.5
+HINT_CHANNELS = (3, 4, 6)
+IMAGE_CHANNELS = 3  # of hints with 4 or 6 channels, the first ones
+
+
+def mask_batch(mask: Tensor) -> Tensor:
+    """[H, W], [B, H, W] or [B, 1, H, W] -> (B, H, W). Raises ValueError for any other shape."""
+    if mask.ndim == 4 and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim != 3 or 0 in mask.shape:
+        raise ValueError(
+            f"The mask has shape {list(mask.shape)}; expected [height, width] or "
+            "[batch, height, width]. Connect a MASK output, such as that of 'Load Image (as Mask)'."
+        )
+    return mask
+
+
+def binary_mask(mask: Tensor, threshold: float = THRESHOLD, invert: bool = False) -> Tensor:
+    """Masks in [0, 1] -> (B, H, W) of ones where above `threshold`, else zeros; or the inverse."""
+    return ((mask_batch(mask) > threshold) != invert).float()
+
+
+def mask_hint(
+    mask: Tensor, channels: int, threshold: float = THRESHOLD, invert: bool = False
+) -> Tensor:
+    """Masks in [0, 1] -> hint (B, channels, H, W) of zeros and ones for the mask branch.
+
+    3 channels: the mask in each. 4 or 6, of recipes that train on [image, mask]: zeros for the
+    image's 3, the mask in the rest. Raises ValueError for any other number or mask shape.
+    """
+    binary = binary_mask(mask, threshold, invert)
+    hint = repeat(binary, "b h w -> b c h w", c=_mask_channels(channels))
+    return _after_no_image(hint, channels)
+
+
+def palette_hint(palette: Tensor, channels: int) -> Tensor:
+    """Palette masks (B, H, W, 3) in [0, 1] -> hint (B, channels, H, W) with their colours.
+
+    Raises ValueError for weights whose hints have room for one mask channel only.
+    """
+    if _mask_channels(channels) != 3:
+        raise ValueError(
+            "These weights were trained on binary masks, not on palette masks: connect 'mask' "
+            "instead of 'palette'."
+        )
+    return _after_no_image(image_batch(palette), channels)
+
+
+def image_hint(image: Tensor, hint: Tensor) -> Tensor:
+    """Images (B, H, W, 3) in [0, 1] -> hint of the image branch, channels as in `hint`.
+
+    `hint` is that of the mask branch; where the weights take image and mask, its mask is stretched
+    to the image by nearest neighbour. Raises ValueError unless there is one image for all masks,
+    one mask for all images, or as many of both.
+    """
+    images = image_batch(image)
+    channels = hint.shape[1]
+    if channels == IMAGE_CHANNELS:
+        return images
+    if len(images) != len(hint) and 1 not in (len(images), len(hint)):
+        raise ValueError(
+            f"{len(images)} images for {len(hint)} masks: give one image for all masks, or one for "
+            "each."
+        )
+    masks = functional.interpolate(
+        hint[:, IMAGE_CHANNELS:], images.shape[-2:], mode="nearest-exact"
+    )
+    count = max(len(images), len(hint))
+    parts = [part.expand(count, -1, -1, -1) for part in (images, masks.to(images))]
+    return torch.cat(parts, dim=1)
+
+
+def image_batch(image: Tensor) -> Tensor:
+    """ComfyUI IMAGE (B, H, W, 3 or 4) -> (B, 3, H, W), alpha left out. Raises ValueError."""
+    if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
+        raise ValueError(
+            f"The image has shape {list(image.shape)}; expected [batch, height, width, 3]. Connect "
+            "an IMAGE output, such as that of 'Load Image'."
+        )
+    return image[..., :3].movedim(-1, 1)
+
+
+def _mask_channels(channels: int) -> int:
+    """How many of a hint's channels the mask has. Raises ValueError for unknown hints."""
+    if channels not in HINT_CHANNELS:
+        raise ValueError(f"These weights take hints of {channels} channels, not {HINT_CHANNELS}.")
+    return channels if channels == IMAGE_CHANNELS else channels - IMAGE_CHANNELS
+
+
+def _after_no_image(mask: Tensor, channels: int) -> Tensor:
+    """(B, M, H, W) -> (B, channels, H, W): zeros where the image branch has the image."""
+    return functional.pad(mask, (0, 0, 0, 0, channels - mask.shape[1], 0))

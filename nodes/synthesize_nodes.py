@@ -1,0 +1,87 @@
+"""The node that makes a whole dataset from a folder of masks."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from comfy_api.latest import io
+
+from .dataset_nodes import mask_folder_inputs, output_inputs, saved_result
+from .folders import choose, image_files, input_folder
+from .folders import output_folder as folder_in_output
+from .pair_folder import PairFolder, png_metadata
+from .sampler_nodes import model_inputs, sampling_inputs
+from .sampling import Settings, Sources
+from .schema import node_schema, show_text
+from .synthesize import Work, plan
+
+SHOWN = 4  # of the new images, on the node
+
+
+class SiameseSynthesizeDataset(io.ComfyNode):
+    """Folder of masks -> folder of pairs, one image in memory at a time."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="SiameseSynthesizeDataset",
+            display_name="Siamese Synthesize Dataset",
+            description=(
+                "Samples images for each mask of a folder and saves them with their masks as a "
+                "dataset: images/, masks/ and prompt.jsonl. Only one image is in memory at a time, "
+                "however many masks there are. After an interruption, queue it again to resume."
+            ),
+            search_aliases=["siamese", "mask to image", "batch", "folder", "generate dataset"],
+            inputs=[
+                *model_inputs(),
+                io.Vae.Input("vae", tooltip="VAE of the base or merged checkpoint."),
+                *mask_folder_inputs(),
+                *output_inputs("output_folder"),
+                io.Int.Input(
+                    "images_per_mask", default=1, min=1, max=10_000,
+                    tooltip="How many different images to make of each mask.",
+                ),
+                *sampling_inputs(),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="text", tooltip="How many pairs were made and where they are."
+                )
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs: Any) -> float:
+        return float("nan")  # always run: it looks for itself what is there already
+
+    @classmethod
+    def execute(  # noqa: PLR0913 - one argument for each input of the node
+        cls,
+        *,
+        folder: str,
+        subfolders: bool,
+        start: int,
+        count: int,
+        output_folder: str,
+        prompt: str,
+        images_per_mask: int,
+        vae: Any,
+        width: int = 0,
+        height: int = 0,
+        **others: Any,
+    ) -> io.NodeOutput:
+        masks = choose(image_files(input_folder(folder), subfolders), start, count)
+        pairs = PairFolder(folder_in_output(output_folder), png_metadata(cls.hidden))
+        sources = Sources(**{field.name: others.pop(field.name) for field in fields(Sources)})
+        settings = Settings(**others)
+        work = Work(pairs, sources, vae, (width, height), settings, prompt)
+        planned = plan(masks, images_per_mask)
+        new = list(work.run(planned))
+        there = len(planned) - len(new)
+        text = f"{len(planned)} pairs in {pairs.folder}: {len(new)} new, {there} were there already"
+        show_text(cls.hidden.unique_id, text)
+        shown = [saved_result(path) for path in new[-SHOWN:]]
+        return io.NodeOutput(text, ui={"images": shown, "text": (text,)})

@@ -1,0 +1,128 @@
+"""The one reader and the one writer of prompt.jsonl, against each other and against json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from siamese_diffusion.common.prompt_jsonl import (
+    Entry,
+    append_entry,
+    parse_line,
+    read_prompt_jsonl,
+    write_prompt_jsonl,
+)
+
+# With the characters beyond \n that end a line for str.splitlines().
+CAPTION = 'a "polyp",\u2028größer\u2029than\x85a\x0bcentimetre\\'
+ENTRIES = [
+    Entry("masks/a b.png", "images/a b.png", CAPTION, "patient 7"),
+    Entry("masks/1.png", "images/1.png", ""),
+]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    return tmp_path / "prompt.jsonl"
+
+
+def test_what_is_written_is_read_again(index: Path) -> None:
+    write_prompt_jsonl(index, ENTRIES[:1])
+    append_entry(index, ENTRIES[1])
+    listing = read_prompt_jsonl(index)
+    assert listing.problems == []
+    found = [(pair.mask, pair.image, pair.caption, pair.group) for pair in listing.pairs]
+    assert found == [
+        (index.parent / entry.source, index.parent / entry.target, entry.prompt, entry.group)
+        for entry in ENTRIES
+    ]
+    assert [pair.where for pair in listing.pairs] == ["line 1: ", "line 2: "]
+
+
+def test_lines_are_the_published_objects(index: Path) -> None:
+    write_prompt_jsonl(index, ENTRIES)
+    content = index.read_bytes()
+    first, second = (json.loads(line) for line in content.removesuffix(b"\n").split(b"\n"))
+    assert first == {
+        **{"source": "masks/a b.png", "target": "images/a b.png"},
+        **{"prompt": CAPTION, "group": "patient 7"},
+    }
+    assert second == {"source": "masks/1.png", "target": "images/1.png", "prompt": ""}
+    assert "größer".encode() in content  # readable, not escaped
+
+
+@pytest.mark.parametrize(
+    ("group", "read"), [("", None), (', "group": null', None), (', "group": 7', "7")]
+)
+def test_a_group_may_be_missing_or_a_number(group: str, read: str | None) -> None:
+    line = f'{{"source": " m.png", "target": "i.png", "prompt": " p", "else": 1{group}}}'
+    assert parse_line(line) == Entry("m.png", "i.png", " p", read)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"source": "m.png", "target": "i.png"}', '"prompt" must be a string'),
+        ('{"source": "m.png", "target": 3, "prompt": ""}', '"target" must be a string'),
+        ('{"source": "m", "target": "i", "prompt": "", "group": [1]}', r'"group".*\[1\]'),
+        ('["m.png", "i.png", ""]', "expected {"),
+        ('{"source": ', "not JSON .* column 12"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_wrong_line_is_named_and_the_others_are_read(
+    index: Path, line: str, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        parse_line(line)
+    write_prompt_jsonl(index, ENTRIES[:1])
+    with index.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    append_entry(index, ENTRIES[1])
+    listing = read_prompt_jsonl(index)
+    assert len(listing.pairs) == 2
+    (found,) = listing.problems
+    assert found.startswith("line 2: ")
+
+
+def test_a_line_after_an_interrupted_one_is_on_a_line_of_its_own(index: Path) -> None:
+    write_prompt_jsonl(index, ENTRIES[:1])
+    whole = index.read_bytes()
+    index.write_bytes(whole + whole[:20])
+    append_entry(index, ENTRIES[1])
+    listing = read_prompt_jsonl(index)
+    assert [pair.stem for pair in listing.pairs] == ["a b", "1"]
+    assert [problem.split(":")[0] for problem in listing.problems] == ["line 2"]
+
+
+def test_an_interrupted_write_leaves_the_old_list_and_nothing_else(index: Path) -> None:
+    write_prompt_jsonl(index, ENTRIES)
+    before = index.read_bytes()
+
+    def interrupted() -> Iterator[Entry]:
+        yield ENTRIES[1]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_prompt_jsonl(index, interrupted())
+    assert index.read_bytes() == before
+    assert [*index.parent.iterdir()] == [index]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"", "the file is empty"), (b"\n \n", "the file is empty"), (b"\xff\xfe", "not UTF-8")],
+)
+def test_a_list_without_lines_is_a_problem(index: Path, content: bytes, problem: str) -> None:
+    index.write_bytes(content)
+    (found,) = read_prompt_jsonl(index).problems
+    assert problem in found
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(index: Path) -> None:
+    lines = "\r\n".join(entry.to_line().strip() for entry in ENTRIES)
+    index.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    listing = read_prompt_jsonl(index)
+    assert (len(listing.pairs), listing.problems) == (2, [])
