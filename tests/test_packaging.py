@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 from siamese_diffusion.tools.comfy_host import ROOT
 from siamese_diffusion.training.config import TrainConfig
 from siamese_diffusion.training.hosts.optimizers import OPTIMIZERS
 from support.processes import run
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 # ComfyUI brings these; another version of them breaks it.
 OF_THE_HOST = {"torch", "torchvision", "torchaudio", "numpy"}
