@@ -14,6 +14,7 @@ from PIL import Image
 from siamese_diffusion.models.weights import Kind, read_weights
 from siamese_diffusion.tools import demo, dsb2018, pairs
 from siamese_diffusion.tools.comfy_host import ROOT
+from siamese_diffusion.tools.picture_sheet import contact_sheet
 
 COUNT = 24
 WORKFLOWS = ROOT / "workflows"
@@ -194,5 +195,5 @@ def test_demo_keeps_its_folder_until_settings_change(tmp_path: Path) -> None:
 
 def test_contact_sheet_holds_every_triplet() -> None:
     images, masks = zip(*made(64)[:5], strict=True)
-    sheet = demo.contact_sheet({"mask": masks, "image": images, "found": masks}, across=4)
+    sheet = contact_sheet({"mask": masks, "image": images, "found": masks}, across=4)
     assert sheet.width > sheet.height > 2 * 96
