@@ -23,6 +23,7 @@ def pack() -> SimpleNamespace:
         pytest.skip(str(error))
     from siamese_diffusion.nodes import (
         conditioning,
+        conditioning_nodes,
         control,
         decoder,
         folders,
@@ -36,7 +37,7 @@ def pack() -> SimpleNamespace:
     )
 
     modules = (
-        *(conditioning, control, decoder, folders, hints, loader_nodes),
+        *(conditioning, conditioning_nodes, control, decoder, folders, hints, loader_nodes),
         *(pair_folder, pictures, sampling, shapes, synthesize),
     )
     return SimpleNamespace(**{module.__name__.rsplit(".", 1)[1]: module for module in modules})
