@@ -38,7 +38,7 @@ _import_checkout()
 pytest.register_assert_rewrite("support")
 pytest_plugins = ["support.needs"]
 # Fixture -> the mark of every test that uses it, itself or through other fixtures.
-MARKED = {"host": "server", "in_the_page": "browser"}
+MARKED = {"host": "server", "in_the_page": "browser", "trained": "slow"}
 # Tests choose their training host themselves.
 SD_SCRIPTS = os.environ.pop("SD_SCRIPTS_DIR", None)
 

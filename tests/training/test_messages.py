@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +13,8 @@ from siamese_diffusion.training.config import TrainConfig
 from siamese_diffusion.training.errors import CacheError, ConfigError
 from siamese_diffusion.training.run.trainer import Trainer
 from siamese_diffusion.training.train_siamese import main
-from support.paths import ROOT, TRAIN_SCRIPT
+from support.paths import ROOT
+from support.processes import launch_script, run
 from support.small_runs import command
 from support.tiny_base import write_tiny_base
 
@@ -113,14 +112,8 @@ def test_ctrl_c_twice_in_training(
 def test_ctrl_c_while_a_script_is_imported(script: str, tmp_path: Path) -> None:
     """At the first import of a package that takes long."""
     (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n", encoding="utf-8")
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "training" / script)],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    script_path = ROOT / "training" / script
+    result = run([sys.executable, script_path], env={"PYTHONPATH": str(tmp_path)})
     # Python ends by the signal itself, which shells show as 130.
     assert result.returncode in (-signal.SIGINT, 130)
     assert result.stderr == "stopped by Ctrl-C\n"
@@ -161,13 +154,11 @@ def launch(folder: Path, *flags: str) -> list[str]:
     """What accelerate's launcher and the script say about a dataset that is not there."""
     base = folder / "base.ckpt"
     base.touch()
-    result = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *flags, "--mixed_precision=no",
-         "--dynamo_backend=no", "--num_machines=1", "--num_cpu_threads_per_process=1",
-         str(TRAIN_SCRIPT), *command(base, folder / "none.jsonl", folder / "out")],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+    result = launch_script(
+        [*flags, "--num_machines=1"],
+        command(base, folder / "none.jsonl", folder / "out"),
+        {"ACCELERATE_USE_CPU": "true"},
+    )
     assert result.returncode != 0
     return result.stderr.splitlines()
 

@@ -14,6 +14,7 @@ from siamese_diffusion.training.hosts.single_file import AUTOENCODER, CLIP_EMBED
 from siamese_diffusion.training.hosts.standalone import Standalone
 from siamese_diffusion.training.run import start as session
 from siamese_diffusion.training.train_siamese import main
+from support.needs import Need
 from support.small_runs import command
 
 KEYS = {
@@ -60,7 +61,7 @@ def touched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return read
 
 
-NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+NO_GPU = Need.NO_GPU.unless(not torch.cuda.is_available())
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from siamese_diffusion.tools.comfy_host import COMFYUI
 from siamese_diffusion.training.errors import ConfigError
 from siamese_diffusion.training.hosts.tokenizer import load_tokenizer
+from support.needs import Need
 from transformers import CLIPTokenizer
 
 CAPTIONS = [
@@ -28,7 +29,7 @@ def original() -> Path:
     """The folder of ComfyUI's copy of CLIP's vocab.json and merges.txt."""
     folder = COMFYUI / "comfy/sd1_tokenizer"
     if not folder.is_dir():
-        pytest.skip("needs ComfyUI: run `make setup`")
+        Need.COMFYUI.skip()
     return folder
 
 

@@ -14,10 +14,11 @@ from safetensors.torch import load
 from siamese_diffusion.common.files import replacing
 from siamese_diffusion.training.run.folder import RunFolder
 from siamese_diffusion.training.train_siamese import main
+from support.needs import Need
 from support.power_loss import DurableDisk
 from support.tiny_runs import flags
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds open files in /proc")
+pytestmark = Need.LINUX.unless(sys.platform == "linux")
 
 STATE_FILES = {"weights.safetensors", "ema.safetensors", "optimizer.pt", "state.json"}
 

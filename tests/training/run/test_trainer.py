@@ -29,6 +29,7 @@ def launch(arguments: list[str]) -> str:
     return launch_two(arguments, {"ACCELERATE_USE_CPU": "true"})
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_also_when_resumed(
     tiny: Path,
     pairs: Path,
@@ -51,6 +52,7 @@ def test_two_processes_equal_one_also_when_resumed(
     assert_same_run(out, plain, plain_folder)
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_cache_on_disk(
     tiny: Path, pairs: Path, plain: StateDict, plain_folder: Path, tmp_path: Path
 ) -> None:
