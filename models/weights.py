@@ -138,16 +138,21 @@ def read_weights(path: str | os.PathLike[str], expect: Iterable[Kind] | None = N
     Raises WeightsError when the file is missing, damaged, or of a kind not in `expect`.
     """
     path = Path(path)
+    check_is_file(path)
+    tensors, metadata = _read_any(path)
+    kind = identify({key: tuple(value.shape) for key, value in tensors.items()})
+    check_kind(path, kind, expect)
+    return WeightFile(path, kind, tensors, metadata)
+
+
+def check_is_file(path: Path) -> None:
+    """Raise WeightsError for a folder, or for nothing."""
     if path.is_dir():
         raise WeightsError(
             f"{path}: a folder; expected a single file. {ADVICE[Kind.DIFFUSERS_UNET]}"
         )
     if not path.is_file():
         raise WeightsError(f"{path}: no such file.")
-    tensors, metadata = _read_any(path)
-    kind = identify({key: tuple(value.shape) for key, value in tensors.items()})
-    check_kind(path, kind, expect)
-    return WeightFile(path, kind, tensors, metadata)
 
 
 def check_kind(path: Path, kind: Kind, expect: Iterable[Kind] | None) -> None:

@@ -29,8 +29,9 @@ from ..common.pictures import read_image
 from ..common.prompt_jsonl import read_prompt_jsonl
 from ..models.weights import UNET, StateDict, WeightsError, read_weights, write_weights
 from ..training.data.dataset import check
-from ..training.hosts.encoders import ClipTextEncoder, load_tokenizer
+from ..training.hosts.encoders import ClipTextEncoder
 from ..training.hosts.single_file import load_autoencoder
+from ..training.hosts.tokenizer import load_tokenizer
 from ..training.method.ldm_keys import UNetShape, unet_to_ldm
 from .base_training import BaseData, BaseTraining, train_unet
 from .train_autoencoder import ASSET, to_tensor

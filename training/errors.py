@@ -11,3 +11,7 @@ class TrainingError(RuntimeError):
 
 class NotFiniteError(TrainingError):
     """The loss became NaN or infinite; the message says at which step and on which files."""
+
+
+class CacheError(RuntimeError):
+    """A file of the cache on disk cannot be read or written by this process."""

@@ -5,7 +5,6 @@ python training/merge_bundle.py base.safetensors siamese.safetensors merged.safe
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
+from ..common.arguments import USER_ERROR, Parser, interrupted
 from ..common.hashes import file_hash
 from ..models.fit import check_control
 from ..models.metadata import FOLDER_HASH, read_metadata, read_recipe
@@ -33,8 +33,8 @@ from ..models.weights import (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, or 2 for files that are missing or do not belong together."""
-    parser = argparse.ArgumentParser(prog="merge_bundle.py", description=__doc__)
+    """Exit code 0; 2 for files that are missing or do not belong together; 130 for Ctrl-C."""
+    parser = Parser(prog="merge_bundle.py", description=__doc__)
     parser.add_argument("base", type=Path, help="the checkpoint that the bundle was trained on")
     parser.add_argument("bundle", type=Path, help="what train_siamese.py wrote")
     parser.add_argument("merged", type=Path, help=".safetensors file to write")
@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         merge_files(given.base, given.bundle, given.merged)
     except WeightsError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return USER_ERROR
+    except KeyboardInterrupt:
+        return interrupted()
     print(given.merged)
     return 0
 

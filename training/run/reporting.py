@@ -94,7 +94,7 @@ class Reporter:
         # First: a resumed run makes a preview that is missing, and both are there or made again.
         plot_losses(self.folder.metrics, self.folder.losses)
         self.objective.nets.eval()
-        mask, image = self.data.pictures(self._shown)
+        mask, image = self.data.masks_and_images(self._shown)
         conditions = self._conditions(mask)
         with self.accelerator.autocast():
             latents = sample(self.objective, conditions, config.sample_steps, config.sample_cfg)

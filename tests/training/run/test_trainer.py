@@ -116,7 +116,7 @@ def test_optimizers_by_name(
         (["--optimizer_args", "weight_decay:0.1"], "not key=value"),
         (["--optimizer_args", "speed=1"], "AdamW says"),
         (["--resolution=100"], "--resolution is '100'; expected SIZE or WIDTH,HEIGHT"),
-        (["--max_train_steps=0"], "--max_train_steps is 0; it must be above 0"),
+        (["--max_train_steps=0"], "--max_train_steps is 0; it must be at least 1"),
         (["--xformers"], "--xformers: "),
         (["--sdpa"], "--sdpa: PyTorch's scaled dot product attention is always used"),
         (["--config_file=missing.toml"], "--config_file missing.toml"),
