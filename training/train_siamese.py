@@ -23,7 +23,7 @@ from ..models.weights import WeightsError
 from .command_line import parse_args
 from .config import TrainConfig
 from .data.dataset import load_dataset
-from .errors import CacheError, ConfigError, TrainingError
+from .errors import CacheError, ConfigError, DeviceError, TrainingError
 from .hosts.choose import choose_host
 from .run.folder import RunFolder
 
@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, DatasetError, WeightsError) as error:
         _report(error)
         return USER_ERROR
+    except DeviceError as error:  # of this process alone
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except TrainingError as error:
         _report(error)
         return 1

@@ -48,7 +48,7 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
     """Train, or resume what the same command began; with `--dry_run`, only describe it.
 
     Raises ConfigError, CacheError or WeightsError for bad input, NotFiniteError when the loss is
-    not finite.
+    not finite, DeviceError when a device fails in a step.
     """
     training, held_out = dataset.split(config.validation_split, config.seed)
     record = make_record(config, dataset.fingerprint(), accelerator.num_processes)
@@ -71,6 +71,8 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
         log.warning("Note: in this run each pair is seen %s.", describe_counts(counts))
     if state is not None:
         trainer.resume(state)
+    log.info("Memory: %s", describe_memory(config, trainer.checkpoints))
+    log.info("Disk: %s", estimate_disk(config, trainer.checkpoints).render())
     if trainer.step < config.max_train_steps:
         check_disk(config, trainer.checkpoints)
     # Encoding is the last that can take long: nothing that fails above has lost it.
