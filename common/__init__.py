@@ -1,1 +1,1 @@
-"""What nodes, training and evaluation share: files, hashes, pictures, lists of pairs."""
+"""What nodes, training and evaluation share: files, hashes, images, lists of pairs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from types import TracebackType
 
 PACKAGE = "siamese_diffusion"
 HERE = Path(__file__).resolve().parent
@@ -15,7 +16,9 @@ def enter_package(script: str) -> str:
 
     By path rather than through sys.path: with the root on it, our `nodes` and `models` would
     shadow ComfyUI's; with a script's folder or this one on it, our modules would shadow others.
+    The imports that follow take seconds: Ctrl-C during them ends with one line.
     """
+    sys.excepthook = _explain
     root, folder = HERE.parent, Path(script).resolve().parent
     spec = importlib.util.spec_from_file_location(
         PACKAGE, root / "__init__.py", submodule_search_locations=[str(root)]
@@ -28,3 +31,11 @@ def enter_package(script: str) -> str:
     for path in (HERE, folder):
         sys.path.remove(str(path))
     return f"{PACKAGE}.{folder.name}"
+
+
+def _explain(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    """A stack trace, but not for Ctrl-C."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped by Ctrl-C", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, at)

@@ -21,8 +21,8 @@ def read_image(path: Path) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """Binary mask (H, W), bool: true above half of the file's range, 127 of 255 as published.
 
-    A black file is an empty mask. Raises ValueError naming a file that cannot be decoded, or that
-    is neither black nor above half anywhere, such as a mask of zeros and ones.
+    A black file is an empty mask. Raises ValueError with the name of a file that cannot be
+    decoded, or that is neither black nor above half anywhere, such as a mask of zeros and ones.
     """
     grey = _read(path, _grey)
     largest = int(np.iinfo(grey.dtype).max)
@@ -30,7 +30,7 @@ def read_mask(path: Path) -> np.ndarray:
     if 0 < brightest <= half:
         raise ValueError(
             f"{path}: the mask's brightest value is {brightest} of {largest}; expected a lesion "
-            f"above {half}, or a black picture for an empty mask. Multiply by "
+            f"above {half}, or a black image for an empty mask. Multiply by "
             f"{largest // brightest}, or paint the lesion white."
         )
     return grey > half
@@ -42,13 +42,16 @@ def read_palette_mask(path: Path) -> np.ndarray:
 
 
 def _read(path: Path, convert: Callable[[Image.Image, bool], np.ndarray]) -> np.ndarray:
-    """Decode a file upright, or raise ValueError naming it; `convert` is told of PNGs."""
+    """Decode a file, rotated as its EXIF data say; `convert` is told whether it is a PNG.
+
+    Raises ValueError with the file's name.
+    """
     try:
         with Image.open(path) as image:
             # Phones write a JPEG's preview as a second frame.
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if frames > 1:
-                raise ValueError(f"it holds {frames} pictures; save each in a file of its own")
+                raise ValueError(f"it holds {frames} images; save each in its own file")
             return convert(ImageOps.exif_transpose(image), image.format == "PNG")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
@@ -72,7 +75,7 @@ def _colours(image: Image.Image, is_png: bool) -> np.ndarray:
 
 
 def _has_16_bits(image: Image.Image, is_png: bool) -> bool:
-    """Of a grey picture. Raises ValueError for a range that is not known."""
+    """Whether a grey image has 16 bits. Raises ValueError for a range that is not known."""
     if image.mode.startswith("I;16") or (image.mode == "I" and is_png):
         return True
     if image.mode in ("I", "F"):

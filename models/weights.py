@@ -1,7 +1,7 @@
-"""Weight files: what a file is, reading it, writing bundles and merged checkpoints.
+"""Weight files: identifying, reading and writing them.
 
-Keys are always those of the published ControlLDM (docs/method.md). A file is known by its keys
-and metadata, never by its name.
+Keys are always those of the published ControlLDM (docs/method.md). A file is recognised by its
+keys and metadata, never by its name.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ UNET = "model.diffusion_model."
 DECODER = (UNET + "output_blocks.", UNET + "out.")
 DHI_KEY = "input_hint_block.0.initial_conv.weight"
 
+SAFETENSORS = (".safetensors", ".sft")  # files with other suffixes are read as pickles
 # How files start that `torch.save` writes: the present format and the one before.
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 # What torch's reader of pickles raises, for data that ends early or is no pickle at all too.
@@ -38,14 +39,11 @@ UNREADABLE = (
 # The part of torch's message that names what it refused; around it stands advice to load anyway.
 REFUSED = re.compile(r"unsupported (?:global|operand).*?(?=\. |\.?$)", re.IGNORECASE | re.MULTILINE)
 
-# Of the UNet, and of the ControlNet, which starts as a copy of it.
-ENCODER = ("time_embed.", "input_blocks.", "middle_block.")
-
 StateDict = dict[str, Tensor]
 
 
 class WeightsError(ValueError):
-    """A weight file is missing, damaged or of the wrong kind; the message is meant for users."""
+    """A weight file is missing, damaged or of the wrong kind. The message is for the user."""
 
 
 class Kind(Enum):
@@ -107,7 +105,7 @@ class WeightFile:
 
 
 def identify(shapes: Mapping[str, tuple[int, ...]]) -> Kind:
-    """Tell what a file is from its keys and shapes."""
+    """The kind of a file, from its keys and shapes."""
     keys = shapes.keys()
     prefixes = {key.split(".", 1)[0] for key in keys}
     siamese = CONTROL + DHI_KEY in keys
@@ -140,20 +138,25 @@ def read_weights(path: str | os.PathLike[str], expect: Iterable[Kind] | None = N
     Raises WeightsError when the file is missing, damaged, or of a kind not in `expect`.
     """
     path = Path(path)
-    if path.is_dir():
-        raise WeightsError(
-            f"{path}: a folder; expected a single file. {ADVICE[Kind.DIFFUSERS_UNET]}"
-        )
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file.")
+    check_is_file(path)
     tensors, metadata = _read_any(path)
     kind = identify({key: tuple(value.shape) for key, value in tensors.items()})
     check_kind(path, kind, expect)
     return WeightFile(path, kind, tensors, metadata)
 
 
+def check_is_file(path: Path) -> None:
+    """Raise WeightsError for a folder, or for nothing."""
+    if path.is_dir():
+        raise WeightsError(
+            f"{path}: a folder; expected a single file. {ADVICE[Kind.DIFFUSERS_UNET]}"
+        )
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file.")
+
+
 def check_kind(path: Path, kind: Kind, expect: Iterable[Kind] | None) -> None:
-    """Raise WeightsError unless `kind` is one of `expect`; None: anything is."""
+    """Raise WeightsError unless `kind` is one of `expect`; None allows every kind."""
     wanted = tuple(expect) if expect is not None else tuple(Kind)
     if kind not in wanted:
         expected = " or ".join(item.value for item in wanted)
@@ -173,7 +176,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
-    if path.suffix in (".safetensors", ".sft"):
+    if path.suffix in SAFETENSORS:
         return _read_safetensors(path)
     start = _first_bytes(path)
     try:
@@ -208,7 +211,7 @@ def _damaged(path: Path, error: Exception, form: str = "safetensors") -> Weights
 
 
 def _unreadable(path: Path, start: bytes, error: Exception) -> WeightsError:
-    """What is wrong with a file that torch does not read; `start`: its first bytes."""
+    """The error for a file that torch cannot read; `start`: its first bytes."""
     if not start.startswith((ZIP, PICKLE)):
         return WeightsError(
             f"{path}: not a weight file ({path.stat().st_size} bytes, begins with {start!r}). Copy "
@@ -250,7 +253,7 @@ def write_weights(
 
 
 def _umask() -> int:
-    """The permissions that new files do not get; it can only be read by setting it."""
+    """The process's umask, which can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -268,17 +271,8 @@ def merge(base: Mapping[str, Tensor], bundle: WeightFile) -> StateDict:
     return {**base, **decoder, **control}
 
 
-def check_encoder(weights: WeightFile, unet: Mapping[str, Tensor]) -> None:
-    """Raise WeightsError unless the ControlNet has the shapes of the UNet's encoder, its origin."""
-    found, expected = (
-        {key: value for key, value in part.items() if key.startswith(ENCODER)}
-        for part in (weights.control(), unet)
-    )
-    check_keys(found, expected, f"{weights.path}: ControlNet")
-
-
 def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
-    """Raise WeightsError unless keys and shapes agree; it shows the first five and the count."""
+    """Raise WeightsError, with the first five and their number, unless keys and shapes agree."""
     problems = {
         "missing": [key for key in expected if key not in found],
         "unexpected": [key for key in found if key not in expected],

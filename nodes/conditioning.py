@@ -1,23 +1,24 @@
-"""Masks and images put into conditionings as Siamese controls."""
+"""Adds masks and images to conditionings, as hints of a Siamese ControlNet."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from einops import rearrange
 from torch import Tensor
 
 import nodes as host_nodes  # ComfyUI's own, not this package
 
 from .control import SiameseControl
-from .hints import PHOTO_CHANNELS, mask_hint, photo_hint
+from .hints import IMAGE_CHANNELS, image_hint, mask_hint
 
 Conditioning = list[Any]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How strongly and in which part of sampling (0 the first step, 1 the last) a hint counts."""
+    """How strong a hint is, and for which part of sampling: 0 is the first step, 1 the last."""
 
     strength: float = 1.0
     start_percent: float = 0.0
@@ -27,7 +28,7 @@ class Timing:
 def apply_mask(
     positive: Conditioning, negative: Conditioning, control_net: Any, mask: Tensor, **timing: float
 ) -> tuple[Conditioning, Conditioning]:
-    """Both conditionings with the mask as their control; earlier ControlNets in them are kept.
+    """Add the mask to both conditionings; ControlNets that are already in them are kept.
 
     Raises ValueError for a ControlNet that is not Siamese or a tensor that is not a mask.
     """
@@ -36,7 +37,7 @@ def apply_mask(
 
 
 def siamese(control_net: Any) -> SiameseControl:
-    """The ControlNet itself. Raises ValueError for one that is not Siamese."""
+    """Return the ControlNet, or raise ValueError when it is not a Siamese one."""
     if not isinstance(control_net, SiameseControl):
         raise ValueError(
             "The connected ControlNet is not a Siamese one: it takes images, not masks. Connect "
@@ -49,10 +50,10 @@ def siamese(control_net: Any) -> SiameseControl:
 def apply_hint(
     pair: tuple[Conditioning, Conditioning], control: SiameseControl, hint: Tensor, timing: Timing
 ) -> tuple[Conditioning, Conditioning]:
-    """Positive and negative conditioning with one more control; hint (B, C, H, W) in [0, 1]."""
-    image = hint.movedim(1, -1)  # (B, H, W, C)
+    """Add a hint (B, C, H, W) in [0, 1] to positive and negative conditioning."""
+    as_image = rearrange(hint, "b c h w -> b h w c")
     return host_nodes.ControlNetApplyAdvanced().apply_controlnet(
-        *pair, control, image, timing.strength, timing.start_percent, timing.end_percent
+        *pair, control, as_image, timing.strength, timing.start_percent, timing.end_percent
     )
 
 
@@ -60,14 +61,14 @@ def apply_both(
     pair: tuple[Conditioning, Conditioning],
     control: SiameseControl,
     hint: Tensor,
-    photo: Tensor,
+    image: Tensor,
     weight: float,
     timing: Timing,
 ) -> tuple[Conditioning, Conditioning]:
-    """The image branch of training as control: c_m + w c_i, or c_m + w (c_i - c_m).
+    """Add the control of training's image branch: c_m + w c_i, or c_m + w (c_i - c_m).
 
-    `hint` is the mask branch's, photo (B, H, W, 3) in [0, 1]; which sum it is, the recipe says.
-    Raises ValueError when the weights have no image branch.
+    The weights' recipe decides between the two. hint: of the mask branch; image: (B, H, W, 3) in
+    [0, 1]. Raises ValueError when the weights have no image branch.
     """
     recipe = control.recipe
     if not recipe.has_image_branch:
@@ -77,11 +78,11 @@ def apply_both(
         )
     kept = 1.0 if recipe.joint_control == "add" else 1.0 - weight
     image_branch = control.copy()
-    image_branch.photo_channels = PHOTO_CHANNELS
+    image_branch.image_channels = IMAGE_CHANNELS
     # Chained controls add up.
     for branch, given, share in (
         (control, hint, kept),
-        (image_branch, photo_hint(photo, hint), weight),
+        (image_branch, image_hint(image, hint), weight),
     ):
         shared = Timing(timing.strength * share, timing.start_percent, timing.end_percent)
         pair = apply_hint(pair, branch, given, shared)

@@ -1,4 +1,4 @@
-"""The node that puts a mask into the conditioning."""
+"""The node that adds a mask to the conditioning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .schema import node_schema
 
 
 class SiameseApplyMask(io.ComfyNode):
-    """Puts a mask into positive and negative conditioning, for the core samplers."""
+    """Adds a mask to positive and negative conditioning, for the core samplers."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -21,18 +21,18 @@ class SiameseApplyMask(io.ComfyNode):
             node_id="SiameseApplyMask",
             display_name="Siamese Apply Mask",
             description=(
-                "Guides sampling by a mask, for use with KSampler and other samplers. "
-                "'Siamese Sampler' does this itself."
+                "Adds a mask to the conditioning, to guide KSampler or any other sampler. "
+                "'Siamese Sampler' does this by itself."
             ),
             search_aliases=["siamese", "apply controlnet", "mask to image", "image branch"],
             inputs=[*_connections(), *_timing(), *_mask_settings()],
             outputs=[
                 io.Conditioning.Output(
-                    display_name="positive", tooltip="positive, guided by the mask."
+                    display_name="positive", tooltip="The positive conditioning with the mask."
                 ),
                 io.Conditioning.Output(
                     display_name="negative",
-                    tooltip="negative, guided by the mask too, as published.",
+                    tooltip="The negative conditioning, also with the mask, as published.",
                 ),
             ],
         )
@@ -75,17 +75,17 @@ def _connections() -> list[io.Input]:
     return [
         io.Conditioning.Input("positive", tooltip="What the image should show."),
         io.Conditioning.Input("negative", tooltip="What it should not show."),
-        io.ControlNet.Input("control_net", tooltip="From a Siamese loader."),
+        io.ControlNet.Input("control_net", tooltip="CONTROL_NET of a Siamese loader."),
         io.Mask.Input(
             "mask", optional=True,
-            tooltip="White is the lesion. Values above the threshold count as white. One mask "
-            "for all latents or one for each; stretched to the latent's size by nearest "
+            tooltip="The lesion is white; values above the threshold count as white. One mask for "
+            "all latents, or one for each. It is stretched to the latent's size by nearest "
             "neighbour, never cropped or smoothed.",
         ),
         io.Image.Input(
             "palette", optional=True,
-            tooltip="Instead of 'mask', for weights trained on several classes: an image with "
-            "the colour of each class as in training.",
+            tooltip="Instead of 'mask', for weights trained on several classes: an image that "
+            "shows each class in its colour from training.",
         ),
         io.Image.Input(
             "image", optional=True,
@@ -100,7 +100,7 @@ def _timing() -> list[io.Input]:
     return [
         io.Float.Input(
             "strength", default=1.0, min=0.0, max=10.0, step=0.01,
-            tooltip="Weight of the guidance: 1 as trained, 0 none.",
+            tooltip="Strength of the guidance: 1 as in training, 0 for none.",
         ),
         io.Float.Input(
             "start_percent", default=0.0, **percent,
@@ -117,11 +117,12 @@ def _mask_settings() -> list[io.Input]:
     return [
         io.Float.Input(
             "threshold", default=THRESHOLD, min=0.0, max=1.0, step=0.01, optional=True,
-            tooltip="Mask values above it count as white; 0.5 as published. Not for 'palette'.",
+            tooltip="Mask values above it count as white; 0.5 as published. No effect on "
+            "'palette'.",
         ),
         io.Boolean.Input(
             "invert", default=False, optional=True,
-            tooltip="For masks whose lesion is black. Not for 'palette'.",
+            tooltip="For masks whose lesion is black. No effect on 'palette'.",
         ),
         io.Float.Input(
             "image_weight", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,

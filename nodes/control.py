@@ -19,15 +19,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..models.dhi import DOWNSCALE, DenseHintInput
-from ..models.metadata import read_metadata
-from ..models.recipe import RECIPES, Recipe
+from ..models.metadata import read_recipe
+from ..models.recipe import Recipe
 from ..models.weights import DHI_KEY, StateDict, WeightFile, WeightsError, check_keys
 
 
 class HintBlock(DenseHintInput):
     """The DHI as a ControlNet's `input_hint_block`.
 
-    `encode` does the work, once a run; called at each step, the block passes its result through.
+    ComfyUI calls it at each step; it then returns its input, the features that `encode` has
+    computed once for the run.
     """
 
     def encode(self, hint: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ class HintBlock(DenseHintInput):
 
 
 class SiameseNetwork(comfy.cldm.cldm.ControlNet):
-    """ComfyUI's ControlNet network, its hint block replaced by the DHI."""
+    """ComfyUI's ControlNet network with the DHI as its hint block."""
 
     def __init__(self, hint_channels: int, recipe: Recipe, **config: Any) -> None:
         super().__init__(hint_channels=hint_channels, **config)
@@ -64,22 +65,22 @@ class SiameseNetwork(comfy.cldm.cldm.ControlNet):
     ) -> Any:
         """ComfyUI's control of latents x (B, 4, h, w).
 
-        `features`, (B, 320, h, w) or (1, 320, h, w), stand in for the hint, which is not used.
+        `features`, (B, 320, h, w) or (1, 320, h, w), are the encoded hint; `hint` is not used.
         """
         return super().forward(x, features, timesteps, context, **others)
 
 
 class SiameseControl(comfy.controlnet.ControlNet):
-    """One use of a Siamese ControlNet; each copy has a hint and hint features of its own.
+    """A Siamese ControlNet with a hint; each copy has its own hint and hint features.
 
-    photo_channels: how many channels of the hint, the first ones, are a photograph's and may be
-    smoothed when resized; the others are a mask's.
+    image_channels: how many channels of the hint, the first ones, hold an image, which may be
+    smoothed when it is resized; the others hold a mask, which may not.
     """
 
     def __init__(self, network: SiameseNetwork | None, **settings: Any) -> None:
         # The parent resizes a hint that the network then ignores: this keeps it small.
         super().__init__(network, compression_ratio=1, **settings)
-        self.photo_channels = 0
+        self.image_channels = 0
         self._features: dict[Any, Tensor] = {}
 
     @property
@@ -96,7 +97,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
         )
         other.control_model = self.control_model
         other.control_model_wrapped = self.control_model_wrapped
-        other.photo_channels = self.photo_channels
+        other.image_channels = self.image_channels
         self.copy_to(other)
         return other
 
@@ -119,7 +120,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
     ) -> Any:
         """The control for one call: `batched_number` conditionings of the same latents.
 
-        Raises ValueError when there is neither one mask for all latents nor one for each.
+        Raises ValueError unless there is one mask for all latents, or one for each.
         """
         self.set_extra_arg("features", self._features_for(x_noisy, batched_number))
         try:
@@ -128,7 +129,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
             self.extra_args.pop("features")  # copies take over what is in there
 
     def _features_for(self, x_noisy: Tensor, batched_number: int) -> Tensor:
-        """Hint features in the order of `x_noisy`'s batch, or one for all, (., 320, h, w)."""
+        """Hint features (B, 320, h, w) in the order of `x_noisy`'s batch, or (1, 320, h, w)."""
         masks = self.cond_hint_original.shape[0]
         latents = x_noisy.shape[0] // batched_number
         if masks not in (1, latents):
@@ -143,14 +144,14 @@ class SiameseControl(comfy.controlnet.ControlNet):
         return features if masks == 1 else features.repeat(batched_number, 1, 1, 1)
 
     def _encode(self, x_noisy: Tensor) -> Tensor:
-        """Run the DHI on the hint, stretched to 8 times the latent: masks by nearest neighbour."""
+        """Encode the hint at 8 times the latent's size; masks are resized by nearest neighbour."""
         size = tuple(DOWNSCALE * size for size in x_noisy.shape[-2:])
-        photo = self.cond_hint_original[:, : self.photo_channels]
-        mask = self.cond_hint_original[:, self.photo_channels :]
+        image = self.cond_hint_original[:, : self.image_channels]
+        mask = self.cond_hint_original[:, self.image_channels :]
         parts = []
-        if photo.shape[1]:
-            # As training reads photographs: linear, averaging when they shrink.
-            parts.append(functional.interpolate(photo, size, mode="bilinear", antialias=True))
+        if image.shape[1]:
+            # As training resizes images: linear, averaging when they shrink.
+            parts.append(functional.interpolate(image, size, mode="bilinear", antialias=True))
         if mask.shape[1]:
             parts.append(functional.interpolate(mask, size, mode="nearest-exact"))
         dtype = self.manual_cast_dtype or self.control_model.dtype
@@ -158,7 +159,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
         return self.control_model.input_hint_block.encode(hint)
 
     def _check_text_width(self, model: Any) -> None:
-        """SD 1.x, SD 2.x and SDXL differ in the width of their text; mixed, they fail obscurely."""
+        """Raise ValueError for a MODEL whose text embeddings have another width, such as SDXL."""
         expected = self.control_model.context_dim
         found = model.model_config.unet_config.get("context_dim")
         if found != expected:
@@ -170,13 +171,13 @@ class SiameseControl(comfy.controlnet.ControlNet):
 
 
 def load_control(weights: WeightFile) -> SiameseControl:
-    """Build the ControlNet of a weight file, every tensor of it used.
+    """Build the ControlNet of a weight file; every tensor must be used.
 
     Raises WeightsError for missing or unexpected keys, or metadata that contradicts the weights.
     """
     state_dict = weights.control()
     channels = state_dict[DHI_KEY].shape[1]
-    recipe = _recipe(weights, channels)
+    recipe = read_recipe(weights)
     load_device = comfy.model_management.get_torch_device()
     config = _network_config(weights, state_dict)
     cast_dtype = comfy.model_management.unet_manual_cast(config["dtype"], load_device)
@@ -188,23 +189,6 @@ def load_control(weights: WeightFile) -> SiameseControl:
         # Afterwards: newer versions of ComfyUI make weights only as they are loaded.
         check_keys(state_dict, network.state_dict(), f"{weights.path}: ControlNet")
     return SiameseControl(network, load_device=load_device, manual_cast_dtype=cast_dtype)
-
-
-def _recipe(weights: WeightFile, channels: int) -> Recipe:
-    """The recipe in the metadata, which must allow the DHI's `channels`; else what these suggest.
-
-    Raises WeightsError when they contradict each other.
-    """
-    metadata = read_metadata(weights.metadata, str(weights.path))
-    if metadata is None:
-        return RECIPES["published" if channels == 3 else "concat"]
-    allowed = {metadata.recipe.hint_channels(n) for n in (1, 3)}
-    if channels not in allowed:
-        raise WeightsError(
-            f"{weights.path}: its recipe needs {sorted(allowed)} hint channels; its weights have "
-            f"{channels}. The file is damaged or mixed from two; train it again."
-        )
-    return metadata.recipe
 
 
 def _network_config(weights: WeightFile, state_dict: StateDict) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from torch import Tensor
 from .folders import (
     choose,
     folder_fingerprint,
+    image_files,
     input_folder,
     output_folder,
-    pictures_below,
     read_mask,
 )
-from .hints import mask_batch, photo_batch
+from .hints import image_batch, mask_batch
 from .pair_folder import PairFolder, png_metadata
 from .progress import with_progress
 from .schema import node_schema
@@ -33,8 +33,8 @@ class SiameseLoadMaskFolder(io.ComfyNode):
             display_name="Siamese Load Mask Folder",
             description=(
                 "Loads the masks of a folder as a list, in natural order, with their names. The "
-                "nodes after it run once for each mask. For many hundred masks use 'Siamese "
-                "Synthesize Dataset', which holds one at a time."
+                "nodes after it run once for each mask. For hundreds of masks use 'Siamese "
+                "Synthesize Dataset', which keeps only one in memory."
             ),
             search_aliases=["siamese", "load images from folder", "batch", "directory"],
             inputs=mask_folder_inputs(),
@@ -58,28 +58,29 @@ class SiameseLoadMaskFolder(io.ComfyNode):
 
     @classmethod
     def execute(cls, folder: str, subfolders: bool, start: int, count: int) -> io.NodeOutput:
-        pictures = choose(pictures_below(input_folder(folder), subfolders), start, count)
-        masks = [read_mask(path) for path in with_progress(pictures.values())]
-        return io.NodeOutput(masks, list(pictures))
+        files = choose(image_files(input_folder(folder), subfolders), start, count)
+        masks = [read_mask(path) for path in with_progress(files.values())]
+        return io.NodeOutput(masks, list(files))
 
 
 def mask_folder_inputs() -> list[io.Input]:
-    """Which masks of which folder."""
+    """The folder, and which of its masks."""
     return [
         io.String.Input(
             "folder", default="masks",
-            tooltip="A folder in ComfyUI's input folder: 'masks' is input/masks. White is the "
-            "lesion; values above one half count as white.",
+            tooltip="A folder in ComfyUI's input folder: 'masks' is input/masks. The lesion is "
+            "white; values above 0.5 count as white.",
         ),
         io.Boolean.Input(
-            "subfolders", default=False, tooltip="Also the masks in folders below it."
+            "subfolders", default=False, tooltip="Also use the masks in its subfolders."
         ),
         io.Int.Input(
             "start", default=0, min=0, max=10**9,
-            tooltip="Number of the first mask in natural order (mask2 before mask10), from 0.",
+            tooltip="Index of the first mask, from 0, in natural order (mask2 before mask10).",
         ),
         io.Int.Input(
-            "count", default=0, min=0, max=10**9, tooltip="How many masks; 0 for all from start."
+            "count", default=0, min=0, max=10**9,
+            tooltip="How many masks; 0 for all from 'start' on.",
         ),
     ]  # fmt: skip
 
@@ -101,13 +102,13 @@ class SiameseSavePairs(io.ComfyNode):
                 io.Image.Input("image", tooltip="One or more images."),
                 io.Mask.Input(
                     "mask",
-                    tooltip="The mask of each image, or one mask for all. Saved as exact black "
-                    "and white, at the image's size.",
+                    tooltip="The mask of each image, or one mask for all. Saved in pure black and "
+                    "white, at the size of the image.",
                 ),
                 io.String.Input(
                     "stem", default="pair",
                     tooltip="Name of the files, without extension; connect 'stem' of 'Siamese "
-                    "Load Mask Folder'. A number follows when the name is taken.",
+                    "Load Mask Folder'. A number is added when the name is taken.",
                 ),
                 *output_inputs(),
             ],
@@ -120,32 +121,32 @@ class SiameseSavePairs(io.ComfyNode):
         cls, image: Tensor, mask: Tensor, stem: str, folder: str, prompt: str
     ) -> io.NodeOutput:
         grey = image.ndim == 4 and image.shape[-1] == 1
-        photos = photo_batch(image.expand(-1, -1, -1, 3) if grey else image).movedim(1, -1)
+        images = image_batch(image.expand(-1, -1, -1, 3) if grey else image).movedim(1, -1)
         masks = mask_batch(mask)
-        if len(masks) not in (1, len(photos)):
+        if len(masks) not in (1, len(images)):
             raise ValueError(
-                f"{len(masks)} masks for {len(photos)} images: give one mask for all images, or "
+                f"{len(masks)} masks for {len(images)} images: give one mask for all images, or "
                 "one for each."
             )
         pairs = PairFolder(output_folder(folder), png_metadata(cls.hidden))
         saved = []
-        for index in with_progress(range(len(photos))):
+        for index in with_progress(range(len(images))):
             name = pairs.free_name(stem)
-            pairs.write(name, photos[index], masks[index % len(masks)], prompt)
+            pairs.write(name, images[index], masks[index % len(masks)], prompt)
             saved.append(saved_result(pairs.image(name)))
         return io.NodeOutput(ui=ui.SavedImages(saved))
 
 
 def output_inputs(folder: str = "folder") -> list[io.Input]:
-    """Where a dataset goes, and its caption; `folder` is the id of the first."""
+    """Folder and caption of a dataset; `folder` is the id of the first input."""
     return [
         io.String.Input(
             folder, default="siamese/dataset",
-            tooltip="A folder in ComfyUI's output folder; it is made when it is not there.",
+            tooltip="A folder in ComfyUI's output folder, created if it does not exist.",
         ),
         io.String.Input(
             "prompt", default="",
-            tooltip="The text that was sampled with; it becomes the caption in prompt.jsonl.",
+            tooltip="The prompt used for sampling; saved as the caption in prompt.jsonl.",
         ),
     ]  # fmt: skip
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ..models.fit import check_control
 from ..models.weights import (
     DECODER,
     UNET,
     StateDict,
     WeightFile,
     WeightsError,
-    check_encoder,
     check_keys,
     without_prefix,
 )
@@ -22,11 +22,11 @@ HOST_UNET = "diffusion_model."
 
 
 def with_decoder(model: Any, weights: WeightFile, strength: float = 1.0) -> Any:
-    """A clone of ComfyUI's MODEL with the file's decoder; the original stays as it was.
+    """A clone of ComfyUI's MODEL with the file's decoder; the original is not changed.
 
-    With strength 1 the weights are those of the merged checkpoint, bit for bit, with 0 the base's,
-    in between their weighted mean; LoRAs may be applied before or after. A file without a decoder
-    leaves the base's.
+    With strength 1 the weights are those of the merged checkpoint, bit for bit; with 0 those of the
+    base; in between, their weighted mean. LoRAs may be applied before or after. With a file without
+    a decoder, the base's decoder is kept.
     Raises WeightsError when the file was made for another architecture.
     """
     check_fits(weights, unet_tensors(model))
@@ -55,7 +55,7 @@ def check_fits(weights: WeightFile, unet: Mapping[str, Tensor]) -> None:
     decoder_parts = tuple(part.removeprefix(UNET) for part in DECODER)
     decoder = without_prefix(weights.decoder(), UNET)
     try:
-        check_encoder(weights, unet)
+        check_control(weights, unet)
         if decoder:
             expected = {key: value for key, value in unet.items() if key.startswith(decoder_parts)}
             check_keys(decoder, expected, f"{weights.path}: decoder")

@@ -16,15 +16,15 @@ from ..common import pictures
 from ..common.natural_order import natural
 from ..common.pictures import PICTURE_SUFFIXES
 
-# Not possible in file names on Windows, where the data set may go next.
+# Not allowed in file names on Windows, where the dataset may be copied.
 FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
 
 
 def relative_path(text: str, what: str) -> PurePosixPath:
-    """A path that stays below the folder it is joined to.
+    """Check a relative path: joined to a folder, it must stay below it.
 
-    Raises ValueError for an empty or absolute path, one with "..", or with characters that not
-    every system allows; `what` names it in the message.
+    Raises ValueError for an empty or absolute path, one with "..", or one with characters that are
+    not allowed on every system; `what` names it in the message.
     """
     path = PurePosixPath(text.strip().replace("\\", "/"))
     if not path.parts or path.is_absolute() or ".." in path.parts or FORBIDDEN.search(str(path)):
@@ -47,14 +47,14 @@ def input_folder(name: str) -> Path:
 
 
 def output_folder(name: str) -> Path:
-    """A folder below ComfyUI's output folder; it may not exist yet. Raises ValueError."""
+    """A folder below ComfyUI's output folder; it need not exist. Raises ValueError."""
     return Path(folder_paths.get_output_directory()) / relative_path(name, "folder")
 
 
-def pictures_below(folder: Path, subfolders: bool) -> dict[str, Path]:
-    """Pictures by relative path without extension, in natural order; hidden ones left out.
+def image_files(folder: Path, subfolders: bool) -> dict[str, Path]:
+    """Image files by relative path without extension, in natural order, without hidden ones.
 
-    Raises ValueError when two have one name or there are none.
+    Raises ValueError when two have the same name, or when there are none.
     """
     found: dict[str, Path] = {}
     paths = folder.rglob("*") if subfolders else folder.iterdir()
@@ -67,36 +67,39 @@ def pictures_below(folder: Path, subfolders: bool) -> dict[str, Path]:
         stem = relative.with_suffix("").as_posix()
         if stem in found:
             raise ValueError(
-                f"{folder}: {found[stem].name} and {path.name} have one name; keep one of them."
+                f"{folder}: {found[stem].name} and {path.name} have the same name; keep one "
+                "of them."
             )
         found[stem] = path
     if not found:
         kinds = ", ".join(sorted(PICTURE_SUFFIXES))
-        raise ValueError(f"{folder}: no pictures ({kinds}).")
+        raise ValueError(f"{folder}: no images ({kinds}).")
     return found
 
 
-def choose(pictures: Mapping[str, Path], start: int, count: int) -> dict[str, Path]:
-    """`count` pictures from number `start`, counted from 0; 0 for all from there on.
+def choose(files: Mapping[str, Path], start: int, count: int) -> dict[str, Path]:
+    """`count` files from index `start` on; 0 for all of them.
 
     Raises ValueError when there is none at `start`.
     """
-    if start >= len(pictures):
-        raise ValueError(f"start is {start}, but there are {len(pictures)} masks, from 0.")
+    if start >= len(files):
+        raise ValueError(
+            f"start is {start}; the {len(files)} masks are numbered from 0 to {len(files) - 1}."
+        )
     stop = start + count if count else None
-    return dict(list(pictures.items())[start:stop])
+    return dict(list(files.items())[start:stop])
 
 
 def folder_fingerprint(name: str | None, subfolders: bool | None) -> str | float:
-    """Changes when a picture in the folder is added, removed or written again.
+    """A value that changes when an image in the folder is added, removed or written again.
 
-    NaN, which differs from itself, for a None: ComfyUI does not know a linked input's value yet.
+    NaN, which always counts as a change, while ComfyUI does not know a linked input (None).
     """
     if name is None or subfolders is None:
         return float("nan")
     try:
-        pictures = pictures_below(input_folder(name), subfolders).values()
-        states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in pictures]
+        files = image_files(input_folder(name), subfolders).values()
+        states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     except (ValueError, OSError) as error:
         return str(error)  # running the node reports it
     return hashlib.sha256(repr(states).encode()).hexdigest()

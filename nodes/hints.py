@@ -1,4 +1,4 @@
-"""Masks and images as ComfyUI gives them -> hints as the Dense Hint Input takes them."""
+"""ComfyUI's masks and images -> hints for the Dense Hint Input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 # The published code reads masks back with `> 127` of 255.
 THRESHOLD = 0.5
 HINT_CHANNELS = (3, 4, 6)
-PHOTO_CHANNELS = 3  # of hints with 4 or 6 channels, the first ones
+IMAGE_CHANNELS = 3  # of hints with 4 or 6 channels, the first ones
 
 
 def mask_batch(mask: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def mask_batch(mask: Tensor) -> Tensor:
 
 
 def binary_mask(mask: Tensor, threshold: float = THRESHOLD, invert: bool = False) -> Tensor:
-    """Masks in [0, 1] -> (B, H, W) of zeros and ones: above `threshold` is one, or `invert`ed."""
+    """Masks in [0, 1] -> (B, H, W) of ones where above `threshold`, else zeros; or the inverse."""
     return ((mask_batch(mask) > threshold) != invert).float()
 
 
@@ -37,8 +37,8 @@ def mask_hint(
 ) -> Tensor:
     """Masks in [0, 1] -> hint (B, channels, H, W) of zeros and ones for the mask branch.
 
-    3 channels: the mask in each. 4 or 6, of recipes that train on [image, mask]: zeros for the
-    image's 3, the mask in the rest. Raises ValueError for any other number or mask shape.
+    3 channels: the mask in each. 4 or 6, for recipes that train on [image, mask]: zeros in the
+    image's 3, the mask in the others. Raises ValueError for any other number or mask shape.
     """
     binary = binary_mask(mask, threshold, invert)
     hint = repeat(binary, "b h w -> b c h w", c=_mask_channels(channels))
@@ -46,44 +46,44 @@ def mask_hint(
 
 
 def palette_hint(palette: Tensor, channels: int) -> Tensor:
-    """Palette images (B, H, W, 3) in [0, 1] -> hint (B, channels, H, W): their colours, unchanged.
+    """Palette masks (B, H, W, 3) in [0, 1] -> hint (B, channels, H, W) with their colours.
 
-    Raises ValueError for weights whose hints have room for one mask channel only.
+    Raises ValueError for weights that take only one mask channel.
     """
     if _mask_channels(channels) != 3:
         raise ValueError(
             "These weights were trained on binary masks, not on palette masks: connect 'mask' "
             "instead of 'palette'."
         )
-    return _after_no_image(photo_batch(palette), channels)
+    return _after_no_image(image_batch(palette), channels)
 
 
-def photo_hint(photo: Tensor, hint: Tensor) -> Tensor:
+def image_hint(image: Tensor, hint: Tensor) -> Tensor:
     """Images (B, H, W, 3) in [0, 1] -> hint of the image branch, channels as in `hint`.
 
-    `hint` is that of the mask branch; its mask is stretched to the image by nearest neighbour
-    where the weights take both. Raises ValueError when there is neither one image nor one mask,
-    nor as many of both.
+    `hint` is that of the mask branch; where the weights take image and mask, its mask is stretched
+    to the image by nearest neighbour. Raises ValueError unless there is one image for all masks,
+    one mask for all images, or as many of both.
     """
-    photos = photo_batch(photo)
+    images = image_batch(image)
     channels = hint.shape[1]
-    if channels == PHOTO_CHANNELS:
-        return photos
-    if len(photos) != len(hint) and 1 not in (len(photos), len(hint)):
+    if channels == IMAGE_CHANNELS:
+        return images
+    if len(images) != len(hint) and 1 not in (len(images), len(hint)):
         raise ValueError(
-            f"{len(photos)} images for {len(hint)} masks: give one image for all masks, or one for "
+            f"{len(images)} images for {len(hint)} masks: give one image for all masks, or one for "
             "each."
         )
     masks = functional.interpolate(
-        hint[:, PHOTO_CHANNELS:], photos.shape[-2:], mode="nearest-exact"
+        hint[:, IMAGE_CHANNELS:], images.shape[-2:], mode="nearest-exact"
     )
-    count = max(len(photos), len(hint))
-    parts = [part.expand(count, -1, -1, -1) for part in (photos, masks.to(photos))]
+    count = max(len(images), len(hint))
+    parts = [part.expand(count, -1, -1, -1) for part in (images, masks.to(images))]
     return torch.cat(parts, dim=1)
 
 
-def photo_batch(image: Tensor) -> Tensor:
-    """ComfyUI IMAGE (B, H, W, 3 or 4) -> (B, 3, H, W), alpha left out. Raises ValueError."""
+def image_batch(image: Tensor) -> Tensor:
+    """ComfyUI IMAGE (B, H, W, 3 or 4) -> (B, 3, H, W) without alpha. Raises ValueError."""
     if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
         raise ValueError(
             f"The image has shape {list(image.shape)}; expected [batch, height, width, 3]. Connect "
@@ -96,7 +96,7 @@ def _mask_channels(channels: int) -> int:
     """How many of a hint's channels the mask has. Raises ValueError for unknown hints."""
     if channels not in HINT_CHANNELS:
         raise ValueError(f"These weights take hints of {channels} channels, not {HINT_CHANNELS}.")
-    return channels if channels == PHOTO_CHANNELS else channels - PHOTO_CHANNELS
+    return channels if channels == IMAGE_CHANNELS else channels - IMAGE_CHANNELS
 
 
 def _after_no_image(mask: Tensor, channels: int) -> Tensor:

@@ -45,12 +45,14 @@ class SiameseCheckpointLoader(io.ComfyNode):
                 file_input(
                     "ckpt_name",
                     "checkpoints",
-                    "A merged checkpoint in models/checkpoints. Weights that training wrote are a "
-                    "bundle: load them with 'Siamese Bundle Loader'.",
+                    "A merged checkpoint in models/checkpoints. Weights written by "
+                    "train_siamese.py are a bundle: load them with 'Siamese Bundle Loader'.",
                 )
             ],
             outputs=[
-                io.Model.Output(display_name="MODEL", tooltip="The UNet, decoder trained."),
+                io.Model.Output(
+                    display_name="MODEL", tooltip="The UNet, with the trained decoder."
+                ),
                 io.Clip.Output(display_name="CLIP", tooltip="The text encoder for prompts."),
                 io.Vae.Output(display_name="VAE", tooltip="Turns latents into images and back."),
                 io.ControlNet.Output(display_name="CONTROL_NET", tooltip=CONTROL_TOOLTIP),
@@ -73,8 +75,8 @@ class SiameseCheckpointLoader(io.ComfyNode):
 def _load_base(state_dict: dict[str, Any], what: str) -> tuple[Any, Any, Any]:
     """ComfyUI's MODEL, CLIP and VAE of a plain checkpoint's tensors.
 
-    Raises WeightsError when ComfyUI does not know the model, fails on missing tensors or does not
-    take all of its UNet.
+    Raises WeightsError when ComfyUI does not know the model, fails on missing tensors, or does not
+    use all of its UNet.
     """
     unet = without_prefix(state_dict, UNET)
     try:
@@ -122,7 +124,8 @@ class SiameseBundleLoader(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "decoder_strength", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
-                    tooltip="Share of the trained decoder: 1 as trained, 0 the base model's own.",
+                    tooltip="How much of the trained decoder to use: 1 is the trained decoder, "
+                    "0 the base model's.",
                 ),
             ],
             outputs=[

@@ -13,16 +13,18 @@ from .progress import with_progress
 from .schema import node_schema, seed_input
 from .shapes import Changes, augment, random_mask
 
-AUGMENTED_TOOLTIP = "The new masks, those of the first mask first; the sizes stay."
+AUGMENTED_TOOLTIP = (
+    "The new masks, those of the first mask first, each as large as the one it comes from."
+)
 
 
 def generator(seed: int) -> torch.Generator:
-    """Always on the CPU: the same seed gives the same masks on every machine."""
+    """A random generator on the CPU: the same seed gives the same masks on every machine."""
     return torch.Generator().manual_seed(seed)
 
 
 class SiameseAugmentMask(io.ComfyNode):
-    """Masks -> other masks that are as plausible."""
+    """Masks -> randomly changed copies of them."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -30,33 +32,33 @@ class SiameseAugmentMask(io.ComfyNode):
             node_id="SiameseAugmentMask",
             display_name="Siamese Augment Mask",
             description=(
-                "Makes new masks from old ones: flipped, turned, scaled and bent at random. They "
-                "stay black and white."
+                "Makes new masks from existing ones by random flips, rotation, scaling and elastic "
+                "deformation. They stay black and white."
             ),
             search_aliases=["siamese", "augmentation", "elastic", "flip", "rotate", "mask"],
             inputs=[
                 io.Mask.Input(
                     "mask",
-                    tooltip="White is the lesion. Values above one half count as white. Each mask "
-                    "changes in its own way.",
+                    tooltip="The lesion is white; values above 0.5 count as white. Each mask is "
+                    "changed differently.",
                 ),
                 seed_input("Same seed, same changes."),
                 io.Int.Input(
                     "variants", default=1, min=1, max=1000,
-                    tooltip="How many new masks of each mask.",
+                    tooltip="How many new masks to make of each mask.",
                 ),
-                io.Boolean.Input("flip", default=True, tooltip="Mirror half of them."),
+                io.Boolean.Input("flip", default=True, tooltip="Flip half of them left to right."),
                 io.Float.Input(
                     "rotation", default=20.0, min=0.0, max=180.0, step=1.0,
-                    tooltip="Largest turn in degrees, to either side, about the centre.",
+                    tooltip="Largest rotation in degrees, in either direction, about the centre.",
                 ),
                 io.Float.Input(
                     "scale", default=0.2, min=0.0, max=0.9, step=0.01,
-                    tooltip="Largest change of size: 0.2 is from 0.8 to 1.2 times.",
+                    tooltip="Largest change in size: 0.2 scales by a factor of 0.8 to 1.2.",
                 ),
                 io.Float.Input(
                     "elastic", default=0.5, min=0.0, max=1.0, step=0.01,
-                    tooltip="How strongly outlines are bent: 0 not at all, 1 strongly.",
+                    tooltip="Strength of the elastic deformation: 0 for none, 1 for strong.",
                 ),
             ],
             outputs=[io.Mask.Output(display_name="mask", tooltip=AUGMENTED_TOOLTIP)],
@@ -72,7 +74,7 @@ class SiameseAugmentMask(io.ComfyNode):
 
 
 def _seed_of(mask: Tensor, seed: int) -> int:
-    """A seed of the mask's own: ComfyUI runs a list mask by mask, with one seed for all."""
+    """A seed for this mask: ComfyUI runs a list mask by mask, with one seed for all."""
     digest = hashlib.sha256(f"{seed}/{tuple(mask.shape)}/".encode() + mask.numpy().tobytes())
     return int.from_bytes(digest.digest()[:8], "big")
 
@@ -87,26 +89,27 @@ class SiameseRandomMask(io.ComfyNode):
         return node_schema(
             node_id="SiameseRandomMask",
             display_name="Siamese Random Mask",
-            description="Draws masks with round, irregular shapes like lesions, at random.",
+            description="Draws masks with random rounded shapes that look like lesions.",
             search_aliases=["siamese", "shape", "blob", "synthetic mask", "lesion"],
             inputs=[
                 seed_input("Same seed, same masks."),
-                io.Int.Input("width", **size, tooltip="In pixels; 384 as published."),
-                io.Int.Input("height", **size, tooltip="In pixels; 384 as published."),
+                io.Int.Input("width", **size, tooltip="Width in pixels; 384 as published."),
+                io.Int.Input("height", **size, tooltip="Height in pixels; 384 as published."),
                 io.Int.Input(
                     "count", default=1, min=1, max=1000, tooltip="How many masks, as one batch."
                 ),
                 io.Int.Input(
                     "lesions", default=1, min=1, max=20,
-                    tooltip="How many shapes in each mask. They may touch.",
+                    tooltip="Number of shapes in each mask. They may overlap.",
                 ),
                 io.Float.Input(
                     "smallest", default=3.0, **share,
-                    tooltip="Area of the smallest shape, in percent of the picture.",
+                    tooltip="Area of the smallest shape, in percent of the image.",
                 ),
                 io.Float.Input(
                     "largest", default=15.0, **share,
-                    tooltip="Area of the largest shape, in percent of the picture.",
+                    tooltip="Area of the largest shape, in percent of the image. Up to about "
+                    "20 % of a square image, shapes never touch the border.",
                 ),
             ],
             outputs=[
@@ -127,9 +130,7 @@ class SiameseRandomMask(io.ComfyNode):
         largest: float,
     ) -> io.NodeOutput:
         if smallest > largest:
-            raise ValueError(
-                f"smallest is {smallest:g} % and largest {largest:g} %: exchange them."
-            )
+            raise ValueError(f"smallest is {smallest:g} % and largest {largest:g} %: swap them.")
         source = generator(seed)
         area = (smallest / 100, largest / 100)
         drawn = with_progress(range(count))

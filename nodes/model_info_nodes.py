@@ -1,4 +1,4 @@
-"""The node that says what a weight file is."""
+"""The node that describes a weight file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDERS = ("controlnet", "checkpoints", "loras")
 
 
 class SiameseModelInfo(io.ComfyNode):
-    """Weight file -> a text that says what it is."""
+    """Weight file -> a text that describes it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -28,8 +28,8 @@ class SiameseModelInfo(io.ComfyNode):
             node_id="SiameseModelInfo",
             display_name="Siamese Model Info",
             description=(
-                "Says what a weight file is: its kind, recipe, resolution, classes, base model and "
-                "training step, from its keys and metadata, whatever its name."
+                "Describes a weight file: its kind, recipe, resolution, classes, base model and "
+                "training step. Read from its keys and metadata, not from its name."
             ),
             search_aliases=["siamese", "metadata", "which model", "inspect"],
             inputs=[
@@ -44,7 +44,9 @@ class SiameseModelInfo(io.ComfyNode):
                 )
             ],
             outputs=[
-                io.String.Output(display_name="text", tooltip="What is also shown on the node.")
+                io.String.Output(
+                    display_name="text", tooltip="The description, also shown on the node."
+                )
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
@@ -63,7 +65,7 @@ class SiameseModelInfo(io.ComfyNode):
 
 
 def describe(weights: WeightFile) -> str:
-    """A line for each thing known about the file. Raises WeightsError for damaged metadata."""
+    """One line for each known property of the file. Raises WeightsError for damaged metadata."""
     lines = [f"kind: {weights.kind.value}", ADVICE[weights.kind]]
     if weights.kind not in SIAMESE_KINDS:
         return "\n".join(lines)

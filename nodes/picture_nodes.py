@@ -1,4 +1,4 @@
-"""Nodes for looking at pairs, and for leaving some out."""
+"""Nodes that show pairs, and one that drops bad ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from .hints import photo_batch
+from .hints import image_batch
 from .pictures import COLOURS, Pair, cell, contrast, overlay, pairs_of, sheet, side_by_side
 from .progress import with_progress
 from .schema import node_schema, show_text
@@ -27,7 +27,9 @@ class SiameseOverlay(io.ComfyNode):
         return node_schema(
             node_id="SiameseOverlay",
             display_name="Siamese Overlay",
-            description="Draws a mask on an image: an outline around the lesion, and a tint on it.",
+            description=(
+                "Draws a mask on an image: an outline around the lesion, and a tint over it."
+            ),
             search_aliases=["siamese", "outline", "contour", "preview mask", "draw mask"],
             inputs=[
                 io.Image.Input("image", tooltip="One or more images."),
@@ -38,7 +40,7 @@ class SiameseOverlay(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "colour", options=list(COLOURS), default="green",
-                    tooltip="Of outline and tint.",
+                    tooltip="Colour of outline and tint.",
                 ),
                 io.Int.Input(
                     "outline", default=2, min=0, max=50,
@@ -49,7 +51,11 @@ class SiameseOverlay(io.ComfyNode):
                     tooltip="How strongly the lesion is coloured: 0 not at all, 1 covers it.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="image", tooltip="The images, drawn on.")],
+            outputs=[
+                io.Image.Output(
+                    display_name="image", tooltip="The images with the mask drawn on them."
+                )
+            ],
         )  # fmt: skip
 
     @classmethod
@@ -61,20 +67,20 @@ class SiameseOverlay(io.ComfyNode):
 
 
 class SiameseContactSheet(io.ComfyNode):
-    """Images, with or without masks -> one picture of them all."""
+    """Images, with or without masks -> one image that shows them all."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return node_schema(
             node_id="SiameseContactSheet",
             display_name="Siamese Contact Sheet",
-            description="Puts all images of a batch or list on one picture, each beside its mask.",
+            description="Shows all images of a batch or list in one image, each beside its mask.",
             search_aliases=["siamese", "grid", "montage", "image grid", "overview"],
             inputs=[
                 io.Image.Input("image", tooltip="Images of any size: batches, lists or both."),
                 io.Int.Input(
                     "columns", default=0, min=0, max=100,
-                    tooltip="Images in a row; 0 makes the picture about square.",
+                    tooltip="Images per row; 0 makes the sheet about square.",
                 ),
                 io.Int.Input(
                     "cell_size", default=192, min=16, max=1024,
@@ -82,10 +88,11 @@ class SiameseContactSheet(io.ComfyNode):
                 ),
                 io.Mask.Input(
                     "mask", optional=True,
-                    tooltip="The mask of each image, shown to its left; or one for all.",
+                    tooltip="The mask of each image, or one for all; shown to the left of its "
+                    "image.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="image", tooltip="The sheet.")],
+            outputs=[io.Image.Output(display_name="image", tooltip="The contact sheet.")],
             is_input_list=True,
         )  # fmt: skip
 
@@ -101,15 +108,15 @@ class SiameseContactSheet(io.ComfyNode):
         if mask:
             cells = [side_by_side(pair, size) for pair in with_progress(pairs_of(image, mask))]
         else:
-            photos = [one for batch in image for one in photo_batch(batch).split(1)]
-            cells = [cell(photo, size) for photo in with_progress(photos)]
+            images = [one for batch in image for one in image_batch(batch).split(1)]
+            cells = [cell(one, size) for one in with_progress(images)]
         wide = cells[0].shape[1] / size
         across = columns[0] or max(1, round(math.sqrt(len(cells) / wide)))
         return io.NodeOutput(sheet(cells, min(across, len(cells))))
 
 
 class SiameseFilterPairs(io.ComfyNode):
-    """Pairs -> those whose image shows a lesion where the mask says."""
+    """Pairs -> those whose image shows a lesion where the mask is."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -117,8 +124,8 @@ class SiameseFilterPairs(io.ComfyNode):
             node_id="SiameseFilterPairs",
             display_name="Siamese Filter Pairs",
             description=(
-                "Drops pairs whose image shows no difference where the mask begins. Measure: the "
-                "mean colour of the lesion against that of a ring around it."
+                "Drops pairs whose image does not show the lesion: its mean colour inside the mask "
+                "hardly differs from that of a ring around it."
             ),
             search_aliases=["siamese", "quality", "reject", "select images", "contrast"],
             inputs=[
@@ -137,7 +144,7 @@ class SiameseFilterPairs(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="image", is_output_list=True, tooltip="The images that stay."
+                    display_name="image", is_output_list=True, tooltip="The images that were kept."
                 ),
                 io.Mask.Output(
                     display_name="mask", is_output_list=True, tooltip="Their masks."
@@ -171,7 +178,7 @@ class SiameseFilterPairs(io.ComfyNode):
 
 
 def _stem_of_each(stems: Sequence[str], batches: Sequence[int]) -> list[str]:
-    """A stem for each image: one for all, one for each batch, or one for each image.
+    """The stem of each image, from one stem for all, one for each batch, or one for each image.
 
     Raises ValueError for any other number of stems.
     """
@@ -202,7 +209,7 @@ def _report(
         text += f" with contrast below {minimum:g}: {', '.join(dropped[:NAMED])}{more}"
     unmeasured = sum(value is None for value in values)
     if unmeasured:
-        text += f"; {unmeasured} kept without a measure, their masks are empty or full"
+        text += f"; {unmeasured} kept unchecked, their masks are empty or full"
     return text
 
 

@@ -1,4 +1,4 @@
-"""Looking at pairs: outlines, sheets, and how well an image shows its mask. Plain tensors."""
+"""Pairs to look at: masks drawn on images, contact sheets, and a lesion's contrast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..common.picture_grid import fitted, picture_grid
-from .hints import binary_mask, photo_batch
+from .hints import binary_mask, image_batch
 
 COLOURS = {
     "green": (0.1, 1.0, 0.2),
@@ -29,47 +29,47 @@ Pair = tuple[Tensor, Tensor]  # image (1, 3, H, W) in [0, 1], mask (1, 1, H, W) 
 
 
 def pairs_of(images: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Pair]:
-    """ComfyUI's IMAGEs and MASKs, batches of any size -> pairs; masks as large as their image.
+    """ComfyUI's IMAGEs and MASKs, batches of any size -> pairs, each mask as large as its image.
 
-    One mask serves all images. Raises ValueError for other counts that differ.
+    A single mask is used for all images. Raises ValueError for other counts that differ.
     """
-    photos = [one for image in images for one in photo_batch(image).split(1)]
-    cut = [one[:, None] for mask in masks for one in binary_mask(mask).split(1)]
-    if len(cut) not in (1, len(photos)):
+    single = [one for image in images for one in image_batch(image).split(1)]
+    binary = [one[:, None] for mask in masks for one in binary_mask(mask).split(1)]
+    if len(binary) not in (1, len(single)):
         raise ValueError(
-            f"{len(cut)} masks for {len(photos)} images: give one mask for all images, or one for "
-            "each."
+            f"{len(binary)} masks for {len(single)} images: give one mask for all images, or one "
+            "for each."
         )
-    cut = cut * len(photos) if len(cut) == 1 else cut
+    binary = binary * len(single) if len(binary) == 1 else binary
     return [
-        (photo, functional.interpolate(mask.to(photo), photo.shape[-2:], mode="nearest-exact"))
-        for photo, mask in zip(photos, cut, strict=True)
+        (image, functional.interpolate(mask.to(image), image.shape[-2:], mode="nearest-exact"))
+        for image, mask in zip(single, binary, strict=True)
     ]
 
 
 def overlay(pair: Pair, colour: str, outline: int, tint: float) -> Tensor:
-    """Image (1, H, W, 3): the mask tinted, and an outline of `outline` pixels just outside it."""
+    """Image (1, H, W, 3) with the mask tinted and outlined, `outline` pixels wide, outside it."""
     image, mask = pair
     paint = torch.tensor(COLOURS[colour]).to(image).view(1, 3, 1, 1)
     image = torch.lerp(image, paint.expand_as(image), tint * mask)
-    edge = grown(mask, outline) - mask
+    edge = dilated(mask, outline) - mask
     return torch.lerp(image, paint.expand_as(image), edge).movedim(1, -1)
 
 
-def grown(mask: Tensor, pixels: int) -> Tensor:
-    """(1, 1, H, W): the mask and all that is at most `pixels` away from it, diagonally too."""
-    # A square's maximum, down and then across: its side's work for each pixel, not its area's.
+def dilated(mask: Tensor, pixels: int) -> Tensor:
+    """Mask (1, 1, H, W) dilated by a square of `pixels` to each side."""
+    # Down and then across: work in proportion to the square's side, not to its area.
     down = functional.max_pool2d(mask, (2 * pixels + 1, 1), 1, (pixels, 0))
     return functional.max_pool2d(down, (1, 2 * pixels + 1), 1, (0, pixels))
 
 
 def contrast(pair: Pair) -> float | None:
-    """Mean colour of the lesion against that of a ring around it: mean absolute difference, 0..1.
+    """Mean absolute difference, 0..1, between mean colours of the lesion and a ring around it.
 
-    None when the mask is empty or leaves no surroundings.
+    None when the mask is empty or full.
     """
     image, mask = pair
-    ring = grown(mask, max(1, round(RING * min(mask.shape[-2:])))) - mask
+    ring = dilated(mask, max(1, round(RING * min(mask.shape[-2:])))) - mask
     if not mask.any() or not ring.any():
         return None
     lesion, around = (

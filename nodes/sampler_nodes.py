@@ -80,8 +80,7 @@ def model_inputs() -> list[io.Input]:
 def _mask_input() -> io.Input:
     return io.Mask.Input(
         "mask",
-        tooltip="White is the lesion. Values above one half count as white. Several masks make "
-        "several images.",
+        tooltip="The lesion is white; values above 0.5 count as white. Each mask makes one image.",
     )
 
 
@@ -92,14 +91,14 @@ def sampling_inputs() -> list[io.Input]:
         seed_input("Same seed, same image. Another seed makes another image of the same mask."),
         io.Int.Input(
             "steps", default=50, min=1, max=1000,
-            tooltip="Denoising steps; 50 as published. Fewer are faster and rougher. "
-            "ddim_published makes as many for 10, 20, 25, 40, 50 and 100, and 31 for 30, as "
-            "published.",
+            tooltip="Denoising steps; 50 as published. Fewer steps are faster but coarser. With "
+            "ddim_published, a number that does not divide 1000 may make more steps, as published: "
+            "30 makes 31.",
         ),
         io.Float.Input(
             "cfg", default=9.0, min=0.0, max=100.0, step=0.1, round=0.01,
-            tooltip="How strongly the prompt counts (classifier-free guidance); 9 as published. "
-            "1 halves the time.",
+            tooltip="Classifier-free guidance: how strongly the prompt counts; 9 as published. "
+            "1 takes half the time.",
         ),
         io.Combo.Input(
             "sampler_name", options=sampler_names(), default="ddim",
@@ -112,12 +111,12 @@ def sampling_inputs() -> list[io.Input]:
         ),
         io.Int.Input(
             "width", **size,
-            tooltip="Width of the image in pixels; 0: the mask's own. The mask is stretched to "
-            "it by nearest neighbour.",
+            tooltip="Width of the image in pixels; 0 for the mask's width. The mask is "
+            "stretched to it by nearest neighbour.",
         ),
         io.Int.Input(
             "height", **size,
-            tooltip="Height of the image in pixels; 0: the mask's own. The mask is stretched to "
-            "it by nearest neighbour.",
+            tooltip="Height of the image in pixels; 0 for the mask's height. The mask is "
+            "stretched to it by nearest neighbour.",
         ),
     ]  # fmt: skip

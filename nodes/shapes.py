@@ -1,4 +1,4 @@
-"""New masks: old ones moved and bent, and lesion-like shapes. Tensors in, tensors out."""
+"""New masks: augmented ones, and random ones with lesion-like shapes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from ..common.blobs import Blob, place_inside
 
-ATTEMPTS = 20  # to keep some of a lesion in the picture
+ATTEMPTS = 20  # to keep some of a lesion in the image
 HARMONICS = 5  # of a random outline: more make it rougher
 
 
@@ -19,8 +19,8 @@ HARMONICS = 5  # of a random outline: more make it rougher
 class Changes:
     """How much a mask may change.
 
-    flip: mirrored left to right half of the time. rotation: in degrees, to either side.
-    scale: 0.2 is from 0.8 to 1.2 times the size. elastic: 0 none, 1 strongly bent.
+    flip: left to right, half of the time. rotation: up to so many degrees in either direction.
+    scale: 0.2 is a factor of 0.8 to 1.2. elastic: strength of the deformation, 0 to 1.
     """
 
     flip: bool
@@ -30,33 +30,33 @@ class Changes:
 
 
 def augment(mask: Tensor, changes: Changes, generator: Generator) -> Tensor:
-    """Mask (H, W) of zeros and ones -> another one, as random as `generator`.
+    """Mask (H, W) of zeros and ones -> a randomly changed one.
 
-    Raises ValueError when every attempt moves the whole lesion out of the picture.
+    Raises ValueError when every attempt moves the whole lesion out of the image.
     """
     for _ in range(ATTEMPTS):
         changed = _augment_once(mask[None, None], changes, generator)[0, 0]
         if changed.any() or not mask.any():
             return changed
     raise ValueError(
-        f"{ATTEMPTS} attempts moved the lesion out of the picture: it lies at the edge. Lower "
+        f"{ATTEMPTS} attempts moved the lesion out of the image: it lies at the edge. Lower "
         "rotation, scale or elastic."
     )
 
 
 def _augment_once(mask: Tensor, changes: Changes, generator: Generator) -> Tensor:
     """(1, 1, H, W) -> the same shape, zeros and ones."""
-    # Here and below: ComfyUI runs without kornia too, and so should the other nodes.
+    # Imported here and below, so that the other nodes work where kornia is missing.
     from kornia.geometry.transform import get_rotation_matrix2d, warp_affine
 
-    flip, turn, zoom = torch.rand(3, generator=generator).tolist()
+    flip, rotation, zoom = torch.rand(3, generator=generator).tolist()
     # Drawn whether it is used or not, so that one setting does not change what another does.
     noise = torch.rand((1, 2, *mask.shape[-2:]), generator=generator) * 2 - 1
     if changes.flip and flip < 0.5:
         mask = mask.flip(-1)
     height, width = mask.shape[-2:]
     centre = torch.tensor([[(width - 1) / 2, (height - 1) / 2]])
-    angle = torch.tensor([(2 * turn - 1) * changes.rotation])
+    angle = torch.tensor([(2 * rotation - 1) * changes.rotation])
     factor = torch.full((1, 2), 1 + (2 * zoom - 1) * changes.scale)
     matrix = get_rotation_matrix2d(centre, angle, factor)
     mask = warp_affine(mask, matrix, (height, width), mode="nearest")
@@ -71,7 +71,7 @@ def _bend(mask: Tensor, noise: Tensor, amount: float) -> Tensor:
 
     sigma = min(mask.shape[-2:]) / 12
     kernel = 2 * math.ceil(2 * sigma) + 1
-    # Smoothing leaves about 1 / (2 sigma sqrt(pi)) of the noise: back to a share of the picture.
+    # Smoothing leaves about 1 / (2 sigma sqrt(pi)) of the noise: back to a share of the image.
     alpha = amount * 0.06 * 2 * sigma * math.sqrt(math.pi) * math.sqrt(3)
     return elastic_transform2d(
         mask, noise, (kernel, kernel), (sigma, sigma), (alpha, alpha), mode="nearest"
@@ -83,8 +83,8 @@ def random_mask(
 ) -> Tensor:
     """(height, width) of zeros and ones: `lesions` blobs, each with a share of the image's area.
 
-    The share is drawn from `area`. Blobs may touch each other, but the border only where one is
-    wider or higher than the image.
+    The share is drawn uniformly from `area`. Blobs may overlap. They do not touch the border,
+    unless one is wider or higher than the image.
     """
     mask = np.zeros((height, width), bool)
     for _ in range(lesions):
@@ -96,11 +96,11 @@ def random_mask(
 
 
 def _random_blob(pixels: float, generator: Generator) -> tuple[Blob, tuple[float, float]]:
-    """A blob of that area, and the place (x, y) in [0, 1] where it goes."""
+    """A random blob of that area, and its random place (x, y) in [0, 1]."""
     sizes, phases, others = torch.rand((3, HARMONICS), generator=generator).tolist()
     waves = [
         (number, 0.35 * size / number, 2 * math.pi * phase)
         for number, (size, phase) in enumerate(zip(sizes, phases, strict=True), start=2)
     ]
-    x, y, longer, turn, _ = others
-    return Blob(pixels, waves, 1 + 0.6 * longer, 2 * math.pi * turn), (x, y)
+    x, y, longer, rotation, _ = others
+    return Blob(pixels, waves, 1 + 0.6 * longer, 2 * math.pi * rotation), (x, y)

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .dataset_nodes import mask_folder_inputs, output_inputs, saved_result
-from .folders import choose, input_folder, pictures_below
+from .folders import choose, image_files, input_folder
 from .folders import output_folder as folder_in_output
 from .pair_folder import PairFolder, png_metadata
 from .sampler_nodes import model_inputs, sampling_inputs
@@ -29,8 +29,8 @@ class SiameseSynthesizeDataset(io.ComfyNode):
             display_name="Siamese Synthesize Dataset",
             description=(
                 "Samples images for each mask of a folder and saves them with their masks as a "
-                "dataset: images/, masks/ and prompt.jsonl. It holds one image at a time, however "
-                "many masks there are. Queued again, it goes on where it was interrupted."
+                "dataset: images/, masks/ and prompt.jsonl. Only one image is in memory at a time, "
+                "however many masks there are. After an interruption, queue it again to resume."
             ),
             search_aliases=["siamese", "mask to image", "batch", "folder", "generate dataset"],
             inputs=[
@@ -40,7 +40,7 @@ class SiameseSynthesizeDataset(io.ComfyNode):
                 *output_inputs("output_folder"),
                 io.Int.Input(
                     "images_per_mask", default=1, min=1, max=10_000,
-                    tooltip="How many different images of each mask.",
+                    tooltip="How many different images to make of each mask.",
                 ),
                 *sampling_inputs(),
             ],
@@ -73,7 +73,7 @@ class SiameseSynthesizeDataset(io.ComfyNode):
         height: int = 0,
         **others: Any,
     ) -> io.NodeOutput:
-        masks = choose(pictures_below(input_folder(folder), subfolders), start, count)
+        masks = choose(image_files(input_folder(folder), subfolders), start, count)
         pairs = PairFolder(folder_in_output(output_folder), png_metadata(cls.hidden))
         sources = Sources(**{field.name: others.pop(field.name) for field in fields(Sources)})
         settings = Settings(**others)

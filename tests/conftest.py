@@ -38,7 +38,7 @@ _import_checkout()
 pytest.register_assert_rewrite("support")
 pytest_plugins = ["support.needs"]
 # Fixture -> the mark of every test that uses it, itself or through other fixtures.
-MARKED = {"host": "server", "in_the_page": "browser"}
+MARKED = {"host": "server", "in_the_page": "browser", "trained": "slow"}
 # Tests choose their training host themselves.
 SD_SCRIPTS = os.environ.pop("SD_SCRIPTS_DIR", None)
 
@@ -68,9 +68,7 @@ def sd_scripts() -> Path:
     """A checkout of kohya-ss sd-scripts; without it the test skips."""
     from support.needs import Need
 
-    if SD_SCRIPTS is None:
-        Need.SD_SCRIPTS.skip()
-    return Path(SD_SCRIPTS).resolve()
+    return Path(SD_SCRIPTS or Need.SD_SCRIPTS.skip()).resolve()
 
 
 @pytest.fixture(params=["standalone", "sd-scripts"])

@@ -160,7 +160,7 @@ def _highlights(size: int, rng: np.random.Generator) -> Floats:
 
 
 def _blur(field: Floats, sigma: float) -> Floats:
-    """Gaussian blur of (H, W), mirrored at the border; sigma in pixels."""
+    """Gaussian blur of (H, W), reflected at the border; sigma in pixels."""
     pad = int(4 * sigma) + 1
     padded = np.pad(field, pad, mode="reflect")
     fy = np.fft.fftfreq(padded.shape[0])[:, None]

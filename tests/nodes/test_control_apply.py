@@ -186,7 +186,7 @@ def test_the_image_branch_is_that_of_training(
     expected = control_of(control.control_model, model, *shares)
 
     positive, negative = conditionings()
-    applied = pack.conditioning.SiameseApplyMask.execute(
+    applied = pack.conditioning_nodes.SiameseApplyMask.execute(
         positive=positive, negative=negative, control_net=control, mask=mask, image=photo,
         image_weight=weight, **timing,
     ).args  # fmt: skip
@@ -202,22 +202,22 @@ def test_a_photograph_shrinks_smoothly_and_its_mask_by_nearest_neighbour(
 ) -> None:
     photo = photos(1, 4 * SIZE, 4 * SIZE)
     branch = control.copy()
-    branch.photo_channels = 3
+    branch.image_channels = 3
     branch.set_cond_hint(photo.movedim(-1, 1))._features_for(random(1, 4, 4, 4), 1)
-    assert branch.copy().photo_channels == 3
+    assert branch.copy().image_channels == 3
     assert dhi_inputs[0].std() < 0.5 * photo.std()  # noise averages out
-    hint = pack.hints.photo_hint(photo, pack.hints.mask_hint(masks(1), 4))
+    hint = pack.hints.image_hint(photo, pack.hints.mask_hint(masks(1), 4))
     assert hint.shape == (1, 4, 4 * SIZE, 4 * SIZE)
     assert hint[:, 3].unique().tolist() == [0, 1]
 
 
 def test_images_and_masks_that_do_not_pair_are_an_error(pack: SimpleNamespace) -> None:
     hint = pack.hints.mask_hint(masks(2), 4)
-    assert pack.hints.photo_hint(photos(1), hint).shape[0] == 2
+    assert pack.hints.image_hint(photos(1), hint).shape[0] == 2
     with pytest.raises(ValueError, match="3 images for 2 masks"):
-        pack.hints.photo_hint(photos(3), hint)
+        pack.hints.image_hint(photos(3), hint)
     with pytest.raises(ValueError, match=r"image has shape .*expected \[batch, height, width, 3\]"):
-        pack.hints.photo_hint(photos(1)[0], hint)
+        pack.hints.image_hint(photos(1)[0], hint)
 
 
 def test_weights_without_an_image_branch_refuse_an_image(

@@ -92,8 +92,8 @@ def test_grey_sixteen_bits_and_palettes_are_cut_at_one_half(served: ComfyHost) -
         ("../output", r"expected a name or a relative path"),
         ("/etc", r"expected a name or a relative path"),
         ("", r"expected a name or a relative path"),
-        ("empty", r"no pictures \(.bmp"),
-        ("twice", r"a.bmp and a.png have one name; keep one"),
+        ("empty", r"no images \(.bmp"),
+        ("twice", r"a.bmp and a.png have the same name; keep one"),
         ("broken", r"broken.png: cannot be decoded as an image"),
         ("dark", r"m1.png: the mask's brightest value is 1 of 255.*Multiply by 255"),
     ],
@@ -142,7 +142,7 @@ def test_masks_that_would_come_out_empty_are_refused(
 def test_a_mask_of_several_pictures_is_refused(pack: SimpleNamespace, tmp_path: Path) -> None:
     page = Image.fromarray(np.eye(8, dtype=np.uint8) * 255)
     page.save(tmp_path / "m.tif", save_all=True, append_images=[page])
-    with pytest.raises(ValueError, match=r"m.tif: .*it holds 2 pictures"):
+    with pytest.raises(ValueError, match=r"m.tif: .*it holds 2 images"):
         pack.folders.read_mask(tmp_path / "m.tif")
 
 
@@ -162,7 +162,7 @@ def test_a_linked_input_reads_the_folder_anew(inputs: tuple[Any, Any]) -> None:
 
 
 def test_a_start_beyond_the_masks_is_an_error(served: ComfyHost, folder: str) -> None:
-    with pytest.raises(HostError, match="start is 3, but there are 3 masks"):
+    with pytest.raises(HostError, match=r"start is 3; the 3 masks are numbered from 0 to 2"):
         served.run(load_prompt(folder, start=3))
 
 
@@ -268,5 +268,5 @@ def test_masks_and_images_that_do_not_pair_are_an_error(served: ComfyHost) -> No
 def test_a_damaged_index_is_an_error(served: ComfyHost) -> None:
     (served.output / "damaged").mkdir()
     (served.output / "damaged" / "prompt.jsonl").write_text("{", "utf-8")
-    with pytest.raises(HostError, match=r"prompt.jsonl, line 1: not a JSON object"):
+    with pytest.raises(HostError, match=r"prompt.jsonl, line 1: not JSON"):
         served.run(save_prompt("damaged"))

@@ -61,7 +61,7 @@ def test_a_lesion_stays_in_the_picture_or_it_is_an_error(pack: SimpleNamespace) 
     assert all(pack.shapes.augment(edge, how, generator(seed)).any() for seed in range(20))
     assert not pack.shapes.augment(nothing, how, generator()).any()
     turned = pack.shapes.Changes(False, 180, 0, 0)
-    with pytest.raises(ValueError, match="20 attempts moved the lesion out of the picture"):
+    with pytest.raises(ValueError, match="20 attempts moved the lesion out of the image"):
         for seed in range(50):
             pack.shapes.augment(corner, turned, generator(seed))
 
@@ -141,5 +141,5 @@ def test_random_masks_depend_on_the_seed(served: ComfyHost) -> None:
 
 
 def test_exchanged_areas_are_an_error(served: ComfyHost) -> None:
-    with pytest.raises(HostError, match="smallest is 20 % and largest 10 %: exchange them"):
+    with pytest.raises(HostError, match="smallest is 20 % and largest 10 %: swap them"):
         served.run(random_prompt(smallest=20.0, largest=10.0))

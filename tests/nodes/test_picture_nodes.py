@@ -53,7 +53,7 @@ def test_a_grown_mask_has_all_that_is_near(pack: SimpleNamespace, pixels: int) -
     for row, column in mask.nonzero().tolist():
         top, left = max(0, row - pixels), max(0, column - pixels)
         near[top : row + pixels + 1, left : column + pixels + 1] = True
-    grown = pack.pictures.grown(mask.float()[None, None], pixels)
+    grown = pack.pictures.dilated(mask.float()[None, None], pixels)
     assert torch.equal(grown[0, 0], near.float())
 
 
@@ -144,8 +144,8 @@ def test_the_filter_says_what_it_dropped(served: ComfyHost, three_masks: str) ->
     prompt["image"]["inputs"]["mask"] = ["others", 0]
     (text,) = texts(served, prompt)
     assert text == (
-        "Kept 3 of 4 pairs, dropped 1 with contrast below 0.03: m2 (0.000); 1 kept without a "
-        "measure, their masks are empty or full"
+        "Kept 3 of 4 pairs, dropped 1 with contrast below 0.03: m2 (0.000); 1 kept unchecked, "
+        "their masks are empty or full"
     )
     saved = (served.output / f"filtered {three_masks}" / "images").iterdir()
     assert sorted(path.stem for path in saved) == ["m1", "m3", "m4"]

@@ -13,6 +13,8 @@ from support.needs import Need
 FORBIDDEN = {"diffusers", "accelerate", "library", "matplotlib", "kornia"}
 SHARE = 0.05  # of the processor time that ComfyUI itself takes to start
 
+pytestmark = pytest.mark.slow
+
 # Loads what ComfyUI's start loads anyhow, then the pack as ComfyUI does.
 SCRIPT = """
 import sys, time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from enum import Enum
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -21,11 +21,17 @@ class Need(Enum):
     SD_SCRIPTS_CLONE = "a checkout of sd-scripts with its history: set SD_SCRIPTS_DIR to a clone"
     SHARED = "the complete reference outputs: set SIAMESE_SHARED to their folder"
     GPU = "a GPU"
+    NO_GPU = "a machine without a GPU"
+    LINUX = "Linux: finds open files in /proc"
     COMFYUI = "ComfyUI: run `make setup`"
     CHROMIUM = "Chromium: apt-get install chromium"
     NODE = "Node.js: apt-get install nodejs npm"
     BROWSER_DRIVER = "playwright-core: run `make setup`"
     DEEPSPEED = "DeepSpeed: run `make setup`"
+
+    def unless(self, there: bool) -> pytest.MarkDecorator:
+        """The mark of tests that are skipped unless it is there."""
+        return pytest.mark.skipif(not there, reason=self.reason)
 
     @property
     def reason(self) -> str:
@@ -37,7 +43,8 @@ class Need(Enum):
 
 
 # What no set-up brings to every machine. All else must run where --strict-skips is given.
-PERMITTED = {Need.SD_SCRIPTS, Need.SD_SCRIPTS_CLONE, Need.SHARED, Need.GPU}
+MACHINE = {Need.GPU, Need.NO_GPU, Need.LINUX}
+PERMITTED = MACHINE | {Need.SD_SCRIPTS, Need.SD_SCRIPTS_CLONE, Need.SHARED}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,7 +64,7 @@ def avoidable(reasons: Counter[str]) -> list[str]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
     strict = session.config.getoption(STRICT)
     if strict and session.exitstatus == pytest.ExitCode.OK and avoidable(skipped(reporter)):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -37,17 +37,24 @@ def run(
     )
 
 
-def launch_two(arguments: Sequence[str], env: Mapping[str, str]) -> str:
-    """Train in two processes, as a launcher starts them for two GPUs; what they say.
+def launch_script(
+    launcher: Sequence[str], arguments: Sequence[str], env: Mapping[str, str]
+) -> Finished:
+    """train_siamese.py under accelerate's launcher with these flags.
 
     PET_STANDALONE and port 0 let torch's launcher take a port that is free.
     """
-    launcher = [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2",
-        "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0",
-        "--num_cpu_threads_per_process=1",
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", *launcher, "--mixed_precision=no",
+        "--dynamo_backend=no", "--num_cpu_threads_per_process=1", "--main_process_port=0",
     ]  # fmt: skip
-    result = run([*launcher, TRAIN_SCRIPT, *arguments], env={"PET_STANDALONE": "1", **env})
+    return run([*command, TRAIN_SCRIPT, *arguments], env={"PET_STANDALONE": "1", **env})
+
+
+def launch_two(arguments: Sequence[str], env: Mapping[str, str]) -> str:
+    """Train in two processes, as a launcher starts them for two GPUs; what they say."""
+    flags = ["--multi_gpu", "--num_processes=2", "--num_machines=1"]
+    result = launch_script(flags, arguments, env)
     assert result.returncode == 0, result.stderr
     return result.stderr
 

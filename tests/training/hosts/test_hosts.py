@@ -65,6 +65,7 @@ def test_it_trains_and_says_who_trained(
     assert (out / "sample/polyps-step00000003.png").is_file()
 
 
+@pytest.mark.slow
 def test_it_resumes_bit_for_bit(
     host_flags: list[str], base: Path, pairs: Path, tmp_path: Path
 ) -> None:
@@ -252,6 +253,7 @@ def test_another_package_called_library_is_not_taken_for_it(
     assert choose_host(config(tmp_path)).name == "standalone"
 
 
+@pytest.mark.slow  # all of them together
 @pytest.mark.parametrize(
     ("module", "text", "expected"),
     [
@@ -322,6 +324,7 @@ def test_a_config_file_of_sd_scripts_may_have_flags_that_are_off(
     assert "--v2" not in message and "cache_latents" not in message
 
 
+@pytest.mark.slow
 def test_without_sd_scripts_nothing_of_it_is_imported(pairs: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
@@ -393,7 +396,7 @@ def test_masks_and_validation_are_alike(
     assert train(base, pairs, tmp_path, *flags) == 0
     last = metrics(tmp_path)[-1]
     parts = [value for name, value in last.items() if name.startswith("validation_")]
-    assert last["validation"] == pytest.approx(sum(parts)) and last["validation"] > 0
+    assert len(parts) == 4 and all(part > 0 for part in parts)
     bundle = read_weights(tmp_path / "siamese.safetensors")
     metadata = read_metadata(bundle.metadata, "bundle")
     assert metadata is not None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from siamese_diffusion.training.prepare.registry import DATASETS
 from siamese_diffusion.training.prepare_data import main
 from support.dataset_archives import BUILDERS, TILES, cvc_clinicdb, folders, lesion, save
 from support.paths import ROOT
+from support.processes import run
 
 Archive = Callable[[str], Path]
 
@@ -456,13 +455,7 @@ def test_an_interrupted_command_leaves_nothing(
 def test_it_runs_by_its_path_and_needs_no_torch(archive: Archive, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('no torch here')", encoding="utf-8")
     command = [sys.executable, str(ROOT / "training/prepare_data.py"), "folders"]
-    done = subprocess.run(
-        [*command, str(archive("folders")), str(tmp_path / "out")],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run([*command, archive("folders"), tmp_path / "out"], env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     assert "20 of 20 pairs" in done.stderr, "no progress was shown"
     assert f"{tmp_path / 'out/train/prompt.jsonl'}: 16 pairs, 16 groups" in done.stdout

@@ -29,6 +29,7 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in metrics(folder)]
 
 
+@pytest.mark.slow
 def test_zero_2_trains_saves_and_resumes(pairs: Path, tmp_path: Path) -> None:
     base = write_tiny_base(tmp_path / "tiny.safetensors")
     arguments = [

@@ -26,7 +26,7 @@ from siamese_diffusion.training.method.networks import SiameseNetworks
 from siamese_diffusion.training.method.objective import Batch
 from siamese_diffusion.training.run import start as session
 from siamese_diffusion.training.run.gradient_update import GradientUpdate
-from siamese_diffusion.training.run.trainer import config_to_publish
+from siamese_diffusion.training.run.metadata import config_to_publish
 from siamese_diffusion.training.train_siamese import main
 from support.small_datasets import CPU, SQUARE, Base, config, load, write_list, write_palette_masks
 from support.small_runs import command
@@ -49,6 +49,7 @@ def test_compiling_without_a_compiler_is_refused(
     assert "error: --torch_compile: a C++ compiler is missing" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compiled_networks_learn_the_same(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
