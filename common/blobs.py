@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-OUTLINE_POINTS = 1024  # between two of them the outline turns by less than half a degree
+OUTLINE_POINTS = 1024  # in steps of less than half a degree
 
 
 @dataclass(frozen=True)
 class Blob:
-    """Its outline, before stretching: r(angle) = R (1 + sum of a cos(n angle + phase)).
+    """A blob whose outline, before stretching, is r(angle) = R (1 + sum of a cos(n angle + phase)).
 
-    area: in pixels, which sets R. waves: (n, a, phase) of each term, each n once; the amplitudes a
-    add up to less than 1. stretch: length over width. rotation: in radians.
+    area: in pixels; it determines R. waves: (n, a, phase) of each term, each n once; the amplitudes
+    a add up to less than 1. stretch: length over width. rotation: in radians.
     """
 
     area: float
@@ -24,7 +24,7 @@ class Blob:
     rotation: float = 0.0
 
     def extent(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom ends of the outline in pixels from the blob's centre."""
+        """Left, top, right and bottom end of the outline, in pixels from the blob's centre."""
         angle = np.linspace(0, 2 * np.pi, OUTLINE_POINTS)
         distance = self._outline(angle)
         along = distance * np.cos(angle) * np.sqrt(self.stretch)
@@ -58,11 +58,10 @@ class Blob:
 
 
 def place_inside(blob: Blob, width: int, height: int, place: tuple[float, float]) -> np.ndarray:
-    """A mask (height, width), bool, of the blob whole inside, clear of the border where it fits.
+    """Draw a blob that lies inside a mask (height, width), bool, without touching the border.
 
-    place: 0 to 1 from left to right and from top to bottom of the room there is. A blob that is
-    wider or higher than the image lies in the middle of that direction and is cut off on both
-    sides.
+    place: (x, y), each from 0 (as far left or up as it can lie) to 1 (right or down). A blob that
+    is wider or higher than the image is centred in that direction and cut off on both sides.
     """
     left, top, right, bottom = blob.extent()
     centre = (_centre(left, right, width, place[0]), _centre(top, bottom, height, place[1]))
@@ -70,7 +69,7 @@ def place_inside(blob: Blob, width: int, height: int, place: tuple[float, float]
 
 
 def _centre(low: float, high: float, length: int, place: float) -> float:
-    """Where the centre goes so that low..high, as seen from it, ends inside the outer pixels."""
-    # Half a pixel from their middles: what rounding does to the outline does not reach them.
+    """The centre that puts an outline from low to high, relative to it, inside the outer pixels."""
+    # Half a pixel away from their middles, so that rounding errors cannot reach them.
     room = length - 2 - (high - low)
     return 0.5 + (place if room > 0 else 0.5) * room - low

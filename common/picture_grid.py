@@ -1,4 +1,4 @@
-"""Several images on one."""
+"""Several images arranged in one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def picture_grid(
 def fitted(
     image: np.ndarray, size: int, method: Image.Resampling, colour: Colour = WHITE
 ) -> np.ndarray:
-    """Image (H, W, 3), uint8, scaled to fit into (size, size, 3), in the middle of `colour`."""
+    """Image (H, W, 3), uint8, scaled to fit into (size, size, 3), centred on `colour`."""
     height, width = (max(1, round(side * size / max(image.shape[:2]))) for side in image.shape[:2])
     page = Image.new("RGB", (size, size), colour)
     scaled = Image.fromarray(image).resize((width, height), method)

@@ -21,8 +21,8 @@ def read_image(path: Path) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """Binary mask (H, W), bool: true above half of the file's range, 127 of 255 as published.
 
-    A black file is an empty mask. Raises ValueError naming a file that cannot be decoded, or that
-    is neither black nor above half anywhere, such as a mask of zeros and ones.
+    A black file is an empty mask. Raises ValueError with the name of a file that cannot be
+    decoded, or that is neither black nor above half anywhere, such as a mask of zeros and ones.
     """
     grey = _read(path, _grey)
     largest = int(np.iinfo(grey.dtype).max)
@@ -42,7 +42,10 @@ def read_palette_mask(path: Path) -> np.ndarray:
 
 
 def _read(path: Path, convert: Callable[[Image.Image, bool], np.ndarray]) -> np.ndarray:
-    """Decode a file upright, or raise ValueError naming it; `convert` is told of PNGs."""
+    """Decode a file, rotated as its EXIF data say; `convert` is told whether it is a PNG.
+
+    Raises ValueError with the file's name.
+    """
     try:
         with Image.open(path) as image:
             # Phones write a JPEG's preview as a second frame.

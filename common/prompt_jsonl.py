@@ -1,8 +1,8 @@
 """prompt.jsonl, the published list of pairs: its one reader and its one writer.
 
 A line is a JSON object {"source": mask, "target": image, "prompt": caption}, with paths relative to
-the file; "group" may name what pairs of one origin share. The published data calls the file
-prompt.json.
+the file; "group" may name the patient, video or field of view that several pairs come from. In the
+published data the file is called prompt.json.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Entry:
 
 
 def parse_line(line: str) -> Entry:
-    """Read one line; other keys are left out. Raises ValueError saying what is wrong with it."""
+    """Read one line; other keys are ignored. Raises ValueError that says what is wrong with it."""
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
@@ -66,7 +66,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_prompt_jsonl(path: Path) -> Listing:
-    """The pairs of a prompt.jsonl; what is wrong with its lines is among the listing's problems."""
+    """The pairs of a prompt.jsonl; invalid lines are among the listing's problems."""
     listing = Listing()
     try:
         for number, line in numbered_lines(path):
@@ -88,14 +88,14 @@ def _pair(entry: Entry, folder: Path, where: str) -> Pair:
 
 
 def write_prompt_jsonl(path: Path, entries: Iterable[Entry]) -> None:
-    """Write the whole file, or leave the old one as it is."""
+    """Write the whole file; if that fails, the old file is kept."""
     with replacing(path) as temporary:
         text = "".join(entry.to_line() for entry in entries)
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def append_entry(path: Path, entry: Entry) -> None:
-    """Add a line at the end, on a line of its own also after an interrupted write."""
+    """Add a line at the end; after an interrupted write it starts a new line first."""
     with path.open("ab+") as file:
         ends_whole = True
         if file.seek(0, 2):

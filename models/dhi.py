@@ -1,7 +1,8 @@
 """Dense Hint Input (DHI): the hint stem of the Siamese-Diffusion ControlNet.
 
 Source: Qiu et al., CVPR 2025 (arXiv 2505.06068); published file `cldm/dhi.py`. Parameter names and
-order of operations are those of the published `input_hint_block`, so weights go both ways.
+order of operations are those of the published `input_hint_block`, so that each code can load the
+other's weights.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class FeatureExtractor(nn.Module):
 
 
 class DenseHintInput(nn.Sequential):
-    """Encode a hint (B, C, H, W) in [0, 1] to (B, out_channels, H/8, W/8), ready to be added.
+    """Encode a hint (B, C, H, W) in [0, 1] to (B, out_channels, H/8, W/8), for the ControlNet.
 
     `operations` is the layer namespace: `torch.nn`, or ComfyUI's cast-aware ops. The last
     convolution starts at zero, so a new DHI adds nothing. Raises ValueError when H or W is not a
@@ -101,7 +102,7 @@ class DenseHintInput(nn.Sequential):
         nn.init.zeros_(out.bias)
 
     def forward(self, hint: Tensor, *_timestep_and_context: Any) -> Tensor:
-        """The DHI depends on neither timestep nor text; hosts that pass them are served too."""
+        """Encode the hint; timestep and context, which some hosts pass, are not used."""
         channels, height, width = hint.shape[1:]
         if channels != self.hint_channels:
             raise ValueError(

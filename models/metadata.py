@@ -1,4 +1,4 @@
-"""What a Siamese bundle says of itself: safetensors metadata, strings only.
+"""The metadata of a Siamese bundle: strings in its safetensors header.
 
 `modelspec.*` follows SAI ModelSpec 1.0.0; `siamese.*` is ours.
 """

@@ -1,4 +1,4 @@
-"""Recipes: the frozen choices that make one variant of Siamese-Diffusion (docs/method.md)."""
+"""Recipes: the choices that define a variant of Siamese-Diffusion (docs/method.md)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, get_args, get_type_hints
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the two branches see and train; the defaults are the published code's.
+    """What the two branches take as input and train; the defaults are those of the published code.
 
     image_hint: the DHI input of the image branch. "image": x0, 3 channels, and the mask branch
         feeds y0 in 3 equal channels. "image_and_mask": [x0, y0], 4 channels, the mask branch

@@ -1,7 +1,7 @@
-"""Weight files: what a file is, reading it, writing bundles and merged checkpoints.
+"""Weight files: identifying, reading and writing them.
 
-Keys are always those of the published ControlLDM (docs/method.md). A file is known by its keys
-and metadata, never by its name.
+Keys are always those of the published ControlLDM (docs/method.md). A file is recognised by its
+keys and metadata, never by its name.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ StateDict = dict[str, Tensor]
 
 
 class WeightsError(ValueError):
-    """A weight file is missing, damaged or of the wrong kind; the message is meant for users."""
+    """A weight file is missing, damaged or of the wrong kind. The message is for the user."""
 
 
 class Kind(Enum):
@@ -105,7 +105,7 @@ class WeightFile:
 
 
 def identify(shapes: Mapping[str, tuple[int, ...]]) -> Kind:
-    """Tell what a file is from its keys and shapes."""
+    """The kind of a file, from its keys and shapes."""
     keys = shapes.keys()
     prefixes = {key.split(".", 1)[0] for key in keys}
     siamese = CONTROL + DHI_KEY in keys
@@ -156,7 +156,7 @@ def check_is_file(path: Path) -> None:
 
 
 def check_kind(path: Path, kind: Kind, expect: Iterable[Kind] | None) -> None:
-    """Raise WeightsError unless `kind` is one of `expect`; None: anything is."""
+    """Raise WeightsError unless `kind` is one of `expect`; None allows every kind."""
     wanted = tuple(expect) if expect is not None else tuple(Kind)
     if kind not in wanted:
         expected = " or ".join(item.value for item in wanted)
@@ -211,7 +211,7 @@ def _damaged(path: Path, error: Exception, form: str = "safetensors") -> Weights
 
 
 def _unreadable(path: Path, start: bytes, error: Exception) -> WeightsError:
-    """What is wrong with a file that torch does not read; `start`: its first bytes."""
+    """The error for a file that torch cannot read; `start`: its first bytes."""
     if not start.startswith((ZIP, PICKLE)):
         return WeightsError(
             f"{path}: not a weight file ({path.stat().st_size} bytes, begins with {start!r}). Copy "
@@ -253,7 +253,7 @@ def write_weights(
 
 
 def _umask() -> int:
-    """The permissions that new files do not get; it can only be read by setting it."""
+    """The process's umask, which can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -272,7 +272,7 @@ def merge(base: Mapping[str, Tensor], bundle: WeightFile) -> StateDict:
 
 
 def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
-    """Raise WeightsError unless keys and shapes agree; it shows the first five and the count."""
+    """Raise WeightsError, with the first five and their number, unless keys and shapes agree."""
     problems = {
         "missing": [key for key in expected if key not in found],
         "unexpected": [key for key in found if key not in expected],

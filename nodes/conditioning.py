@@ -1,4 +1,4 @@
-"""Masks and images put into conditionings as Siamese controls."""
+"""Adds masks and images to conditionings, as hints of a Siamese ControlNet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Timing:
 def apply_mask(
     positive: Conditioning, negative: Conditioning, control_net: Any, mask: Tensor, **timing: float
 ) -> tuple[Conditioning, Conditioning]:
-    """Both conditionings with the mask as control; ControlNets already in them are kept.
+    """Add the mask to both conditionings; ControlNets that are already in them are kept.
 
     Raises ValueError for a ControlNet that is not Siamese or a tensor that is not a mask.
     """
@@ -37,7 +37,7 @@ def apply_mask(
 
 
 def siamese(control_net: Any) -> SiameseControl:
-    """The ControlNet itself. Raises ValueError for one that is not Siamese."""
+    """Return the ControlNet, or raise ValueError when it is not a Siamese one."""
     if not isinstance(control_net, SiameseControl):
         raise ValueError(
             "The connected ControlNet is not a Siamese one: it takes images, not masks. Connect "
@@ -50,7 +50,7 @@ def siamese(control_net: Any) -> SiameseControl:
 def apply_hint(
     pair: tuple[Conditioning, Conditioning], control: SiameseControl, hint: Tensor, timing: Timing
 ) -> tuple[Conditioning, Conditioning]:
-    """Positive and negative conditioning with one more control; hint (B, C, H, W) in [0, 1]."""
+    """Add a hint (B, C, H, W) in [0, 1] to positive and negative conditioning."""
     as_image = rearrange(hint, "b c h w -> b h w c")
     return host_nodes.ControlNetApplyAdvanced().apply_controlnet(
         *pair, control, as_image, timing.strength, timing.start_percent, timing.end_percent
@@ -65,7 +65,7 @@ def apply_both(
     weight: float,
     timing: Timing,
 ) -> tuple[Conditioning, Conditioning]:
-    """The image branch of training as control: c_m + w c_i, or c_m + w (c_i - c_m).
+    """Add the control of training's image branch: c_m + w c_i, or c_m + w (c_i - c_m).
 
     The weights' recipe decides between the two. hint: of the mask branch; image: (B, H, W, 3) in
     [0, 1]. Raises ValueError when the weights have no image branch.

@@ -27,7 +27,8 @@ from ..models.weights import DHI_KEY, StateDict, WeightFile, WeightsError, check
 class HintBlock(DenseHintInput):
     """The DHI as a ControlNet's `input_hint_block`.
 
-    `encode` does the work, once a run; called at each step, the block passes its result through.
+    ComfyUI calls it at each step; it then returns its input, the features that `encode` has
+    computed once for the run.
     """
 
     def encode(self, hint: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ class HintBlock(DenseHintInput):
 
 
 class SiameseNetwork(comfy.cldm.cldm.ControlNet):
-    """ComfyUI's ControlNet network, its hint block replaced by the DHI."""
+    """ComfyUI's ControlNet network with the DHI as its hint block."""
 
     def __init__(self, hint_channels: int, recipe: Recipe, **config: Any) -> None:
         super().__init__(hint_channels=hint_channels, **config)
@@ -64,13 +65,13 @@ class SiameseNetwork(comfy.cldm.cldm.ControlNet):
     ) -> Any:
         """ComfyUI's control of latents x (B, 4, h, w).
 
-        `features`, (B, 320, h, w) or (1, 320, h, w), stand in for the hint, which is not used.
+        `features`, (B, 320, h, w) or (1, 320, h, w), are the encoded hint; `hint` is not used.
         """
         return super().forward(x, features, timesteps, context, **others)
 
 
 class SiameseControl(comfy.controlnet.ControlNet):
-    """One use of a Siamese ControlNet; each copy has a hint and hint features of its own.
+    """A Siamese ControlNet with a hint; each copy has its own hint and hint features.
 
     image_channels: how many channels of the hint, the first ones, hold an image, which may be
     smoothed when it is resized; the others hold a mask, which may not.
@@ -119,7 +120,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
     ) -> Any:
         """The control for one call: `batched_number` conditionings of the same latents.
 
-        Raises ValueError when there is neither one mask for all latents nor one for each.
+        Raises ValueError unless there is one mask for all latents, or one for each.
         """
         self.set_extra_arg("features", self._features_for(x_noisy, batched_number))
         try:
@@ -128,7 +129,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
             self.extra_args.pop("features")  # copies take over what is in there
 
     def _features_for(self, x_noisy: Tensor, batched_number: int) -> Tensor:
-        """Hint features in the order of `x_noisy`'s batch, or one for all, (., 320, h, w)."""
+        """Hint features (B, 320, h, w) in the order of `x_noisy`'s batch, or (1, 320, h, w)."""
         masks = self.cond_hint_original.shape[0]
         latents = x_noisy.shape[0] // batched_number
         if masks not in (1, latents):
@@ -143,7 +144,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
         return features if masks == 1 else features.repeat(batched_number, 1, 1, 1)
 
     def _encode(self, x_noisy: Tensor) -> Tensor:
-        """Run the DHI on the hint, stretched to 8 times the latent: masks by nearest neighbour."""
+        """Encode the hint at 8 times the latent's size; masks are resized by nearest neighbour."""
         size = tuple(DOWNSCALE * size for size in x_noisy.shape[-2:])
         image = self.cond_hint_original[:, : self.image_channels]
         mask = self.cond_hint_original[:, self.image_channels :]
@@ -158,7 +159,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
         return self.control_model.input_hint_block.encode(hint)
 
     def _check_text_width(self, model: Any) -> None:
-        """SD 1.x, SD 2.x and SDXL differ in the width of their text; mixed, they fail obscurely."""
+        """Raise ValueError for a MODEL whose text embeddings have another width, such as SDXL."""
         expected = self.control_model.context_dim
         found = model.model_config.unet_config.get("context_dim")
         if found != expected:
@@ -170,7 +171,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
 
 
 def load_control(weights: WeightFile) -> SiameseControl:
-    """Build the ControlNet of a weight file, every tensor of it used.
+    """Build the ControlNet of a weight file; every tensor must be used.
 
     Raises WeightsError for missing or unexpected keys, or metadata that contradicts the weights.
     """

@@ -22,11 +22,11 @@ HOST_UNET = "diffusion_model."
 
 
 def with_decoder(model: Any, weights: WeightFile, strength: float = 1.0) -> Any:
-    """A clone of ComfyUI's MODEL with the file's decoder; the original stays as it was.
+    """A clone of ComfyUI's MODEL with the file's decoder; the original is not changed.
 
-    With strength 1 the weights are those of the merged checkpoint, bit for bit, with 0 the base's,
-    in between their weighted mean; LoRAs may be applied before or after. A file without a decoder
-    leaves the base's.
+    With strength 1 the weights are those of the merged checkpoint, bit for bit; with 0 those of the
+    base; in between, their weighted mean. LoRAs may be applied before or after. With a file without
+    a decoder, the base's decoder is kept.
     Raises WeightsError when the file was made for another architecture.
     """
     check_fits(weights, unet_tensors(model))

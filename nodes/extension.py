@@ -15,7 +15,7 @@ from .synthesize_nodes import SiameseSynthesizeDataset
 
 
 class SiameseExtension(ComfyExtension):
-    """ComfyUI asks it once, at start-up."""
+    """ComfyUI asks it for the nodes once, when it starts."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

@@ -21,10 +21,10 @@ FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
 
 
 def relative_path(text: str, what: str) -> PurePosixPath:
-    """A path that stays below the folder it is joined to.
+    """Check a relative path: joined to a folder, it must stay below it.
 
-    Raises ValueError for an empty or absolute path, one with "..", or with characters that not
-    every system allows; `what` names it in the message.
+    Raises ValueError for an empty or absolute path, one with "..", or one with characters that are
+    not allowed on every system; `what` names it in the message.
     """
     path = PurePosixPath(text.strip().replace("\\", "/"))
     if not path.parts or path.is_absolute() or ".." in path.parts or FORBIDDEN.search(str(path)):
@@ -47,7 +47,7 @@ def input_folder(name: str) -> Path:
 
 
 def output_folder(name: str) -> Path:
-    """A folder below ComfyUI's output folder; it may not exist yet. Raises ValueError."""
+    """A folder below ComfyUI's output folder; it need not exist. Raises ValueError."""
     return Path(folder_paths.get_output_directory()) / relative_path(name, "folder")
 
 
@@ -91,9 +91,9 @@ def choose(files: Mapping[str, Path], start: int, count: int) -> dict[str, Path]
 
 
 def folder_fingerprint(name: str | None, subfolders: bool | None) -> str | float:
-    """Changes when an image in the folder is added, removed or written again.
+    """A value that changes when an image in the folder is added, removed or written again.
 
-    NaN, which differs from itself, for a None: ComfyUI does not know a linked input's value yet.
+    NaN, which always counts as a change, while ComfyUI does not know a linked input (None).
     """
     if name is None or subfolders is None:
         return float("nan")

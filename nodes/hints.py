@@ -1,4 +1,4 @@
-"""Masks and images as ComfyUI gives them -> hints as the Dense Hint Input takes them."""
+"""ComfyUI's masks and images -> hints for the Dense Hint Input."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def mask_hint(
 ) -> Tensor:
     """Masks in [0, 1] -> hint (B, channels, H, W) of zeros and ones for the mask branch.
 
-    3 channels: the mask in each. 4 or 6, of recipes that train on [image, mask]: zeros for the
-    image's 3, the mask in the rest. Raises ValueError for any other number or mask shape.
+    3 channels: the mask in each. 4 or 6, for recipes that train on [image, mask]: zeros in the
+    image's 3, the mask in the others. Raises ValueError for any other number or mask shape.
     """
     binary = binary_mask(mask, threshold, invert)
     hint = repeat(binary, "b h w -> b c h w", c=_mask_channels(channels))
@@ -48,7 +48,7 @@ def mask_hint(
 def palette_hint(palette: Tensor, channels: int) -> Tensor:
     """Palette masks (B, H, W, 3) in [0, 1] -> hint (B, channels, H, W) with their colours.
 
-    Raises ValueError for weights whose hints have room for one mask channel only.
+    Raises ValueError for weights that take only one mask channel.
     """
     if _mask_channels(channels) != 3:
         raise ValueError(
@@ -83,7 +83,7 @@ def image_hint(image: Tensor, hint: Tensor) -> Tensor:
 
 
 def image_batch(image: Tensor) -> Tensor:
-    """ComfyUI IMAGE (B, H, W, 3 or 4) -> (B, 3, H, W), alpha left out. Raises ValueError."""
+    """ComfyUI IMAGE (B, H, W, 3 or 4) -> (B, 3, H, W) without alpha. Raises ValueError."""
     if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
         raise ValueError(
             f"The image has shape {list(image.shape)}; expected [batch, height, width, 3]. Connect "

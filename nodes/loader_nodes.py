@@ -75,8 +75,8 @@ class SiameseCheckpointLoader(io.ComfyNode):
 def _load_base(state_dict: dict[str, Any], what: str) -> tuple[Any, Any, Any]:
     """ComfyUI's MODEL, CLIP and VAE of a plain checkpoint's tensors.
 
-    Raises WeightsError when ComfyUI does not know the model, fails on missing tensors or does not
-    take all of its UNet.
+    Raises WeightsError when ComfyUI does not know the model, fails on missing tensors, or does not
+    use all of its UNet.
     """
     unet = without_prefix(state_dict, UNET)
     try:

@@ -19,7 +19,7 @@ AUGMENTED_TOOLTIP = (
 
 
 def generator(seed: int) -> torch.Generator:
-    """Always on the CPU: the same seed gives the same masks on every machine."""
+    """A random generator on the CPU: the same seed gives the same masks on every machine."""
     return torch.Generator().manual_seed(seed)
 
 

@@ -65,7 +65,7 @@ class SiameseModelInfo(io.ComfyNode):
 
 
 def describe(weights: WeightFile) -> str:
-    """A line for each thing known about the file. Raises WeightsError for damaged metadata."""
+    """One line for each known property of the file. Raises WeightsError for damaged metadata."""
     lines = [f"kind: {weights.kind.value}", ADVICE[weights.kind]]
     if weights.kind not in SIAMESE_KINDS:
         return "\n".join(lines)

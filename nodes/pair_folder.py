@@ -29,11 +29,11 @@ INDEX = "prompt.jsonl"
 
 
 class PairFolder:
-    """Writes pairs; what is already in the folder stays as it is.
+    """Writes pairs to a folder; existing files are not changed.
 
     A pair's name is its path below images/ and masks/, without extension. Each file is written
-    under a temporary name and then renamed, the mask first, and a pair is listed in prompt.jsonl
-    when both are there, so that an interrupted run leaves no more than a mask without its image.
+    under a temporary name and then renamed: first the mask, then the image; then the pair is listed
+    in prompt.jsonl. An interrupted run leaves at most a mask without its image.
     """
 
     def __init__(self, folder: Path, metadata: PngInfo | None = None) -> None:
@@ -50,9 +50,9 @@ class PairFolder:
         return self.folder / "masks" / f"{name}.png"
 
     def has(self, name: str) -> bool:
-        """Whether the pair is there; a mask alone, left by an interrupted run, is none.
+        """Whether the pair exists; a mask alone, left by an interrupted run, does not count.
 
-        Raises ValueError for an image without its mask: to write the pair would replace it.
+        Raises ValueError for an image without its mask: writing the pair would overwrite it.
         """
         image, mask = self.image(name), self.mask(name)
         if image.exists() and not mask.exists():
@@ -63,7 +63,7 @@ class PairFolder:
         return image.exists()
 
     def free_name(self, stem: str) -> str:
-        """`stem`, or `stem` with the first number from 2 that nothing is called yet."""
+        """`stem`, or with the first number from 2 whose name is free: `stem`_2, `stem`_3, ..."""
         stem = str(relative_path(stem, "stem"))
         name, number = stem, 1
         while self.image(name).exists() or self.mask(name).exists():
@@ -74,7 +74,7 @@ class PairFolder:
     def write(self, name: str, image: Tensor, mask: Tensor, prompt: str) -> None:
         """Write image (H, W, 3) in [0, 1] and its mask (1, h, w), stretched to the image's size.
 
-        The mask's file holds 0 and 255 only, in one channel.
+        The mask's file has one channel with the values 0 and 255.
         """
         mask = functional.interpolate(
             binary_mask(mask)[:, None], image.shape[:2], mode="nearest-exact"
@@ -84,7 +84,7 @@ class PairFolder:
         self.list(name, prompt)
 
     def list(self, name: str, prompt: str) -> None:
-        """Add the pair to prompt.jsonl, unless it is there; replace a deleted image's line."""
+        """Add the pair to prompt.jsonl unless it is listed; replace the line of a deleted image."""
         target = f"images/{name}.png"
         if target in self._listed:
             return
@@ -97,7 +97,7 @@ class PairFolder:
         self._listed.add(target)
 
     def _entries(self) -> Iterator[Entry]:
-        """The pairs in prompt.jsonl. Raises ValueError for a line that is none."""
+        """The lines of prompt.jsonl. Raises ValueError for one that is not valid."""
         index = self.folder / INDEX
         if not index.exists():
             return

@@ -178,7 +178,7 @@ class SiameseFilterPairs(io.ComfyNode):
 
 
 def _stem_of_each(stems: Sequence[str], batches: Sequence[int]) -> list[str]:
-    """A stem for each image: one for all, one for each batch, or one for each image.
+    """The stem of each image, from one stem for all, one for each batch, or one for each image.
 
     Raises ValueError for any other number of stems.
     """

@@ -52,11 +52,11 @@ def overlay(pair: Pair, colour: str, outline: int, tint: float) -> Tensor:
     image, mask = pair
     paint = torch.tensor(COLOURS[colour]).to(image).view(1, 3, 1, 1)
     image = torch.lerp(image, paint.expand_as(image), tint * mask)
-    edge = grown(mask, outline) - mask
+    edge = dilated(mask, outline) - mask
     return torch.lerp(image, paint.expand_as(image), edge).movedim(1, -1)
 
 
-def grown(mask: Tensor, pixels: int) -> Tensor:
+def dilated(mask: Tensor, pixels: int) -> Tensor:
     """Mask (1, 1, H, W) dilated by a square of `pixels` to each side."""
     # Down and then across: work in proportion to the square's side, not to its area.
     down = functional.max_pool2d(mask, (2 * pixels + 1, 1), 1, (pixels, 0))
@@ -69,7 +69,7 @@ def contrast(pair: Pair) -> float | None:
     None when the mask is empty or full.
     """
     image, mask = pair
-    ring = grown(mask, max(1, round(RING * min(mask.shape[-2:])))) - mask
+    ring = dilated(mask, max(1, round(RING * min(mask.shape[-2:])))) - mask
     if not mask.any() or not ring.any():
         return None
     lesion, around = (

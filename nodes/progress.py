@@ -1,4 +1,4 @@
-"""Progress of a node's own loops."""
+"""Progress bars for loops in nodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 
 def with_progress(items: Collection[Item]) -> Iterator[Item]:
-    """The items one by one: shows progress on the node, and ends when the user interrupts."""
+    """Yield the items one by one, with progress on the node; stop when the user interrupts."""
     progress = comfy.utils.ProgressBar(len(items))
     for item in items:
         comfy.model_management.throw_exception_if_processing_interrupted()

@@ -1,4 +1,4 @@
-"""Sampling from noise in ComfyUI's own machinery, with the published DDIM as one more schedule."""
+"""Sampling with ComfyUI's samplers, and the published DDIM as an additional scheduler."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scheduler_names() -> list[str]:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to sample; `seed` is for samplers that draw noise at each step."""
+    """Settings of the sampler; the seed is also used by samplers that add noise at each step."""
 
     steps: int
     cfg: float
@@ -61,9 +61,10 @@ def sample_masks(
     settings: Settings,
     callback: Callback | None = None,
 ) -> Tensor:
-    """A latent (B, 4, h, w) for each of B masks; size (width, height) in pixels, 0 the mask's own.
+    """Latents (B, 4, h, w), one for each of B masks.
 
-    Raises ValueError when mask, size or ControlNet do not fit.
+    size: (width, height) in pixels, 0 for the mask's. Raises ValueError when mask, size or
+    ControlNet do not fit together.
     """
     positive, negative = apply_mask(sources.positive, sources.negative, sources.control_net, mask)
     empty = comfy.sample.fix_empty_latent_channels(sources.model, empty_latents(mask, *size))
@@ -72,7 +73,7 @@ def sample_masks(
 
 
 def empty_latents(mask: Tensor, width: int, height: int) -> Tensor:
-    """Zeros (B, 4, h, w) for B masks; 0 for width or height (pixels) means the mask's own.
+    """Zeros (B, 4, h, w) for B masks; width and height in pixels, 0 for the mask's.
 
     Raises ValueError when a size is not a multiple of 8.
     """
@@ -110,8 +111,8 @@ def sample(
 ) -> Tensor:
     """Noise (B, 4, h, w) -> latents of the same shape, on ComfyUI's intermediate device.
 
-    Sends progress and previews to the page, or calls `callback` for it after each step; ends when
-    the user interrupts.
+    After each step it calls `callback`, which by default shows progress and preview on the page;
+    it stops when the user interrupts.
     """
     sigmas = noise_levels(model, settings)
     sampler = comfy.samplers.sampler_object(settings.sampler_name)
@@ -129,9 +130,9 @@ def sample(
 
 
 def noise_levels(model: Any, settings: Settings) -> Tensor:
-    """Noise levels (sigmas) of a run, falling: one for the start, and one for each step it makes.
+    """Noise levels (sigmas) of a run, falling: one for the start and one for each step.
 
-    A schedule may make more steps than were asked for.
+    The number of steps may differ from `settings.steps`: it depends on the scheduler.
     """
     if settings.scheduler == PUBLISHED_SCHEDULER:
         return published_sigmas(model.get_model_object("model_sampling"), settings.steps)
@@ -143,8 +144,8 @@ def noise_levels(model: Any, settings: Settings) -> Tensor:
 def published_sigmas(sampling: Any, steps: int) -> Tensor:
     """Noise levels of the published DDIM, falling: timesteps ..., 1 + 2c, 1 + c, 1, then 0.
 
-    c is 1000 // steps, so that their number is `steps` for divisors of 1000, and 31 for 30. 1000
-    makes 999: the published code asks for a timestep 1000, which does not exist, and fails.
+    c is 1000 // steps, so the number of timesteps is `steps` for divisors of 1000, but 31 for 30.
+    With 1000 it is 999; the published code fails there, because timestep 1000 does not exist.
     """
     sigmas: Tensor = sampling.sigmas  # by timestep
     stride = max(len(sigmas) // steps, 1)

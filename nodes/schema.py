@@ -15,26 +15,26 @@ MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
 
 def node_schema(*, search_aliases: Sequence[str] = (), **fields: Any) -> io.Schema:
-    """A schema in the pack's category; search aliases where this ComfyUI has them."""
+    """A schema in the pack's category, with search aliases if this ComfyUI supports them."""
     if any(field.name == "search_aliases" for field in dataclasses.fields(io.Schema)):
         fields["search_aliases"] = list(search_aliases)
     return io.Schema(category=CATEGORY, **fields)
 
 
 def seed_input(tooltip: str) -> io.Int.Input:
-    """A seed that the page can change after each run."""
+    """The seed, with the page's control that changes it after each run."""
     return io.Int.Input(
         "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip=tooltip
     )
 
 
 def file_input(name: str, folder: str, tooltip: str) -> io.Combo.Input:
-    """A list of the files in one of ComfyUI's model folders, read anew at each refresh."""
+    """A choice of the files in one of ComfyUI's model folders, updated at each refresh."""
     return io.Combo.Input(name, options=folder_paths.get_filename_list(folder), tooltip=tooltip)
 
 
 def file_path(folder: str, name: str) -> Path:
-    """Full path of a listed file. Raises FileNotFoundError when it is gone."""
+    """Full path of a listed file. Raises FileNotFoundError when it no longer exists."""
     return Path(folder_paths.get_full_path_or_raise(folder, name))
 
 
@@ -46,7 +46,7 @@ def show_text(unique_id: str, text: str) -> None:
 
 
 def file_fingerprint(folder: str, name: str) -> str:
-    """Changes when the file does: a model trained again under the same name is loaded again."""
+    """A value that changes with the file, so that a changed file is loaded again."""
     path = folder_paths.get_full_path(folder, name)
     if path is None:
         return "missing"

@@ -30,7 +30,7 @@ class Changes:
 
 
 def augment(mask: Tensor, changes: Changes, generator: Generator) -> Tensor:
-    """Mask (H, W) of zeros and ones -> a changed one; `generator` decides how.
+    """Mask (H, W) of zeros and ones -> a randomly changed one.
 
     Raises ValueError when every attempt moves the whole lesion out of the image.
     """
@@ -83,8 +83,8 @@ def random_mask(
 ) -> Tensor:
     """(height, width) of zeros and ones: `lesions` blobs, each with a share of the image's area.
 
-    The share is drawn from `area`. Blobs may touch each other, but the border only where one is
-    wider or higher than the image.
+    The share is drawn uniformly from `area`. Blobs may overlap. They do not touch the border,
+    unless one is wider or higher than the image.
     """
     mask = np.zeros((height, width), bool)
     for _ in range(lesions):
@@ -96,7 +96,7 @@ def random_mask(
 
 
 def _random_blob(pixels: float, generator: Generator) -> tuple[Blob, tuple[float, float]]:
-    """A blob of that area, and the place (x, y) in [0, 1] where it goes."""
+    """A random blob of that area, and its random place (x, y) in [0, 1]."""
     sizes, phases, others = torch.rand((3, HARMONICS), generator=generator).tolist()
     waves = [
         (number, 0.35 * size / number, 2 * math.pi * phase)

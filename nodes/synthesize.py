@@ -19,7 +19,7 @@ from .sampling import Callback, Settings, Sources, noise_levels, sample_masks
 
 @dataclass(frozen=True)
 class Item:
-    """One image to make: the `index`-th, from 1, of a mask."""
+    """An image to make: number `index`, from 1, of a mask."""
 
     mask: Path
     stem: str
@@ -31,7 +31,7 @@ class Item:
         return f"{self.stem}_{self.index}"
 
     def seed(self, seed: int) -> int:
-        """Of its own, whatever other masks there are: from the stem and the index alone."""
+        """The image's own seed: depends on `seed`, stem and index, not on the other masks."""
         digest = hashlib.sha256(f"{seed}/{self.index}/{self.stem}".encode()).digest()
         return int.from_bytes(digest[:8], "big")
 
@@ -46,7 +46,7 @@ def plan(masks: Mapping[str, Path], images_per_mask: int) -> list[Item]:
 
 @dataclass(frozen=True)
 class Work:
-    """What all images of a run have in common; size is (width, height), 0 for the mask's own."""
+    """What all images of a run share; size is (width, height) in pixels, 0 for the mask's."""
 
     pairs: PairFolder
     sources: Sources
@@ -56,9 +56,9 @@ class Work:
     prompt: str
 
     def run(self, planned: list[Item]) -> Iterator[Path]:
-        """Make and save what is not there yet; gives the path of each new image.
+        """Make and save the images that do not exist yet; yield the path of each.
 
-        Raises ValueError naming the mask that does not fit, or an image without its mask.
+        Raises ValueError with the name of a mask that cannot be used, or of an image without mask.
         """
         missing = []
         for item in planned:
@@ -92,6 +92,6 @@ class Work:
 def _as_part(show: Callback, done: int, steps: int, total: int) -> Callback:
     """Progress of one image as part of all: `done` steps came before its own `steps`.
 
-    A sampler that chooses its step sizes itself (dpm_adaptive) may make more; the bar then waits.
+    dpm_adaptive chooses its own step sizes and may make more steps: the bar then waits.
     """
     return lambda step, x0, x, _steps: show(done + min(step, steps - 1), x0, x, total)

@@ -13,5 +13,9 @@ class NotFiniteError(TrainingError):
     """The loss became NaN or infinite; the message says at which step and on which files."""
 
 
+class DeviceError(TrainingError):
+    """The device of this process has failed or has no memory left."""
+
+
 class CacheError(RuntimeError):
     """A file of the cache on disk cannot be read or written by this process."""

@@ -50,7 +50,10 @@ def primary(table: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
 
 def summary(content: Mapping[str, Any], name: str) -> list[str]:
     """What was found for one synthetic set, one sentence a measure."""
-    sentences = [_downstream(content["downstream"]["table"], name)]
+    table = content["downstream"]["table"]
+    sentences = [_downstream(table, name)]
+    if content["filter"]:
+        sentences.append(_downstream(table, f"{name} (filtered)"))
     sentences += [_alignment(content["alignment"], name), _fidelity(content["fidelity"], name)]
     sentences += [_memorisation(row) for row in content["memorisation"] if row["set"] == name]
     return sentences
@@ -59,7 +62,7 @@ def summary(content: Mapping[str, Any], name: str) -> list[str]:
 def _downstream(table: list[dict[str, Any]], name: str) -> str:
     row = primary(table, name)
     if row is None:
-        return "Training: no arm with real and synthetic pairs could be made; see the list below."
+        return f"Training: no arm with real pairs and {name} could be made; see the list below."
     dice = row["segmenters"][ALL]["dice"]["difference"]
     groups = row["segmenters"][ALL]["dice"]["difference_by_group"]
     by_group = f" Drawing whole groups: {interval(groups)}, {verdict(groups)}." if groups else ""

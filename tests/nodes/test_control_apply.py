@@ -186,7 +186,7 @@ def test_the_image_branch_is_that_of_training(
     expected = control_of(control.control_model, model, *shares)
 
     positive, negative = conditionings()
-    applied = pack.conditioning.SiameseApplyMask.execute(
+    applied = pack.conditioning_nodes.SiameseApplyMask.execute(
         positive=positive, negative=negative, control_net=control, mask=mask, image=photo,
         image_weight=weight, **timing,
     ).args  # fmt: skip

@@ -268,5 +268,5 @@ def test_masks_and_images_that_do_not_pair_are_an_error(served: ComfyHost) -> No
 def test_a_damaged_index_is_an_error(served: ComfyHost) -> None:
     (served.output / "damaged").mkdir()
     (served.output / "damaged" / "prompt.jsonl").write_text("{", "utf-8")
-    with pytest.raises(HostError, match=r"prompt.jsonl, line 1: not a JSON object"):
+    with pytest.raises(HostError, match=r"prompt.jsonl, line 1: not JSON"):
         served.run(save_prompt("damaged"))

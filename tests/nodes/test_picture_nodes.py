@@ -53,7 +53,7 @@ def test_a_grown_mask_has_all_that_is_near(pack: SimpleNamespace, pixels: int) -
     for row, column in mask.nonzero().tolist():
         top, left = max(0, row - pixels), max(0, column - pixels)
         near[top : row + pixels + 1, left : column + pixels + 1] = True
-    grown = pack.pictures.grown(mask.float()[None, None], pixels)
+    grown = pack.pictures.dilated(mask.float()[None, None], pixels)
     assert torch.equal(grown[0, 0], near.float())
 
 

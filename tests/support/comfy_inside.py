@@ -24,6 +24,7 @@ def pack() -> SimpleNamespace:
         Need.COMFYUI.skip()
     from siamese_diffusion.nodes import (
         conditioning,
+        conditioning_nodes,
         control,
         decoder,
         folders,
@@ -37,7 +38,7 @@ def pack() -> SimpleNamespace:
     )
 
     modules = (
-        *(conditioning, control, decoder, folders, hints, loader_nodes),
+        *(conditioning, conditioning_nodes, control, decoder, folders, hints, loader_nodes),
         *(pair_folder, pictures, sampling, shapes, synthesize),
     )
     return SimpleNamespace(**{module.__name__.rsplit(".", 1)[1]: module for module in modules})

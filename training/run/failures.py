@@ -12,10 +12,10 @@ from accelerate.utils.memory import should_reduce_batch_size
 
 from ...models.weights import first_line
 from ..config import TrainConfig
-from ..errors import NotFiniteError, TrainingError
+from ..errors import DeviceError, NotFiniteError
 
 # Of torch 2.8 and later; a plain RuntimeError before.
-DEVICE_ERROR: type[Exception] = getattr(torch, "AcceleratorError", torch.cuda.OutOfMemoryError)
+ACCELERATOR_ERROR: type[Exception] = getattr(torch, "AcceleratorError", torch.cuda.OutOfMemoryError)
 
 LatestState = Callable[[], Path | None]
 
@@ -41,18 +41,18 @@ def check_finite(
 
 @contextmanager
 def device_failures(config: TrainConfig, step: int, latest: LatestState) -> Iterator[None]:
-    """Turn what a device raises in a step into a TrainingError that says what to change."""
+    """Turn what a device raises in a step into a DeviceError that says what to change."""
     try:
         yield
     except RuntimeError as error:
         said = first_line(Exception(*error.args[:1]))  # a code may follow
         if is_out_of_memory(error):
             reason = f"out of memory ({said}). {memory_advice(config)}"
-        elif isinstance(error, DEVICE_ERROR):
+        elif isinstance(error, ACCELERATOR_ERROR):
             reason = f"the device failed ({said})."
         else:
             raise
-        raise TrainingError(f"step {step}: {reason} {resume_advice(latest())}") from error
+        raise DeviceError(f"step {step}: {reason} {resume_advice(latest())}") from error
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -60,7 +60,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return (
         isinstance(error, torch.cuda.OutOfMemoryError)
         or should_reduce_batch_size(error)
-        or (isinstance(error, DEVICE_ERROR) and "out of memory" in str(error))
+        or (isinstance(error, ACCELERATOR_ERROR) and "out of memory" in str(error))
     )
 
 

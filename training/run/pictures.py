@@ -1,4 +1,4 @@
-"""Pictures of a run: preview grids and loss curves."""
+"""Images of a run: preview grids and loss curves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...common.files import replacing
 from ...common.picture_grid import picture_grid
 from . import metrics
 
-GAP = 4  # pixels between the pictures of a grid
+GAP = 4  # pixels between the images of a grid
 OUTLINE = (0.1, 1.0, 0.2)
 
 
@@ -56,10 +56,10 @@ def plot_losses(metrics_file: Path, path: Path) -> None:
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend()
-    save_picture(figure, path)
+    save_image(figure, path)
 
 
-def save_picture(figure: object, path: Path) -> None:
+def save_image(figure: object, path: Path) -> None:
     """Save a matplotlib figure or a PIL image as PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:

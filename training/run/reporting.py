@@ -17,7 +17,7 @@ from ..method.objective import Objective
 from ..method.sampling import Conditions, sample
 from . import metrics
 from .folder import RunFolder
-from .pictures import grid, outline, plot_losses, save_picture
+from .pictures import grid, outline, plot_losses, save_image
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +86,13 @@ class Reporter:
 
     @torch.no_grad()
     def preview(self, step: int) -> None:
-        """Write the grid mask | real | sampled | outline, and the loss curves.
+        """Write the loss curves and the grid mask | real | sampled | outline.
 
         Masks, noise and captions are the same at every step, so that grids can be compared.
         """
         config, device = self.config, self.accelerator.device
+        # First: a resumed run makes a preview that is missing, and both are there or made again.
+        plot_losses(self.folder.metrics, self.folder.losses)
         self.objective.nets.eval()
         mask, image = self.data.masks_and_images(self._shown)
         conditions = self._conditions(mask)
@@ -103,13 +105,12 @@ class Reporter:
             sampled = self.base.autoencoder.decode(latents.float()).cpu()
         finally:
             module.to("cpu")
-        picture = grid([mask, image, sampled, outline(sampled, mask)])
+        image_grid = grid([mask, image, sampled, outline(sampled, mask)])
         path = self.folder.preview(step)
-        save_picture(picture, path)
-        plot_losses(self.folder.metrics, self.folder.losses)
+        save_image(image_grid, path)
         for tracker in self.accelerator.trackers:
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            tracker.log_images({"preview": np.asarray(picture)[None]}, step=step, **layout)
+            tracker.log_images({"preview": np.asarray(image_grid)[None]}, step=step, **layout)
         log.info("Preview: %s", path)
 
     def _conditions(self, mask: torch.Tensor) -> Conditions:

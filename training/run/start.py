@@ -20,8 +20,10 @@ from ..errors import ConfigError
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
 from .estimate import check_disk, describe_memory, estimate_disk
+from .gradient_update import check_deepspeed
 from .resume import Record, check_same_run, make_record, state_to_continue
 from .speed import check_settings
+from .states import read_state
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -38,8 +40,11 @@ def check(config: TrainConfig, host: Host) -> Accelerator:
     """
     _check_trackers(config)
     accelerator = make_accelerator(config)
+    check_deepspeed(config, accelerator)
     check_settings(config, accelerator.device)
     host.check(config)
+    if config.resume is not None:
+        read_state(config.resume)
     log.info("Processes: %s", describe_processes(accelerator))
     return accelerator
 
@@ -48,7 +53,7 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
     """Train, or resume what the same command began; with `--dry_run`, only describe it.
 
     Raises ConfigError, CacheError or WeightsError for bad input, NotFiniteError when the loss is
-    not finite.
+    not finite, DeviceError when a device fails in a step.
     """
     training, held_out = dataset.split(config.validation_split, config.seed)
     record = make_record(config, dataset.fingerprint(), accelerator.num_processes)
@@ -71,6 +76,8 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
         log.warning("Note: in this run each pair is seen %s.", describe_counts(counts))
     if state is not None:
         trainer.resume(state)
+    log.info("Memory: %s", describe_memory(config, trainer.checkpoints))
+    log.info("Disk: %s", estimate_disk(config, trainer.checkpoints).render())
     if trainer.step < config.max_train_steps:
         check_disk(config, trainer.checkpoints)
     # Encoding is the last that can take long: nothing that fails above has lost it.

@@ -138,10 +138,10 @@ class Trainer:
             if not last and "weights" not in done:
                 self._on_main(lambda: self.checkpoints.publish(step, folder.weights(step)))
             self._on_main(lambda: folder.prune(config.keep_last_n))
-        if due("preview", config.sample_every_n_steps):
-            self._try("preview", lambda: self.reporter.preview(step))
         if (validation := self.validation) and due("validation", config.validate_every_n_steps):
             self._try("validation", lambda: self.reporter.validate(step, validation))
+        if due("preview", config.sample_every_n_steps):
+            self._try("preview", lambda: self.reporter.preview(step))
         if last:
             # Last, because this file says that the run is finished.
             self._on_main(lambda: self.checkpoints.publish(step, folder.weights()))

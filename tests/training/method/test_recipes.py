@@ -1,4 +1,4 @@
-"""Each recipe against its formulas (DESIGN section 2), written out plainly on the same networks."""
+"""Each recipe against its formulas (docs/method.md), written out plainly on the same networks."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import siamese_diffusion
 import torch
 from PIL import Image
 from safetensors import safe_open
@@ -24,6 +25,7 @@ from siamese_diffusion.training.run.checkpoint import Checkpoints
 from siamese_diffusion.training.run.folder import RunFolder
 from siamese_diffusion.training.run.trainer import Trainer
 from siamese_diffusion.training.train_siamese import main
+from support.paths import ROOT
 from support.small_runs import metrics
 from support.tiny_base import write_tiny_base
 from torch import Tensor
@@ -67,14 +69,17 @@ def command(base: Path, pairs: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[multiprocessing.context.ForkServerContext]:
-    """Fresh processes that need not import everything again."""
+    """Fresh processes that need not import everything again, and have this checkout."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["siamese_diffusion.training.run.start"])
-    yield context
+    context.set_forkserver_preload(["conftest", "siamese_diffusion.training.run.start"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT / "tests"))
+        yield context
 
 
 def run(arguments: list[str], watch: Callable[[str], None] | None = None) -> None:
     """Train and end the process; `watch` is told of each thing that is about to be written."""
+    assert Path(siamese_diffusion.__file__).parent == ROOT
     torch.set_num_threads(1)
     if watch:
         announce_writes(watch)
