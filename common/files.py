@@ -1,22 +1,72 @@
-"""Writing files so that none is ever half there."""
+"""Writing files so that none is ever half there, whatever ends the process or the power."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9]+\.tmp")
+# What file systems answer that cannot write the names in a folder to the disk on request.
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file in the same folder, which takes the place of `path` when all went well.
 
-    Its name is .NAME.PID.tmp, so that what a killed process leaves can be told and removed.
+    Its name is .NAME.PID.tmp, so that what a killed process leaves can be told and removed. It is
+    on the disk before it takes the place: a loss of power leaves the old file or the new one.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def stands_in_for(path: Path) -> str | None:
+    """The name of the file that a temporary one of `replacing` was to become; None for others."""
+    found = TEMPORARY.fullmatch(path.name)
+    return found["name"] if found else None
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Give `source` a second name, which takes the place of `path`.
+
+    Where the file system has no hard links, `path` becomes a copy.
+    """
+    with replacing(path) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def sync(path: Path) -> None:
+    """Return once a file's content, or the names in a folder, are on the disk."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":  # Windows has no such call
+        return
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (folder and error.errno in NO_FOLDER_SYNC):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """`sync` for all that is in a folder, and the folder itself."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from .hashes import file_hash
 from .pairs import DatasetError, Listing, Pair
 from .pictures import Size, read_image, read_mask, read_palette_mask
+from .processes import is_first_process
 
 MAX_COLOURS = 64
 DARK = 32  # of 255: colours up to here are class numbers, not colours
@@ -39,8 +40,8 @@ def check_pairs(source: str, listing: Listing, mask_mode: str) -> dict[Pair, Pai
     pairs = list(dict.fromkeys(listing.pairs))
     with ThreadPoolExecutor() as pool:
         checks = pool.map(lambda pair: _check_pair(pair, mask_mode), pairs)
-        # None: a bar on a terminal only.
-        results = list(tqdm(checks, "checking pairs", len(pairs), leave=False, disable=None))
+        hidden = None if is_first_process() else True  # None: a bar on a terminal only
+        results = list(tqdm(checks, "checking pairs", len(pairs), leave=False, disable=hidden))
     problems = listing.problems + [problem for _, found in results for problem in found]
     infos = {pair: info for pair, (info, _) in zip(pairs, results, strict=True) if info}
     if not problems:

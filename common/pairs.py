@@ -17,7 +17,7 @@ class DatasetError(ValueError):
         more = len(problems) - PROBLEMS_SHOWN
         rest = f"\n  ... and {more} more" if more > 0 else ""
         count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
-        super().__init__(f"{source}: {count} in this dataset; nothing was trained.{shown}{rest}")
+        super().__init__(f"{source}: {count} in this dataset; nothing was started.{shown}{rest}")
         self.problems = list(problems)
 
 

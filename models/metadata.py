@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from .recipe import Recipe
-from .weights import WeightsError
+from .recipe import RECIPES, Recipe
+from .weights import DHI_KEY, WeightFile, WeightsError
 
 FORMAT_VERSION = 1
 FOLDER_HASH = "diffusers:"  # begins the base hash of a folder: no single file can have it
@@ -100,3 +100,21 @@ def read_metadata(strings: Mapping[str, str], what: str) -> SiameseMetadata | No
         raise WeightsError(
             f"{what}: damaged metadata ({error!r}). Train or copy it again."
         ) from error
+
+
+def read_recipe(weights: WeightFile) -> Recipe:
+    """The recipe in the metadata, which must allow the DHI's channels; else what these suggest.
+
+    Raises WeightsError when they contradict each other.
+    """
+    channels = weights.control()[DHI_KEY].shape[1]
+    metadata = read_metadata(weights.metadata, str(weights.path))
+    if metadata is None:
+        return RECIPES["published" if channels == 3 else "concat"]
+    allowed = {metadata.recipe.hint_channels(n) for n in (1, 3)}
+    if channels not in allowed:
+        raise WeightsError(
+            f"{weights.path}: its recipe needs {sorted(allowed)} hint channels; its weights have "
+            f"{channels}. The file is damaged or mixed from two; train it again."
+        )
+    return metadata.recipe

@@ -27,6 +27,7 @@ UNET = "model.diffusion_model."
 DECODER = (UNET + "output_blocks.", UNET + "out.")
 DHI_KEY = "input_hint_block.0.initial_conv.weight"
 
+SAFETENSORS = (".safetensors", ".sft")  # files with other suffixes are read as pickles
 # How files start that `torch.save` writes: the present format and the one before.
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 # What torch's reader of pickles raises, for data that ends early or is no pickle at all too.
@@ -37,9 +38,6 @@ UNREADABLE = (
 )  # fmt: skip
 # The part of torch's message that names what it refused; around it stands advice to load anyway.
 REFUSED = re.compile(r"unsupported (?:global|operand).*?(?=\. |\.?$)", re.IGNORECASE | re.MULTILINE)
-
-# Of the UNet, and of the ControlNet, which starts as a copy of it.
-ENCODER = ("time_embed.", "input_blocks.", "middle_block.")
 
 StateDict = dict[str, Tensor]
 
@@ -140,16 +138,21 @@ def read_weights(path: str | os.PathLike[str], expect: Iterable[Kind] | None = N
     Raises WeightsError when the file is missing, damaged, or of a kind not in `expect`.
     """
     path = Path(path)
+    check_is_file(path)
+    tensors, metadata = _read_any(path)
+    kind = identify({key: tuple(value.shape) for key, value in tensors.items()})
+    check_kind(path, kind, expect)
+    return WeightFile(path, kind, tensors, metadata)
+
+
+def check_is_file(path: Path) -> None:
+    """Raise WeightsError for a folder, or for nothing."""
     if path.is_dir():
         raise WeightsError(
             f"{path}: a folder; expected a single file. {ADVICE[Kind.DIFFUSERS_UNET]}"
         )
     if not path.is_file():
         raise WeightsError(f"{path}: no such file.")
-    tensors, metadata = _read_any(path)
-    kind = identify({key: tuple(value.shape) for key, value in tensors.items()})
-    check_kind(path, kind, expect)
-    return WeightFile(path, kind, tensors, metadata)
 
 
 def check_kind(path: Path, kind: Kind, expect: Iterable[Kind] | None) -> None:
@@ -173,7 +176,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
-    if path.suffix in (".safetensors", ".sft"):
+    if path.suffix in SAFETENSORS:
         return _read_safetensors(path)
     start = _first_bytes(path)
     try:
@@ -266,15 +269,6 @@ def merge(base: Mapping[str, Tensor], bundle: WeightFile) -> StateDict:
     check_keys(decoder, expected, f"{bundle.path}: decoder")
     control = {CONTROL + key: value for key, value in bundle.control().items()}
     return {**base, **decoder, **control}
-
-
-def check_encoder(weights: WeightFile, unet: Mapping[str, Tensor]) -> None:
-    """Raise WeightsError unless the ControlNet has the shapes of the UNet's encoder, its origin."""
-    found, expected = (
-        {key: value for key, value in part.items() if key.startswith(ENCODER)}
-        for part in (weights.control(), unet)
-    )
-    check_keys(found, expected, f"{weights.path}: ControlNet")
 
 
 def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:

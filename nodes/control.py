@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..models.dhi import DOWNSCALE, DenseHintInput
-from ..models.metadata import read_metadata
-from ..models.recipe import RECIPES, Recipe
+from ..models.metadata import read_recipe
+from ..models.recipe import Recipe
 from ..models.weights import DHI_KEY, StateDict, WeightFile, WeightsError, check_keys
 
 
@@ -177,7 +177,7 @@ def load_control(weights: WeightFile) -> SiameseControl:
     """
     state_dict = weights.control()
     channels = state_dict[DHI_KEY].shape[1]
-    recipe = _recipe(weights, channels)
+    recipe = read_recipe(weights)
     load_device = comfy.model_management.get_torch_device()
     config = _network_config(weights, state_dict)
     cast_dtype = comfy.model_management.unet_manual_cast(config["dtype"], load_device)
@@ -189,23 +189,6 @@ def load_control(weights: WeightFile) -> SiameseControl:
         # Afterwards: newer versions of ComfyUI make weights only as they are loaded.
         check_keys(state_dict, network.state_dict(), f"{weights.path}: ControlNet")
     return SiameseControl(network, load_device=load_device, manual_cast_dtype=cast_dtype)
-
-
-def _recipe(weights: WeightFile, channels: int) -> Recipe:
-    """The recipe in the metadata, which must allow the DHI's `channels`; else what these suggest.
-
-    Raises WeightsError when they contradict each other.
-    """
-    metadata = read_metadata(weights.metadata, str(weights.path))
-    if metadata is None:
-        return RECIPES["published" if channels == 3 else "concat"]
-    allowed = {metadata.recipe.hint_channels(n) for n in (1, 3)}
-    if channels not in allowed:
-        raise WeightsError(
-            f"{weights.path}: its recipe needs {sorted(allowed)} hint channels; its weights have "
-            f"{channels}. The file is damaged or mixed from two; train it again."
-        )
-    return metadata.recipe
 
 
 def _network_config(weights: WeightFile, state_dict: StateDict) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ..models.fit import check_control
 from ..models.weights import (
     DECODER,
     UNET,
     StateDict,
     WeightFile,
     WeightsError,
-    check_encoder,
     check_keys,
     without_prefix,
 )
@@ -55,7 +55,7 @@ def check_fits(weights: WeightFile, unet: Mapping[str, Tensor]) -> None:
     decoder_parts = tuple(part.removeprefix(UNET) for part in DECODER)
     decoder = without_prefix(weights.decoder(), UNET)
     try:
-        check_encoder(weights, unet)
+        check_control(weights, unet)
         if decoder:
             expected = {key: value for key, value in unet.items() if key.startswith(decoder_parts)}
             check_keys(decoder, expected, f"{weights.path}: decoder")

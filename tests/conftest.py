@@ -36,17 +36,28 @@ def _import_checkout() -> None:
 
 _import_checkout()
 pytest.register_assert_rewrite("support")
+pytest_plugins = ["support.needs"]
+# Fixture -> the mark of every test that uses it, itself or through other fixtures.
+MARKED = {"host": "server", "in_the_page": "browser", "trained": "slow"}
 # Tests choose their training host themselves.
 SD_SCRIPTS = os.environ.pop("SD_SCRIPTS_DIR", None)
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for fixture in MARKED.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKED[fixture])
 
 
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyHost]:
     """One ComfyUI server for all tests, started by the first that asks for it."""
     from siamese_diffusion.tools.comfy_host import COMFYUI, ComfyHost
+    from support.needs import Need
 
     if not COMFYUI.is_dir():
-        pytest.skip("needs ComfyUI: run `make setup`")
+        Need.COMFYUI.skip()
     base = tmp_path_factory.mktemp("Comfy UI")  # people's folders have spaces in their names
     with ComfyHost(base) as running:
         yield running
@@ -55,9 +66,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyHost]:
 @pytest.fixture(scope="session")
 def sd_scripts() -> Path:
     """A checkout of kohya-ss sd-scripts; without it the test skips."""
-    if SD_SCRIPTS is None:
-        pytest.skip("needs a checkout of sd-scripts: set SD_SCRIPTS_DIR to its folder")
-    return Path(SD_SCRIPTS).resolve()
+    from support.needs import Need
+
+    return Path(SD_SCRIPTS or Need.SD_SCRIPTS.skip()).resolve()
 
 
 @pytest.fixture(params=["standalone", "sd-scripts"])

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -28,6 +28,9 @@ from ..common.prompt_jsonl import read_prompt_jsonl
 from .comfy_host import ROOT, ComfyHost, HostError
 from .pairs import Bools, Bytes, find_lesion, iou, write_pairs
 from .picture_sheet import contact_sheet
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 OUTPUT = ROOT / "demo_output"
 WORKFLOW = "siamese_mask_to_image"
@@ -100,13 +103,14 @@ class Demo:
         if self.base.is_file():
             print(f"kept: {self.base}")
             return
+        from .base_training import BaseTraining
         from .nano import build_nano  # diffusers and transformers take seconds to import
 
         settings = self.settings
         build_nano(
             self.base,
             pairs=self.train / "prompt.jsonl",
-            steps=settings.base_steps,
+            training=BaseTraining(settings.base_steps),
             resolution=settings.size,
         )
         print(self.base)
@@ -255,14 +259,14 @@ def shuffled_iou(masks: Sequence[Bools], found: Sequence[Bools]) -> float:
     return float(np.mean(values))
 
 
-def prepare_folder(folder: Path, settings: Settings, fresh: bool) -> None:
+def prepare_folder(folder: Path, settings: DataclassInstance, fresh: bool) -> None:
     """Make the folder; what a run with other settings left there is removed."""
     stamp = folder / "settings.json"
     text = json.dumps(asdict(settings), indent=2)
     known = stamp.read_text("utf-8") if stamp.is_file() else None
     if folder.is_dir() and (fresh or known != text):
         if known is None and any(folder.iterdir()):
-            raise DemoError(f"{folder} is not a folder of the demo: move it away.")
+            raise DemoError(f"{folder} is not a folder of this command: move it away.")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     stamp.write_text(text, "utf-8")

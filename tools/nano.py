@@ -11,8 +11,8 @@ autoencoder is the one of tools/assets.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -29,10 +29,11 @@ from ..common.pictures import read_image
 from ..common.prompt_jsonl import read_prompt_jsonl
 from ..models.weights import UNET, StateDict, WeightsError, read_weights, write_weights
 from ..training.data.dataset import check
-from ..training.hosts.encoders import ClipTextEncoder, load_tokenizer
+from ..training.hosts.encoders import ClipTextEncoder
 from ..training.hosts.single_file import load_autoencoder
+from ..training.hosts.tokenizer import load_tokenizer
 from ..training.method.ldm_keys import UNetShape, unet_to_ldm
-from ..training.method.noise_schedule import TIMESTEPS, NoiseSchedule
+from .base_training import BaseData, BaseTraining, train_unet
 from .train_autoencoder import ASSET, to_tensor
 
 SHAPE = UNetShape(
@@ -59,41 +60,41 @@ def build_nano(
     *,
     seed: int = 0,
     pairs: str | Path | None = None,
-    steps: int = 0,
+    training: BaseTraining | None = None,
     resolution: int = 64,
-    batch: int = 8,
-    learning_rate: float = 3e-4,
     autoencoder: str | Path = ASSET,
 ) -> Path:
     """Write a nano checkpoint (430 MB) to `path` and return it; the seed decides every weight.
 
     Args:
         pairs: a prompt.jsonl; its images are what the UNet learns, its masks are not read.
-        steps: of training; 0 leaves the UNet random.
+        training: how it learns them; without it the UNet stays random.
         resolution: width and height in pixels that the images are resized to, a multiple of 16.
         autoencoder: file with `first_stage_model.*`, copied into the checkpoint.
 
     Raises:
-        ValueError: steps without pairs, or a resolution that does not fit.
+        ValueError: pairs without training or the reverse, or a resolution that does not fit.
         DatasetError, WeightsError: a file is missing or damaged.
     """
-    if steps and pairs is None:
-        raise ValueError(f"{steps} steps of training need `pairs`.")
+    if (pairs is None) != (training is None):
+        raise ValueError("`pairs` and steps of training need each other.")
     if resolution % 16:
         raise ValueError(f"resolution {resolution} is not a multiple of 16.")
+    state = Path(path).with_suffix(".state")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         unet: Any = UNet2DConditionModel(**SHAPE.diffusers_config())
         clip = CLIPTextModel(CLIP_L).eval()
         first_stage = read_weights(autoencoder).tensors
-        if pairs is not None and steps:
+        if pairs is not None and training is not None:
             images, captions = _read_images(Path(pairs), resolution)
             latents = _encode(images, first_stage)
-            text = ClipTextEncoder(clip, load_tokenizer(768, None))
-            _train(unet, latents, _embed(text, captions), steps, batch, learning_rate)
+            text, rows = _embed(ClipTextEncoder(clip, load_tokenizer(768, None)), captions)
+            train_unet(unet, BaseData(latents, text, rows), training, state)
     tensors = {UNET + key: value for key, value in unet_to_ldm(unet.state_dict(), SHAPE).items()}
     tensors |= {TEXT_PREFIX + key: value.half() for key, value in clip.state_dict().items()}
     write_weights(path, {**tensors, **first_stage}, {"made_by": "tools/nano.py"})
+    state.unlink(missing_ok=True)
     return Path(path)
 
 
@@ -121,41 +122,11 @@ def _encode(images: Tensor, first_stage: StateDict) -> Tensor:
 
 
 @torch.no_grad()
-def _embed(text: ClipTextEncoder, captions: list[str]) -> Tensor:
-    """Embeddings (N, 2, 77, 768): each caption's, and the empty one that guidance compares with."""
-    known = {caption: text.encode([caption])[0] for caption in {*captions, ""}}
-    return torch.stack([torch.stack([known[caption], known[""]]) for caption in captions])
-
-
-def _train(
-    unet: Any,
-    latents: Tensor,
-    text: Tensor,
-    steps: int,
-    batch: int,
-    learning_rate: float,
-) -> None:
-    """Plain noise prediction, the caption dropped half of the time."""
-    schedule = NoiseSchedule()
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=learning_rate, weight_decay=0)
-    bar = tqdm(range(steps), desc="training the base", unit="step")
-    average = 1.0
-    for step in bar:
-        # A short rise, then a cosine to zero: the last steps settle what the first ones found.
-        rate = min(1.0, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-        optimizer.param_groups[0]["lr"] = learning_rate * rate
-        rows = torch.randint(len(latents), (batch,))
-        noise = torch.randn_like(latents[rows])
-        timesteps = torch.randint(TIMESTEPS, (batch,))
-        noisy = schedule.add_noise(latents[rows], noise, timesteps)
-        context = text[rows, torch.randint(2, (batch,))]
-        loss = nn.functional.mse_loss(unet(noisy, timesteps, context).sample, noise)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
-        average += (loss.item() - average) * max(0.02, 1 / (step + 1))
-        bar.set_postfix(loss=f"{average:.3f}")
+def _embed(text: ClipTextEncoder, captions: list[str]) -> tuple[Tensor, Tensor]:
+    """Embeddings (K, 77, 768), the empty caption's first, and each caption's row in them (N,)."""
+    known = ["", *sorted({*captions} - {""})]
+    rows = torch.tensor([known.index(caption) for caption in captions])
+    return torch.cat([text.encode([caption]) for caption in known]), rows
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -169,11 +140,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--resolution", type=int, default=64, help="in pixels (64)")
     parser.add_argument("--batch", type=int, default=8, help="8")
     parser.add_argument("--learning_rate", type=float, default=3e-4, help="3e-4")
+    parser.add_argument("--warmup", type=int, default=20, help="steps (20)")
+    parser.add_argument("--text_dropout", type=float, default=0.5, help="share of captions (0.5)")
+    parser.add_argument("--bf16", action="store_true", help="faster on processors that have it")
+    parser.add_argument("--save_every", type=int, default=0, help="steps; the same command resumes")
     parser.add_argument("--seed", type=int, default=0, help="0")
     parser.add_argument("--autoencoder", type=Path, default=ASSET, help="the one of tools/assets")
-    arguments = vars(parser.parse_args(argv))
+    given = vars(parser.parse_args(argv))
+    training = BaseTraining(**{field.name: given.pop(field.name) for field in fields(BaseTraining)})
+    path = given.pop("out")
     try:
-        path = build_nano(arguments.pop("out"), **arguments)
+        build_nano(path, training=training if training.steps else None, seed=training.seed, **given)
     except (ValueError, OSError, DatasetError, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

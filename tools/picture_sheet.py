@@ -8,8 +8,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from ..common.picture_grid import fitted, picture_grid
+from .pairs import Bools, Bytes
 
 CELL, GAP, HEAD = 96, 4, 16  # pixels
+OUTLINE = (60, 255, 60)
 
 
 def contact_sheet(pictures: Mapping[str, Sequence[np.ndarray]], across: int = 4) -> Image.Image:
@@ -35,3 +37,14 @@ def _cell(image: np.ndarray) -> np.ndarray:
     """(CELL, CELL, 3), uint8."""
     colours = np.asarray(Image.fromarray(image).convert("RGB"))
     return fitted(colours, CELL, Image.Resampling.NEAREST)
+
+
+def outlined(image: Bytes, mask: Bools) -> Bytes:
+    """The image (H, W) or (H, W, 3), twice as large, with the mask's outline drawn on it."""
+    large = np.asarray(Image.fromarray(image).convert("RGB")).repeat(2, 0).repeat(2, 1).copy()
+    inside = mask.repeat(2, 0).repeat(2, 1)
+    eroded = inside.copy()
+    for shift, axis in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
+        eroded &= np.roll(inside, shift, axis)
+    large[inside & ~eroded] = OUTLINE
+    return large

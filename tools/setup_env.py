@@ -106,7 +106,14 @@ def install_packages() -> None:
     say("installing packages (about 5 GB on a first run, a few minutes)")
     # `requests` is imported by ComfyUI but not among its requirements.
     requirements = str(COMFYUI / "requirements.txt")
-    pip("install", "--editable", f"{ROOT}[train,dev]", "--requirement", requirements, "requests")
+    pip(
+        "install",
+        "--editable",
+        f"{ROOT}[train,evaluate,dev]",
+        "--requirement",
+        requirements,
+        "requests",
+    )
 
 
 def install_browser_driver() -> None:

@@ -9,6 +9,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ..common.arguments import Parser
 from .config import TrainConfig
 from .errors import ConfigError
 from .hosts.sd_scripts.flags import HOST_FLAGS, is_off, refuse
@@ -54,7 +55,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> TrainConfig:
 
 
 def _host_options(
-    parser: argparse.ArgumentParser,
+    parser: Parser,
     others: list[str],
     from_file: dict[str, Any],
     values: Mapping[str, Any],
@@ -122,9 +123,9 @@ def _convert(value: Any, hint: Any) -> Any:
     return kind(value)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """One flag for each field of TrainConfig; flags that are not given are left out."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="train_siamese.py",
         description="Fine-tune Stable Diffusion into a Siamese-Diffusion model.",
         epilog=EPILOG,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..models.recipe import RECIPE_CHOICES, RECIPES, Recipe
 from .errors import ConfigError
+from .options import AT_LEAST_0, AT_LEAST_1, SHARE, Range, check_option, option
 
 LR_SCHEDULERS = (
     "constant",
@@ -20,15 +22,9 @@ LR_SCHEDULERS = (
     "polynomial",
 )
 
-
-def option(group: str, text: str, default: Any = MISSING, **extra: Any) -> Any:
-    """A flag: its help group, help text and default."""
-    metadata = {"group": group, "help": text, **extra}
-    return (
-        field(metadata=metadata)
-        if default is MISSING
-        else field(default=default, metadata=metadata)
-    )
+MOST_STEPS = 99_999_999  # file names have 8 digits for it, as sd-scripts'
+# Preview steps: DDIM's published schedule begins a timestep late, so that it has none for 1000.
+MOST_SAMPLE_STEPS = 999
 
 
 @dataclass(frozen=True)
@@ -59,8 +55,7 @@ class TrainConfig:
     )
     tokenizer_cache_dir: Path | None = option(
         "model",
-        "folder with CLIP's vocab.json and merges.txt; default: the ComfyUI this pack is in, then "
-        "the Hugging Face cache",
+        "folder with a tokenizer's vocab.json and merges.txt; default: CLIP's own, included here",
         None,
     )
 
@@ -99,19 +94,25 @@ class TrainConfig:
     )
     enable_bucket: bool = option(
         "data",
-        "train each picture at the size nearest its aspect, of about the same area, cropped to it; "
-        "without it pictures are stretched to --resolution, as the published code does",
+        "train each image at the size nearest its aspect, of about the same area, cropped to it; "
+        "without it images are stretched to --resolution, as the published code does",
         False,
     )
-    min_bucket_reso: int = option("data", "smallest side of a bucket (sd-scripts: 256)", 256)
-    max_bucket_reso: int = option("data", "largest side of a bucket (sd-scripts: 1024)", 1024)
-    bucket_reso_steps: int = option("data", "sides are multiples of this (sd-scripts: 64)", 64)
+    min_bucket_reso: int = option(
+        "data", "smallest side of a bucket (sd-scripts: 256)", 256, range=AT_LEAST_1
+    )
+    max_bucket_reso: int = option(
+        "data", "largest side of a bucket (sd-scripts: 1024)", 1024, range=AT_LEAST_1
+    )
+    bucket_reso_steps: int = option(
+        "data", "sides of buckets are multiples of this (sd-scripts: 64)", 64, range=AT_LEAST_1
+    )
     flip_aug: bool = option(
-        "data", "mirror half of the pairs, left to right; twice the latents to cache", False
+        "data", "flip half of the pairs, left to right; twice the latents to cache", False
     )
     random_rotate90: bool = option(
         "data",
-        "turn pairs by 0, 90, 180 or 270 degrees, or by 0 or 180 where they are not square; four "
+        "rotate pairs by 0, 90, 180 or 270 degrees, or by 0 or 180 where they are not square; four "
         "times the latents to cache",
         False,
     )
@@ -122,10 +123,13 @@ class TrainConfig:
         False,
     )
     validation_split: float = option(
-        "data", "share of the file stems kept for the validation loss", 0.0
+        "data",
+        "share of the file stems kept for the validation loss",
+        0.0,
+        range=Range(0, 1, below=True),
     )
     caption_dropout_rate: float = option(
-        "data", "share of captions replaced by the empty one (published: 0.05)", 0.05
+        "data", "share of captions replaced by the empty one (published: 0.05)", 0.05, range=SHARE
     )
 
     recipe: str = option(
@@ -165,14 +169,24 @@ class TrainConfig:
         choices=RECIPE_CHOICES["branches"],
     )
 
-    max_train_steps: int = option("training", "optimizer steps (published: 3000)", 3000)
+    max_train_steps: int = option(
+        "training", "optimizer steps (published: 3000)", 3000, range=Range(1, MOST_STEPS)
+    )
     train_batch_size: int = option(
-        "training", "pairs per process and forward pass (published: 6 on each of 8 GPUs)", 6
+        "training",
+        "pairs per process and forward pass (published: 6 on each of 8 GPUs)",
+        6,
+        range=AT_LEAST_1,
     )
     gradient_accumulation_steps: int = option(
-        "training", "forward passes per optimizer step; the batch is that many times larger", 1
+        "training",
+        "forward passes per optimizer step; the batch is that many times larger",
+        1,
+        range=AT_LEAST_1,
     )
-    learning_rate: float = option("training", "peak learning rate (published: 1e-5)", 1e-5)
+    learning_rate: float = option(
+        "training", "peak learning rate (published: 1e-5)", 1e-5, range=Range(0, above=True)
+    )
     optimizer_type: str = option(
         "training",
         "AdamW, AdamW8bit, PagedAdamW8bit, Lion, Lion8bit, Prodigy, Adafactor, SGDNesterov, or a "
@@ -189,19 +203,30 @@ class TrainConfig:
         "constant",
     )
     lr_warmup_steps: float = option(
-        "training", "steps over which the learning rate rises; below 1: their share of all steps", 0
+        "training",
+        "steps over which the learning rate rises; below 1: their share of all steps",
+        0,
+        range=AT_LEAST_0,
     )
     max_grad_norm: float = option(
-        "training", "clip the gradient's norm; 0: never (published: never)", 0.0
+        "training", "clip the gradient's norm; 0: never (published: never)", 0.0, range=AT_LEAST_0
     )
     ema_decay: float = option(
-        "training", "keep an exponential moving average of the weights and save that; 0: none", 0.0
+        "training",
+        "keep an exponential moving average of the weights and save that; 0: none",
+        0.0,
+        range=SHARE,
     )
-    seed: int = option("training", "of order, noise and previews (published: 42)", 42)
+    seed: int = option(
+        "training",
+        "random seed of order, noise and previews (published: 42)",
+        42,
+        range=Range(0, 2**64 - 1),
+    )
 
     mixed_precision: str = option(
         "speed",
-        "number format of the networks; weights and losses stay float32 (published: no)",
+        "number format of the networks; trained weights and losses stay float32 (published: no)",
         "no",
         choices=("no", "fp16", "bf16"),
     )
@@ -216,11 +241,16 @@ class TrainConfig:
         "speed", "compile the networks: slow first steps, then faster", False
     )
 
-    output_name: str = option("output", "name of the weight files", "siamese")
+    output_name: str = option("output", "name of the weight files", "siamese", is_name=True)
     save_every_n_steps: int = option(
-        "output", "steps between checkpoints (weights and resumable state); 0: none", 500
+        "output",
+        "steps between checkpoints (weights and resumable state); 0: none",
+        500,
+        range=AT_LEAST_0,
     )
-    keep_last_n: int = option("output", "checkpoints kept; older ones are deleted", 2)
+    keep_last_n: int = option(
+        "output", "checkpoints kept; older ones are deleted", 2, range=AT_LEAST_1
+    )
     resume: Path | None = option(
         "output",
         "state folder to resume from; default: the newest in output_dir, if the same command has "
@@ -228,10 +258,13 @@ class TrainConfig:
         None,
     )
     sample_every_n_steps: int = option(
-        "output", "steps between preview grids; 0: only at the end", 500
+        "output", "steps between preview grids; 0: only at the end", 500, range=AT_LEAST_0
     )
     validate_every_n_steps: int = option(
-        "output", "steps between validation losses, where --validation_split keeps pairs", 100
+        "output",
+        "steps between validation losses, where --validation_split keeps pairs",
+        100,
+        range=AT_LEAST_0,
     )
     log_with: str | None = option(
         "output",
@@ -242,41 +275,21 @@ class TrainConfig:
     dry_run: bool = option(
         "output", "check data and configuration, print a summary, train nothing", False
     )
-    sample_count: int = option("output", "pairs shown in a preview grid", 4)
-    sample_steps: int = option("output", "DDIM steps of a preview (published: 50)", 50)
-    sample_cfg: float = option("output", "CFG of a preview (published: 9)", 9.0)
+    sample_count: int = option("output", "pairs shown in a preview grid", 4, range=AT_LEAST_1)
+    sample_steps: int = option(
+        "output", "DDIM steps of a preview (published: 50)", 50, range=Range(1, MOST_SAMPLE_STEPS)
+    )
+    sample_cfg: float = option("output", "CFG of a preview (published: 9)", 9.0, range=Range())
 
     def __post_init__(self) -> None:
         self._strip_paths()
-        positive = (
-            "max_train_steps",
-            "train_batch_size",
-            "gradient_accumulation_steps",
-            "learning_rate",
-            "sample_steps",
-            "sample_count",
-            "keep_last_n",
-        )
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"--{name} is {getattr(self, name)}; it must be above 0.")
-        for name in ("caption_dropout_rate", "ema_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"--{name} is {getattr(self, name)}; it must be in 0..1.")
-        if not 0 <= self.validation_split < 1:
-            raise ConfigError(f"--validation_split is {self.validation_split}; it must be in 0..1.")
-        self._check_choices()
+        for item in fields(self):
+            check_option(item, getattr(self, item.name))
+        for name, value in self.host_options.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"--{name} is {value}; it must be a finite number.")
         self._check_warmup()
         self._check_sizes()
-
-    def _check_choices(self) -> None:
-        """A --config_file may hold any text."""
-        for item in fields(self):
-            value, choices = getattr(self, item.name), item.metadata.get("choices")
-            if choices and value is not None and value not in choices:
-                raise ConfigError(
-                    f"--{item.name} is {value!r}; it must be one of {', '.join(choices)}."
-                )
 
     def _check_sizes(self) -> None:
         """--resolution, and the buckets around it."""
@@ -284,19 +297,15 @@ class TrainConfig:
         if not self.enable_bucket:
             return
         low, high, step = self.min_bucket_reso, self.max_bucket_reso, self.bucket_reso_steps
-        if step <= 0 or step % 8:
+        if step % 8:
             raise ConfigError(f"--bucket_reso_steps is {step}; expected a multiple of 8.")
-        if not 0 < low <= min(size) <= max(size) <= high:
+        if not low <= min(size) <= max(size) <= high:
             raise ConfigError(
                 f"--resolution {self.resolution} is not between --min_bucket_reso {low} and "
                 f"--max_bucket_reso {high}; change one of them."
             )
 
     def _check_warmup(self) -> None:
-        if self.lr_warmup_steps < 0:
-            raise ConfigError(
-                f"--lr_warmup_steps is {self.lr_warmup_steps}; it must not be below 0."
-            )
         if self.lr_warmup_steps and self.lr_scheduler == "constant":
             raise ConfigError(
                 "--lr_warmup_steps has no effect with --lr_scheduler constant; use "

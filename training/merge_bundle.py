@@ -5,24 +5,26 @@ python training/merge_bundle.py base.safetensors siamese.safetensors merged.safe
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common"))
     import bootstrap
 
-    __package__ = bootstrap.enter_package()
+    __package__ = bootstrap.enter_package(__file__)
 
+from ..common.arguments import USER_ERROR, Parser, interrupted
 from ..common.hashes import file_hash
-from ..models.metadata import FOLDER_HASH, read_metadata
+from ..models.fit import check_control
+from ..models.metadata import FOLDER_HASH, read_metadata, read_recipe
 from ..models.weights import (
     ADVICE,
+    SAFETENSORS,
     UNET,
     Kind,
     WeightsError,
-    check_encoder,
     merge,
     read_weights,
     without_prefix,
@@ -31,8 +33,8 @@ from ..models.weights import (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0, or 2 for files that are missing or do not belong together."""
-    parser = argparse.ArgumentParser(prog="merge_bundle.py", description=__doc__)
+    """Exit code 0; 2 for files that are missing or do not belong together; 130 for Ctrl-C."""
+    parser = Parser(prog="merge_bundle.py", description=__doc__)
     parser.add_argument("base", type=Path, help="the checkpoint that the bundle was trained on")
     parser.add_argument("bundle", type=Path, help="what train_siamese.py wrote")
     parser.add_argument("merged", type=Path, help=".safetensors file to write")
@@ -41,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         merge_files(given.base, given.bundle, given.merged)
     except WeightsError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return USER_ERROR
+    except KeyboardInterrupt:
+        return interrupted()
     print(given.merged)
     return 0
 
@@ -49,21 +53,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def merge_files(base: Path, bundle: Path, merged: Path) -> None:
     """Write the merged checkpoint; of a base that is a merged one, the ControlNet is replaced.
 
-    Raises WeightsError when the bundle has another base.
+    Raises WeightsError when the bundle has another base, and for an output that is no
+    .safetensors file or one of the inputs.
     """
+    _check_output(merged, (base, bundle))
     weights = read_weights(bundle, expect=[Kind.BUNDLE])
     metadata = read_metadata(weights.metadata, str(bundle))
     tensors = read_weights(base, expect=[Kind.SD1, Kind.SD2, Kind.MERGED]).base()
     if metadata is not None:
         _check_hash(metadata.base_hash, bundle, base)
+    read_recipe(weights)  # raises where it contradicts the weights
     try:
-        check_encoder(weights, without_prefix(tensors, UNET))
+        check_control(weights, without_prefix(tensors, UNET))
         result = merge(tensors, weights)
     except WeightsError as error:
         raise WeightsError(
             f"{error}. {base} is not what it was trained on: give that checkpoint."
         ) from error
     write_weights(merged, result, weights.metadata)
+
+
+def _check_output(merged: Path, inputs: Sequence[Path]) -> None:
+    if merged.suffix not in SAFETENSORS:
+        raise WeightsError(
+            f"{merged}: expected a name that ends in .safetensors, the format that is written."
+        )
+    for path in inputs:
+        if merged.resolve() == path.resolve():
+            raise WeightsError(f"{merged}: is one of the files to merge. Give a new name.")
 
 
 def _check_hash(expected: str, bundle: Path, base: Path) -> None:

@@ -6,54 +6,70 @@ Run as a script, `python training/train_siamese.py --help`, or with `accelerate 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common"))
     import bootstrap
 
-    __package__ = bootstrap.enter_package()
+    __package__ = bootstrap.enter_package(__file__)
 
+from ..common.arguments import USER_ERROR, interrupted
 from ..common.pairs import DatasetError
+from ..common.processes import is_first_on_machine, is_first_process
 from ..models.weights import WeightsError
 from .command_line import parse_args
 from .config import TrainConfig
 from .data.dataset import load_dataset
-from .errors import ConfigError, NotFiniteError
+from .errors import CacheError, ConfigError, NotFiniteError, TrainingError
 from .hosts.choose import choose_host
 from .run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-USER_ERROR = 2
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check, then train. Exit code 0: done, or stopped cleanly; 1: failed; 2: bad input."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    """Check, then train.
+
+    Exit code 0: done, or stopped cleanly; 1: failed; 2: bad input; 130: stopped at once by Ctrl-C.
+    """
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger().setLevel(logging.INFO if is_first_process() else logging.ERROR)
     try:
         run(parse_args(arguments))
-    except (ConfigError, DatasetError, WeightsError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ConfigError, DatasetError, WeightsError) as error:
+        _report(error)
         return USER_ERROR
     except NotFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _report(error)
         return 1
+    except (CacheError, TrainingError) as error:  # of this process, and maybe of no other
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR if isinstance(error, CacheError) else 1
+    except KeyboardInterrupt:
+        return interrupted()
     return 0
 
 
-def run(config: TrainConfig) -> None:
-    """Check every input before anything large is loaded or written."""
-    host = choose_host(config)
-    if os.environ.get("RANK", "0") == "0":  # as accelerate's launcher numbers the processes
-        log.info("Host: %s", host.name)
-    RunFolder(config.output_dir, config.output_name).check()
-    config, dataset = load_dataset(config, host.resolve_subsets)
-    # diffusers and transformers take seconds to import: only once the data is known to be good.
-    from .run.start import start
+def _report(error: Exception) -> None:
+    """Print an error that all processes run into alike, once on each machine."""
+    if is_first_on_machine():
+        print(f"error: {error}", file=sys.stderr)
 
-    start(config, dataset, host)
+
+def run(config: TrainConfig) -> None:
+    """Check the flags, then the data; what is large is loaded last."""
+    host = choose_host(config)
+    log.info("Host: %s", host.name)
+    RunFolder(config.output_dir, config.output_name).check()
+    # Seconds to import: only once the flags are known to be ones.
+    from .run.start import check, start
+
+    accelerator = check(config, host)
+    config, dataset = load_dataset(config, host.resolve_subsets)
+    start(config, dataset, host, accelerator)
 
 
 if __name__ == "__main__":

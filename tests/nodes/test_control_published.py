@@ -15,6 +15,7 @@ from siamese_diffusion.benchmarks.sampling import Inputs, Networks, published_sa
 from siamese_diffusion.models.dhi import DenseHintInput
 from siamese_diffusion.models.weights import Kind, StateDict
 from siamese_diffusion.tools.comfy_host import ROOT
+from support.needs import Need
 from support.oracle import ORACLE
 from support.seeded_weights import load_model, relative_error, seeded_dhi, unet_shapes, weight_file
 from torch import Tensor
@@ -117,7 +118,7 @@ def test_the_oracle_is_what_it_was_taken_from() -> None:
     """Of use where the complete reference outputs lie beside the checkout."""
     folder = Path(os.environ.get("SIAMESE_SHARED", ROOT.parent / "shared")) / "golden"
     if not folder.is_dir():
-        pytest.skip(f"needs the complete reference outputs: no {folder} (set SIAMESE_SHARED)")
+        Need.SHARED.skip()
     whole: StateDict = {}
     for path in folder.glob("*.safetensors"):
         whole |= load_file(path)

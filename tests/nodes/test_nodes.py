@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 import urllib.request
 from typing import Any
 
@@ -15,6 +14,7 @@ from siamese_diffusion.models.recipe import RECIPES
 from siamese_diffusion.models.weights import UNET, read_weights, write_weights
 from siamese_diffusion.tools.comfy_host import PACK_NAME, ComfyHost, HostError
 from support.seeded_weights import made_up_bundle
+from support.waiting import queue_until
 from support.workflow_prompts import (
     BASE,
     MASK,
@@ -269,11 +269,10 @@ def test_model_info_of_a_damaged_file_is_an_error(served: ComfyHost) -> None:
 
 def test_an_interrupt_ends_sampling_and_the_next_run_is_whole(served: ComfyHost) -> None:
     expected = image(served, bundle_prompt(seed=5))
-    running = served.queue(bundle_prompt(steps=1000))
-    time.sleep(4)
+    running = queue_until(served, bundle_prompt(steps=1000), "progress", "6")
     served.interrupt()
     with pytest.raises(HostError, match="interrupted at SiameseSampler"):
-        served.wait(running, timeout=60)
+        served.wait(running)
     assert np.array_equal(image(served, bundle_prompt(seed=5)), expected)
 
 

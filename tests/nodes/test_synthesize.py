@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import shutil
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from siamese_diffusion.benchmarks.measure import TensorMemory
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
+from support.waiting import wait_until
 from support.workflow_prompts import (
     CAPTION,
     bundle_prompt,
@@ -63,11 +63,10 @@ def test_an_image_depends_on_its_mask_and_number_alone(served: ComfyHost, folder
 def test_it_goes_on_where_it_was_interrupted(served: ComfyHost, folder: str) -> None:
     root = served.output / "interrupted"
     running = served.queue(dataset_prompt(folder, "interrupted", steps=40))
-    while not (root / "images" / "m1_1.png").exists():
-        time.sleep(0.05)
+    wait_until((root / "images" / "m1_1.png").exists, "the first image")
     served.interrupt()
     with pytest.raises(HostError, match="interrupted at SiameseSynthesizeDataset"):
-        served.wait(running, timeout=60)
+        served.wait(running)
     done = {path: path.stat().st_mtime_ns for path in root.rglob("*_1.png")}
     assert 2 <= len(done) < 6
     (root / "prompt.jsonl").unlink()  # as if it had been killed before the line was written

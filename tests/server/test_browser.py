@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 from siamese_diffusion.models.weights import read_weights
 from siamese_diffusion.tools.comfy_host import PACK_NAME, ROOT, ComfyHost
-from support.browser import NEEDS_BROWSER, in_the_page
+from support.browser import InThePage
 from support.workflow_prompts import BASE, BUNDLE, MERGED, write_mask
 
-pytest_plugins = ["support.served_models"]
-pytestmark = NEEDS_BROWSER
+pytest_plugins = ["support.browser", "support.served_models"]
 
 # Small and fast; 0 keeps every pair.
 VALUES = {"steps": 2, "width": 64, "height": 64, "minimum": 0, "cell_size": 64}
@@ -44,7 +43,7 @@ def page_host(served: ComfyHost) -> ComfyHost:
     "workflow", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem
 )
 def test_a_workflow_loads_runs_and_comes_back_from_its_picture(
-    page_host: ComfyHost, workflow: Path
+    page_host: ComfyHost, in_the_page: InThePage, workflow: Path
 ) -> None:
     found = in_the_page(page_host.url, "workflow.mjs", workflow, json.dumps(VALUES))
     assert found == {"problems": [], "ended": "execution_success", "message": "", "restored": True}
@@ -61,7 +60,11 @@ def test_a_workflow_loads_runs_and_comes_back_from_its_picture(
     ],
 )
 def test_the_page_names_missing_models_and_their_folders(
-    page_host: ComfyHost, tmp_path: Path, workflow: str, models: dict[str, str]
+    page_host: ComfyHost,
+    in_the_page: InThePage,
+    tmp_path: Path,
+    workflow: str,
+    models: dict[str, str],
 ) -> None:
     text = (ROOT / "workflows" / f"{workflow}.json").read_text("utf-8")
     for name in models:  # the host has these
@@ -76,7 +79,9 @@ def test_the_page_names_missing_models_and_their_folders(
     assert "Invalid directory" not in dialog
 
 
-def test_help_opens_and_the_template_browser_shows_every_workflow(page_host: ComfyHost) -> None:
+def test_help_opens_and_the_template_browser_shows_every_workflow(
+    page_host: ComfyHost, in_the_page: InThePage
+) -> None:
     names = [workflow.stem for workflow in (ROOT / "workflows").glob("*.json")]
     arguments = ("SiameseSynthesizeDataset", PACK_NAME, str(len(names)))
     found = in_the_page(page_host.url, "help.mjs", *arguments)

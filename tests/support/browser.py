@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.needs import Need
 from support.paths import ROOT
+from support.processes import run
 
 SCRIPTS = Path(__file__).parent / "page"
 MODULES = ROOT / ".venv" / "browser"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
-NEEDS_BROWSER = [
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
-    pytest.mark.skipif(
-        shutil.which("node") is None, reason="needs Node.js: apt-get install nodejs"
-    ),
-    pytest.mark.skipif(
-        not (MODULES / "node_modules" / "playwright-core").is_dir(),
-        reason="needs playwright-core: run `make setup`",
-    ),
-]
+InThePage = Callable[..., dict[str, Any]]
 
 
-def in_the_page(url: str, script: str, *arguments: object) -> dict[str, Any]:
-    """What a script of `page/` found out at that address."""
-    command = ["node", SCRIPTS / script, MODULES, CHROMIUM, url, *arguments]
-    done = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+@pytest.fixture(scope="session")
+def in_the_page() -> InThePage:
+    """in_the_page(url, script, *arguments) -> what that script of `page/` found out."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        Need.CHROMIUM.skip()
+    if shutil.which("node") is None:
+        Need.NODE.skip()
+    if not (MODULES / "node_modules" / "playwright-core").is_dir():
+        Need.BROWSER_DRIVER.skip()
+
+    def run_script(url: str, script: str, *arguments: object) -> dict[str, Any]:
+        done = run(["node", SCRIPTS / script, MODULES, chromium, url, *arguments])
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run_script

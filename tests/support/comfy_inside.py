@@ -11,6 +11,7 @@ import torch
 from siamese_diffusion.models.weights import Kind, StateDict
 from siamese_diffusion.tools.comfy_host import HostError, import_comfyui
 
+from support.needs import Need
 from support.seeded_weights import load_model, made_up_bundle, seeded, unet_shapes, weight_file
 
 
@@ -19,8 +20,8 @@ def pack() -> SimpleNamespace:
     """The modules of nodes/, imported with ComfyUI's own modules around them, on the CPU."""
     try:
         import_comfyui()
-    except HostError as error:
-        pytest.skip(str(error))
+    except HostError:
+        Need.COMFYUI.skip()
     from siamese_diffusion.nodes import (
         conditioning,
         conditioning_nodes,

@@ -25,10 +25,10 @@ def seeded(name: str, shape: Iterable[int]) -> Tensor:
     return 1 + values * 0.02 if name.endswith(".weight") else values * 0.02
 
 
-def seeded_dhi(hint_channels: int = 3) -> StateDict:
-    """The DHI's weights, named as in DenseHintInput."""
+def seeded_dhi(hint_channels: int = 3, width: int = 320) -> StateDict:
+    """The DHI's weights, named as in DenseHintInput; `width`: its output channels."""
     with torch.device("meta"):
-        shapes = DenseHintInput(hint_channels).state_dict()
+        shapes = DenseHintInput(hint_channels, width).state_dict()
     prefix = f"{CONTROL}input_hint_block."
     return {key: seeded(prefix + key, value.shape) for key, value in shapes.items()}
 
@@ -42,7 +42,8 @@ def made_up_bundle(base: Mapping[str, Tensor], hint_channels: int = 3) -> StateD
     for block, width in enumerate(channels):
         control |= _convolution(f"zero_convs.{block}.0", width)
     control |= _convolution("middle_block_out.0", channels[-1])
-    control |= {f"input_hint_block.{key}": v for key, v in seeded_dhi(hint_channels).items()}
+    hints = seeded_dhi(hint_channels, channels[0])
+    control |= {f"input_hint_block.{key}": value for key, value in hints.items()}
     decoder = {
         key: value.float() + 0.1 * seeded(f"trained {key}", value.shape)
         for key, value in base.items()

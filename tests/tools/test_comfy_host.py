@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from siamese_diffusion.tools.comfy_host import PACK_NAME, PYTHON, ROOT, ComfyHost, HostError
+from support.processes import DEADLINE
+from support.waiting import queue_until
 
 pytest_plugins = ["support.comfy_inside"]
 
 NODE_INPUTS = json.loads((ROOT / "tests/data/node_inputs.json").read_text("utf-8"))
+COLOURS = count()
 TRAINING_ONLY = {"diffusers", "accelerate", "library"}  # `library` is that of sd-scripts
 
 
@@ -26,13 +29,17 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 
 
-def empty_images(count: int) -> dict[str, Any]:
-    return node("EmptyImage", width=64, height=48, batch_size=count, color=255)
+def empty_images(number: int) -> dict[str, Any]:
+    return node("EmptyImage", width=64, height=48, batch_size=number, color=255)
 
 
 def slow_prompt() -> dict[str, Any]:
-    """A chain of 100 blurs; ComfyUI looks for an interruption between two nodes."""
-    prompt = {"0": node("EmptyImage", width=1024, height=1024, batch_size=1, color=255)}
+    """A chain of 100 blurs; ComfyUI looks for an interruption between two nodes.
+
+    Each of another colour, so that nothing comes from the cache.
+    """
+    colour = next(COLOURS)
+    prompt = {"0": node("EmptyImage", width=1024, height=1024, batch_size=1, color=colour)}
     for index in range(1, 101):
         image = [str(index - 1), 0]
         prompt[str(index)] = node("ImageBlur", image=image, blur_radius=20, sigma=5.0)
@@ -42,7 +49,7 @@ def slow_prompt() -> dict[str, Any]:
 
 def answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=10):
+        with urllib.request.urlopen(url, timeout=DEADLINE):
             return True
     except urllib.error.URLError:
         return False
@@ -125,17 +132,19 @@ def test_failed_node_gives_its_message(host: ComfyHost) -> None:
 
 
 def test_interrupt_ends_the_running_prompt(host: ComfyHost) -> None:
-    prompt_id = host.queue(slow_prompt())
-    time.sleep(1)  # an interruption before the prompt's first moment would be forgotten
+    prompt_id = queue_until(host, slow_prompt(), "executing", "1")
     host.interrupt()
     with pytest.raises(HostError, match="interrupted at ImageBlur"):
-        host.wait(prompt_id, timeout=60)
+        host.wait(prompt_id)
 
 
 def test_prompt_past_its_timeout_leaves_the_server_free(host: ComfyHost) -> None:
-    with pytest.raises(HostError, match=r"not finished after 1 s"):
-        host.run(slow_prompt(), timeout=1)
-    host.run({"1": empty_images(1), "2": node("PreviewImage", images=["1", 0])}, timeout=60)
+    prompt_id = queue_until(host, slow_prompt(), "executing", "1")
+    with pytest.raises(HostError, match=r"not finished after 0 s"):
+        host.wait(prompt_id, timeout=0)
+    host.run({"1": empty_images(1), "2": node("PreviewImage", images=["1", 0])})
+    with pytest.raises(HostError, match="interrupted at ImageBlur"):
+        host.wait(prompt_id)
 
 
 def test_taken_port_is_refused(host: ComfyHost, tmp_path: Path) -> None:
@@ -171,7 +180,7 @@ def test_command_serves_until_it_is_stopped(
         assert answers(url)
         process.send_signal(signal_number)
         try:
-            code = process.wait(30)
+            code = process.wait(DEADLINE)
         finally:
             process.kill()
     assert code == (0 if signal_number == signal.SIGINT else 128 + signal.SIGTERM)

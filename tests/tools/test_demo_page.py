@@ -9,13 +9,15 @@ from pathlib import Path
 from siamese_diffusion.models.weights import read_weights, write_weights
 from siamese_diffusion.tools import demo
 from siamese_diffusion.tools.comfy_host import ROOT
-from support.browser import NEEDS_BROWSER, in_the_page
+from support.browser import InThePage
 from support.seeded_weights import made_up_bundle
 
-pytestmark = NEEDS_BROWSER
+pytest_plugins = ["support.browser"]
 
 
-def test_the_address_opens_the_workflow_and_run_makes_its_image(nano: Path, tmp_path: Path) -> None:
+def test_the_address_opens_the_workflow_and_run_makes_its_image(
+    nano: Path, in_the_page: InThePage, tmp_path: Path
+) -> None:
     made = demo.Demo(tmp_path, demo.Settings(size=32, train_pairs=1, test_masks=1))
     made.make_pairs()
     made.host.provision()

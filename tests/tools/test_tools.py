@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from siamese_diffusion.models.weights import Kind, read_weights
-from siamese_diffusion.tools import demo, dsb2018, pairs
+from siamese_diffusion.tools import demo, pairs
 from siamese_diffusion.tools.comfy_host import ROOT
 from siamese_diffusion.tools.picture_sheet import contact_sheet
 
@@ -76,8 +76,18 @@ def test_autoencoder_keeps_lesions_and_gives_unit_latents(size: int) -> None:
 
     figures = evaluate(load_autoencoder(), size, count=8)
     assert figures["iou"] > 0.85
-    assert 0.8 < figures["latent_std"] < 1.2
+    assert 0.7 < figures["latent_std"] < 1.2
     assert figures["latent_max"] < 10
+
+
+def test_autoencoder_keeps_nuclei_where_they_are_and_grey_what_is_grey() -> None:
+    from siamese_diffusion.tools.nuclei_crops import read_crops
+    from siamese_diffusion.tools.train_autoencoder import evaluate_nuclei, load_autoencoder
+
+    figures = evaluate_nuclei(load_autoencoder(), read_crops("test")[::40])
+    assert figures["iou"] > figures["iou_original"] - 0.03
+    assert 0.8 < figures["latent_std"] < 1.2
+    assert figures["colour"] < 2 / 255
 
 
 def test_nano_checkpoint_is_a_stable_diffusion_1(tmp_path: Path) -> None:
@@ -95,10 +105,11 @@ def test_nano_checkpoint_is_a_stable_diffusion_1(tmp_path: Path) -> None:
 
 
 def test_nano_refuses_steps_without_pairs(tmp_path: Path) -> None:
+    from siamese_diffusion.tools.base_training import BaseTraining
     from siamese_diffusion.tools.nano import build_nano
 
-    with pytest.raises(ValueError, match="need `pairs`"):
-        build_nano(tmp_path / "nano.safetensors", steps=1)
+    with pytest.raises(ValueError, match="need each other"):
+        build_nano(tmp_path / "nano.safetensors", training=BaseTraining(1))
 
 
 def test_demo_patches_the_workflow_by_node_class() -> None:
@@ -160,24 +171,6 @@ def test_last_line_of_the_demo_serves_its_folder_and_workflow(
     assert command == [sys.executable, "-m", "siamese_diffusion.tools.comfy_host", "--base"]
     assert Path(folder) == tmp_path / "the demo" / "comfyui"
     assert (flag, (WORKFLOWS / f"{workflow}.json").is_file()) == ("--workflow", True)
-
-
-def test_a_real_dataset_that_is_missing_or_wrong_is_an_error_of_one_message(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = [f"--{name}={tmp_path / name}" for name in ("base", "bundle", "out")]
-    pairs_file = tmp_path / "prompt.jsonl"
-    assert dsb2018.main([str(pairs_file), *flags]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-    assert str(pairs_file) in line
-    pairs_file.write_text("no JSON")
-    assert dsb2018.main([str(pairs_file), *flags]) == 2
-    assert "line 1: not JSON" in capsys.readouterr().err
-    pairs_file.write_text('{"source": "mask.png", "target": "image.png", "prompt": ""}')
-    assert dsb2018.main([str(pairs_file), *flags]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert str(tmp_path / "base") in line
 
 
 def test_demo_keeps_its_folder_until_settings_change(tmp_path: Path) -> None:

@@ -114,6 +114,9 @@ def test_a_bundle_of_another_base_of_the_same_shapes_is_refused(
     ("key", "part"),
     [
         (f"{CONTROL}middle_block.0.in_layers.2.bias", "ControlNet"),
+        (f"{CONTROL}input_hint_block.0.layer1.conv1.bias", "ControlNet"),
+        (f"{CONTROL}zero_convs.1.0.bias", "ControlNet"),
+        (f"{CONTROL}middle_block_out.0.bias", "ControlNet"),
         (f"{DECODER[1]}2.bias", "decoder"),
     ],
 )
@@ -133,6 +136,41 @@ def test_shapes_and_keys_that_do_not_fit_are_refused_where_no_hash_tells(
     for text in (str(bundle), str(base), part, f"1 {harm}: {key.removeprefix(CONTROL)}"):
         assert text in message
     assert not path.exists()
+
+
+def test_a_recipe_that_contradicts_the_weights_is_refused(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four hint channels, under metadata of a recipe with three."""
+    tensors = made_up_bundle(read_weights(base).tensors, hint_channels=4)
+    bundle = write_bundle(tmp_path / "bundle.safetensors", tensors, file_hash(base))
+    code, path = merged(base, bundle, tmp_path)
+    assert code == 2
+    assert "its recipe needs [3] hint channels; its weights have 4" in capsys.readouterr().err
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["merged.ckpt", "merged", "merged.pth"])
+def test_an_output_that_would_not_be_read_again_is_refused(
+    name: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / name
+    assert merge_bundle.main([str(base), str(bundle_of(base, tmp_path)), str(output)]) == 2
+    assert f"{output}: expected a name that ends in .safetensors" in capsys.readouterr().err
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_input_is_never_the_output(
+    number: int, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = [base, bundle_of(base, tmp_path)]
+    before = [file_hash(path) for path in inputs]
+    (linked := tmp_path / "linked.safetensors").symlink_to(inputs[number])
+    for output in (inputs[number], linked):
+        assert merge_bundle.main([*map(str, inputs), str(output)]) == 2
+        assert f"{output}: is one of the files to merge" in capsys.readouterr().err
+    assert [file_hash(path) for path in inputs] == before
 
 
 def test_a_folder_as_base_is_refused_with_advice(

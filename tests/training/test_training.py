@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,23 +20,16 @@ from siamese_diffusion.tools.comfy_host import ComfyHost
 from siamese_diffusion.training import merge_bundle
 from siamese_diffusion.training.train_siamese import main
 from support.paths import ROOT, TRAIN_SCRIPT
+from support.processes import Finished, run
 from support.seeded_weights import seeded
 from support.small_runs import command, metrics
 
 WORKFLOWS = ROOT / "workflows"
 
 
-def run_script(*flags: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_script(*flags: str, cwd: Path) -> Finished:
     """The script as a user starts it, offline, from a folder that is not the checkout."""
-    return subprocess.run(
-        [sys.executable, str(TRAIN_SCRIPT), *flags],
-        cwd=cwd,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    return run([sys.executable, TRAIN_SCRIPT, *flags], cwd=cwd, env={"HF_HUB_OFFLINE": "1"})
 
 
 @pytest.fixture(scope="session")

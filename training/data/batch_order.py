@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 
 def generator(seed: int, purpose: str, index: int) -> torch.Generator:
@@ -19,8 +21,13 @@ def generator(seed: int, purpose: str, index: int) -> torch.Generator:
 class BatchOrder:
     """Which samples make the batch of a step.
 
-    Every epoch shuffles anew. Batches are full and hold samples of one group only (pictures of one
-    size); a group that does not divide evenly is filled up from its own beginning.
+    Batches are full and hold samples of one group only (images of one size). Each group is an
+    endless sequence, its samples shuffled anew for every epoch and cut into batches; what is left
+    of an epoch begins the group's next batch. In epoch e, counted from 0, a group of n samples
+    makes floor((e + 1) n / batch size) - floor(e n / batch size) batches, which are mixed with
+    those of the other groups. So at the end of an epoch all samples were drawn equally often, but
+    for one, where no group is smaller than a batch. A batch of a smaller group repeats its samples,
+    and comes the more rarely.
     """
 
     def __init__(self, groups: Sequence[Hashable], batch_size: int, seed: int) -> None:
@@ -29,21 +36,80 @@ class BatchOrder:
         members: dict[Hashable, list[int]] = defaultdict(list)
         for index, group in enumerate(groups):
             members[group].append(index)
-        self._groups = list(members.values())
-        self.batches_per_epoch = sum(-(-len(group) // batch_size) for group in self._groups)
+        self._groups = [torch.tensor(group) for group in members.values()]
+        self._samples = len(groups)
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """The mean over all epochs."""
+        return self._samples / self.batch_size
 
     def batch(self, step: int) -> list[int]:
         """Indices of the samples of step 0, 1, ..."""
-        epoch, position = divmod(step, self.batches_per_epoch)
+        epoch, position = self._locate(step)
         return self._epoch(epoch)[position]
 
+    def counts(self, steps: int) -> list[int]:
+        """How often each sample is drawn in the first `steps` steps."""
+        epoch, position = self._locate(steps)
+        counts = [0] * self._samples
+        ends = [self._batches_before(epoch, group) * self.batch_size for group in self._groups]
+        begun = []  # up to here all samples of a group were drawn equally often
+        for group, end in zip(self._groups, ends, strict=True):
+            rounds, rest = divmod(end, len(group))
+            begun.append(end - rest)
+            for index in group.tolist():
+                counts[index] = rounds
+        for indices in [*self._draw(begun, ends), *self._epoch(epoch)[:position]]:
+            for index in indices:
+                counts[index] += 1
+        return counts
+
+    def _batches_before(self, epoch: int, group: Tensor) -> int:
+        """How many batches a group makes in the epochs before this one."""
+        return epoch * len(group) // self.batch_size
+
+    def _steps_before(self, epoch: int) -> int:
+        return sum(self._batches_before(epoch, group) for group in self._groups)
+
+    def _locate(self, step: int) -> tuple[int, int]:
+        """The epoch of a step, and the step's number in it; an epoch may have no step at all."""
+        # Steps before epoch e: at most e * steps_per_epoch, and less than a step a group fewer.
+        last = (step + len(self._groups)) * self.batch_size // self._samples + 1
+        epoch = bisect_right(range(last + 1), step, key=self._steps_before) - 1
+        return epoch, step - self._steps_before(epoch)
+
     def _make_epoch(self, epoch: int) -> list[list[int]]:
-        random = generator(self.seed, "order", epoch)
-        batches = []
-        for group in self._groups:
-            shuffled = [group[i] for i in torch.randperm(len(group), generator=random).tolist()]
-            for start in range(0, len(shuffled), self.batch_size):
-                wanted = range(start, start + self.batch_size)
-                batches.append([shuffled[i % len(shuffled)] for i in wanted])
+        size = self.batch_size
+        starts, ends = (
+            [self._batches_before(number, group) * size for group in self._groups]
+            for number in (epoch, epoch + 1)
+        )
+        batches = [
+            drawn[position : position + size]
+            for drawn in self._draw(starts, ends)
+            for position in range(0, len(drawn), size)
+        ]
+        _, random = self._shuffle(epoch)
         return [batches[i] for i in torch.randperm(len(batches), generator=random).tolist()]
+
+    def _draw(self, starts: Sequence[int], ends: Sequence[int]) -> list[list[int]]:
+        """Of each group, the samples at positions start to end of its endless sequence."""
+        spans = list(zip(self._groups, starts, ends, strict=True))
+        drawn: list[list[int]] = [[] for _ in spans]
+        first = min((start // len(group) for group, start, _ in spans), default=0)
+        last = max((-(-end // len(group)) for group, _, end in spans), default=0)
+        for epoch in range(first, last):
+            shuffled, _ = self._shuffle(epoch)
+            for indices, samples, (group, start, end) in zip(drawn, shuffled, spans, strict=True):
+                passed = epoch * len(group)
+                indices.extend(samples[max(start - passed, 0) : max(end - passed, 0)].tolist())
+        return drawn
+
+    def _shuffle(self, epoch: int) -> tuple[list[Tensor], torch.Generator]:
+        """Every group in the order of an epoch, and the generator that goes on from there."""
+        random = generator(self.seed, "order", epoch)
+        return [
+            group[torch.randperm(len(group), generator=random)] for group in self._groups
+        ], random

@@ -1,4 +1,4 @@
-"""From checked pairs to the batch of a step: pictures, cached latents and text embeddings."""
+"""From checked pairs to the batch of a step: images, cached latents and text embeddings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,9 +21,9 @@ from ..method.objective import Batch
 from .batch_order import generator
 from .cache import MemoryCache, TensorCache, weights_hash
 from .dataset import Dataset
-from .framing import AS_IT_IS, Framing, Variant, show
+from .framing import NOT_AUGMENTED, Augmentation, Framing, augment
 
-PICTURE_MEMORY = 2 << 30  # bytes of decoded pictures kept; beyond it they are read at every step
+IMAGE_MEMORY = 2 << 30  # bytes of decoded images kept; beyond it they are read at every step
 CACHE_BATCH = 8
 
 Item = TypeVar("Item")
@@ -48,8 +49,8 @@ class TrainingData:
         self._read_mask = read_mask if dataset.mask_mode == "binary" else read_palette_mask
         self._cache = cache or MemoryCache()
         self._encoders = {"text": "", "latents": ""}  # hashes of their weights
-        self._pictures: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._keep = sum(width * height * 6 for width, height in self.sizes) < PICTURE_MEMORY
+        self._decoded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._keep = sum(width * height * 6 for width, height in self.sizes) < IMAGE_MEMORY
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -64,7 +65,7 @@ class TrainingData:
         quiet: bool = False,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        """Encode every caption, and every image in each way it may be shown, with progress.
+        """Encode every caption, and every image with each of its augmentations, with progress.
 
         What the cache has already is not encoded again. `part` (k, n): of the images only each
         n-th from the k-th on. Both encoders are on the CPU afterwards.
@@ -83,24 +84,24 @@ class TrainingData:
         base.text_encoder.module.to("cpu")
         base.autoencoder.module.to(device).eval()
         for job in tqdm(images, "latents", disable=quiet):
-            indices, variants = [index for index, _ in job], [variant for _, variant in job]
-            _, pictures = self.pictures(indices, variants)
-            mean, deviation = base.autoencoder.encode(pictures.to(device))
+            indices, augmentations = zip(*job, strict=True)
+            _, batch = self.masks_and_images(indices, augmentations)
+            mean, deviation = base.autoencoder.encode(batch.to(device))
             for item, *tensors in zip(
                 job, mean.float().cpu(), deviation.float().cpu(), strict=True
             ):
                 self._cache.save(self._latents_key(*item), *tensors)
         base.autoencoder.module.to("cpu")
 
-    def _images_to_encode(self, part: tuple[int, int]) -> list[list[tuple[int, Variant]]]:
-        """Batches of (index, variant) of one size that the cache lacks, each picture once."""
-        missing: dict[Size, dict[str, tuple[int, Variant]]] = defaultdict(dict)
+    def _images_to_encode(self, part: tuple[int, int]) -> list[list[tuple[int, Augmentation]]]:
+        """Batches of (index, augmentation) of one size that the cache lacks, each image once."""
+        missing: dict[Size, dict[str, tuple[int, Augmentation]]] = defaultdict(dict)
         for index in range(part[0], len(self), part[1]):
             size = self.sizes[index]
-            for variant in self.framing.variants(size):
-                key = self._latents_key(index, variant)
+            for augmentation in self.framing.augmentations(size):
+                key = self._latents_key(index, augmentation)
                 if key not in self._cache:
-                    missing[size].setdefault(key, (index, variant))
+                    missing[size].setdefault(key, (index, augmentation))
         return [
             job for items in missing.values() for job in _chunks([*items.values()], CACHE_BATCH)
         ]
@@ -108,42 +109,43 @@ class TrainingData:
     def _text_key(self, caption: str) -> str:
         return f"text {self._encoders['text']} {caption}"
 
-    def _latents_key(self, index: int, variant: Variant) -> str:
-        """Latents of a mirrored or turned picture are not the mirrored or turned latents."""
+    def _latents_key(self, index: int, augmentation: Augmentation) -> str:
+        """Latents of a flipped or rotated image are not the flipped or rotated latents."""
         width, height = self.sizes[index]
         fit = "crop" if self.framing.buckets else "stretch"
-        mirrored, turns = variant
         return (
             f"latents {self._encoders['latents']} {self._infos[index].digest} {width}x{height} "
-            f"{fit} mirrored={mirrored:d} turns={turns}"
+            f"{fit} flip={augmentation.flip:d} rotations={augmentation.rotations}"
         )
 
     # What a step needs
 
-    def pictures(
-        self, indices: Sequence[int], variants: Sequence[Variant] | None = None
+    def masks_and_images(
+        self, indices: Sequence[int], augmentations: Sequence[Augmentation] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Masks (B, 1 or 3, H, W) and images (B, 3, H, W), both in [0, 1].
 
         Binary masks have 1 channel and hold 0 and 1, palette masks 3. All pairs must have one
-        training size. `variants`: how each is shown; default: as it is.
+        training size. `augmentations`: one for each pair; default: none.
         """
-        variants = variants or [AS_IT_IS] * len(indices)
+        augmentations = augmentations or [NOT_AUGMENTED] * len(indices)
         with ThreadPoolExecutor() as pool:
-            loaded = list(pool.map(self._picture, indices))
-        images = np.stack([show(p[0], v) for p, v in zip(loaded, variants, strict=True)])
-        masks = np.stack([show(p[1], v) for p, v in zip(loaded, variants, strict=True)])
+            pairs = list(pool.map(self._image_and_mask, indices))
+        images, masks = (
+            np.stack([augment(array, how) for array, how in zip(role, augmentations, strict=True)])
+            for role in zip(*pairs, strict=True)
+        )
         masks = masks[..., None] if masks.dtype == bool else masks / np.float32(255)
         return _to_tensor(masks), _to_tensor(images / np.float32(255))
 
-    def _picture(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        if index in self._pictures:
-            return self._pictures[index]
+    def _image_and_mask(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if index in self._decoded:
+            return self._decoded[index]
         pair = self.pairs[index]
-        picture = self.framing.resize(read_image(pair.image), self._read_mask(pair.mask))
+        decoded = self.framing.resize(read_image(pair.image), self._read_mask(pair.mask))
         if self._keep:
-            self._pictures[index] = picture
-        return picture
+            self._decoded[index] = decoded
+        return decoded
 
     def text(self, captions: Iterable[str]) -> Tensor:
         """Embeddings (B, 77, D) of captions of this dataset, or of the empty one."""
@@ -153,15 +155,15 @@ class TrainingData:
         """The batch of a step, on the CPU; all that is random depends on (seed, step) alone."""
         random = generator(seed, "batch", step)
         count = len(indices)
-        variants = self._choose_variants(indices, generator(seed, "variant", step))
-        items = zip(indices, variants, strict=True)
+        augmentations = self._choose_augmentations(indices, generator(seed, "variant", step))
+        items = zip(indices, augmentations, strict=True)
         latents = [self._cache.load(self._latents_key(*item)) for item in items]
         mean, deviation = (torch.stack(tensors) for tensors in zip(*latents, strict=True))
         dropped = torch.rand(count, generator=random) < caption_dropout
         captions = [
             "" if drop else self.pairs[i].caption for i, drop in zip(indices, dropped, strict=True)
         ]
-        mask, image = self.pictures(indices, variants)
+        mask, image = self.masks_and_images(indices, augmentations)
         return Batch(
             latents=mean + deviation * torch.randn(mean.shape, generator=random),
             noise=torch.randn(mean.shape, generator=random),
@@ -171,8 +173,10 @@ class TrainingData:
             image=image,
         )
 
-    def _choose_variants(self, indices: Sequence[int], random: torch.Generator) -> list[Variant]:
-        choices = [self.framing.variants(self.sizes[index]) for index in indices]
+    def _choose_augmentations(
+        self, indices: Sequence[int], random: torch.Generator
+    ) -> list[Augmentation]:
+        choices = [self.framing.augmentations(self.sizes[index]) for index in indices]
         return [c[int(torch.randint(len(c), (), generator=random))] for c in choices]
 
     def validation_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
@@ -198,10 +202,10 @@ class TrainingData:
         return [members[i * len(members) // count] for i in range(count)]
 
 
-def _to_tensor(pictures: np.ndarray) -> Tensor:
+def _to_tensor(images: np.ndarray) -> Tensor:
     """(B, H, W, C) -> (B, C, H, W), float32."""
-    pictures = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), dtype=np.float32)
-    return torch.from_numpy(pictures)
+    images = np.ascontiguousarray(rearrange(images, "b h w c -> b c h w"), dtype=np.float32)
+    return torch.from_numpy(images)
 
 
 def _chunks(items: Sequence[Item], size: int) -> list[list[Item]]:

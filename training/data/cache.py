@@ -1,4 +1,4 @@
-"""Where encoded pictures and captions are kept: in memory, or in files that later runs find."""
+"""Where encoded images and captions are kept: in memory, or in files that later runs find."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...models.weights import write_weights
-from ..errors import ConfigError
+from ..errors import CacheError
 
 
 class TensorCache(Protocol):
@@ -51,23 +51,23 @@ class DiskCache:
         return self._path(key).is_file()
 
     def load(self, key: str) -> tuple[Tensor, ...]:
-        """Raises ConfigError for a damaged file."""
+        """Raises CacheError for a damaged file."""
         path = self._path(key)
         try:
             tensors = load_file(path)
             return tuple(tensors[str(number)] for number in range(len(tensors)))
         except (OSError, SafetensorError, KeyError) as error:
-            raise ConfigError(
+            raise CacheError(
                 f"--cache_latents_to_disk: {path} is damaged ({error}). Delete it and start again."
             ) from error
 
     def save(self, key: str, *tensors: Tensor) -> None:
-        """Raises ConfigError where nothing can be written, as on a full disk."""
+        """Raises CacheError where nothing can be written, as on a full disk."""
         path, named = self._path(key), {str(n): tensor for n, tensor in enumerate(tensors)}
         try:
             write_weights(path, named, {"key": key})
         except (OSError, SafetensorError) as error:
-            raise ConfigError(
+            raise CacheError(
                 f"--cache_latents_to_disk: cannot write {path} ({error}). Free space there, choose "
                 "another --output_dir, or leave the flag out."
             ) from error

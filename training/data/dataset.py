@@ -123,5 +123,5 @@ def check(source: str, listing: Listing, mask_mode: str) -> Dataset:
 
 def _empty_masks(infos: Mapping[Pair, PairInfo]) -> list[str]:
     empty = [pair.mask for pair, info in infos.items() if not info.coverage]
-    count = f"{len(empty)} of {len(infos)} masks are empty"
+    count = f"{len(empty)} of {len(infos)} masks are empty (black)"
     return [f"{count}; the first: {empty[0]}"] if empty else []

@@ -18,7 +18,8 @@ MASK_ENDINGS = ("_mask", "_segmentation")
 def read_folders(
     images: Path, masks: Path, caption_suffixes: Sequence[str] = CAPTION_SUFFIXES
 ) -> Listing:
-    """Pair the pictures of two folders and their subfolders by relative path, in natural order.
+    """Pair the images and masks of two folders and their subfolders by relative path, naturally
+    ordered.
 
     A mask has its image's name, whatever the extensions, or that name with "_mask" or
     "_segmentation". The two may be one folder if the masks have such a name. The caption is in a
@@ -29,12 +30,12 @@ def read_folders(
     if missing:
         listing.problems += [f"{folder.absolute()}: no such folder" for folder in missing]
         return listing
-    image_files = _pictures(images, masks, listing)
+    image_files = _image_files(images, masks, listing)
     if images.resolve() == masks.resolve():
         mask_files = {k: v for k, v in image_files.items() if k.endswith(MASK_ENDINGS)}
         image_files = {k: v for k, v in image_files.items() if k not in mask_files}
     else:
-        mask_files = _pictures(masks, images, listing)
+        mask_files = _image_files(masks, images, listing)
     found = _match(image_files, mask_files)
     no_mask = [path for name, path in image_files.items() if name not in found]
     no_image = sorted(set(mask_files.values()) - set(found.values()), key=natural)
@@ -42,15 +43,15 @@ def read_folders(
     listing.problems += [f"{path}: no image of this name in {images}" for path in no_image]
     if not listing.problems and not found:
         kinds = ", ".join(sorted(PICTURE_SUFFIXES))
-        listing.problems.append(f"{images}: no pictures ({kinds})")
+        listing.problems.append(f"{images}: no images ({kinds})")
     _add_pairs(
         listing, [(image_files[name], mask) for name, mask in found.items()], caption_suffixes
     )
     return listing
 
 
-def _pictures(folder: Path, other: Path, listing: Listing) -> dict[str, Path]:
-    """Pictures below `folder`, not in `other`, by relative path without extension."""
+def _image_files(folder: Path, other: Path, listing: Listing) -> dict[str, Path]:
+    """Image files below `folder`, not in `other`, by relative path without extension."""
     files: dict[str, Path] = {}
     ignored: Counter[str] = Counter()
     skipped = other if folder in other.parents else None
@@ -71,7 +72,7 @@ def _pictures(folder: Path, other: Path, listing: Listing) -> dict[str, Path]:
         ignored.pop(suffix, None)
     if ignored:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(ignored.items()))
-        listing.notes.append(f"{folder}: files that are no pictures were left out: {counts}")
+        listing.notes.append(f"{folder}: files that are not images were left out: {counts}")
     return files
 
 

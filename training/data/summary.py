@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -51,7 +51,7 @@ class DatasetSummary:
 
     def render(self) -> str:
         """A table of two columns."""
-        rows = [("pairs", self._pairs()), ("picture sizes", self._sizes())]
+        rows = [("pairs", self._pairs()), ("image sizes", self._sizes())]
         rows += [
             ("trained at" if not number else "", f"{_text(size)} ({count})")
             for number, (size, count) in enumerate(sorted(self.training_sizes.items()))
@@ -79,6 +79,18 @@ class DatasetSummary:
             f"{_text(by_area[0])} to {_text(by_area[-1])}, {len(self.sizes)} different; most "
             f"common {_text(common)} ({self.sizes[common]})"
         )
+
+
+def describe_counts(counts: Sequence[int]) -> str:
+    """How often the pairs are seen in a run, and the factor between most and least often."""
+    least, most = min(counts), max(counts)
+    if not least:
+        return (
+            f"0 to {most} times; {counts.count(0)} of {len(counts)} pairs are never seen: train "
+            "more steps, with smaller batches, or without --enable_bucket"
+        )
+    times = str(most) if least == most else f"{least} to {most}"
+    return f"{times} times (most / least: {most / least:.2f})"
 
 
 def _text(size: Size) -> str:

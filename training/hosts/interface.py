@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # Seconds to import: only once the data is known to be good.
 
 
 class Host(Protocol):
-    """Loads what is trained, and lends what training scripts usually have.
+    """Loads what is trained, makes its optimizer, and has options of its own.
 
     name: for people, and for the metadata of what is trained.
     """
@@ -28,8 +28,14 @@ class Host(Protocol):
     def resolve_subsets(self, content: Table, problems: list[str]) -> dict[str, Table]:
         """A dataset TOML's subsets with the keys they inherit, by the subset's name in messages."""
 
+    def check(self, config: TrainConfig) -> None:
+        """Check what needs no weights: the base model's header, optimizer, schedule, tokenizer.
+
+        Raises ConfigError for flags, WeightsError for what is no Stable Diffusion 1.x or 2.x.
+        """
+
     def load_base_model(self, config: TrainConfig, accelerator: Accelerator) -> BaseModel:
-        """Raises WeightsError or FileNotFoundError for what is no Stable Diffusion 1.x or 2.x."""
+        """Raises WeightsError for what is no Stable Diffusion 1.x or 2.x."""
 
     def make_optimizer(
         self, config: TrainConfig, parameters: list[nn.Parameter]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
@@ -16,40 +16,67 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ...common.hashes import file_hash
 from ...models.weights import (
+    SAFETENSORS,
     UNET,
     Kind,
     StateDict,
     WeightsError,
+    check_is_file,
+    check_kind,
+    identify,
     load_checked,
+    read_shapes,
     read_weights,
     without_prefix,
 )
 from ..method.base_model import Autoencoder, BaseModel, TextEncoder
 from ..method.ldm_keys import read_shape, unet_to_diffusers
 from ..method.noise_schedule import Prediction
-from .encoders import (
-    MAX_TOKENS,
-    ClipTextEncoder,
-    KLAutoencoder,
-    TinyAutoencoder,
-    load_tokenizer,
-)
+from .encoders import ClipTextEncoder, KLAutoencoder, TinyAutoencoder
+from .tokenizer import MAX_TOKENS, load_tokenizer
 
 log = logging.getLogger(__name__)
 
 HEAD_CHANNELS = 64
 # Stable Diffusion 2.x does not use the last of OpenCLIP ViT-H's 24 layers.
 OPEN_CLIP_LAYERS = 23
+BASES = (Kind.SD1, Kind.SD2, Kind.MERGED)
+AUTOENCODER = "first_stage_model."
 CLIP = "cond_stage_model.transformer."
 OPEN_CLIP = "cond_stage_model.model."
+CLIP_EMBEDDING = CLIP + "text_model.embeddings.token_embedding.weight"
+OPEN_CLIP_EMBEDDING = OPEN_CLIP + "token_embedding.weight"
+
+
+def check_header(path: Path) -> None:
+    """Raise WeightsError for what is no single-file SD 1.x or 2.x checkpoint, by its header.
+
+    Of a pickle, which has no header, only that it is a file.
+    """
+    check_is_file(path)
+    if path.suffix in SAFETENSORS:
+        shapes = read_shapes(path)
+        check_kind(path, identify(shapes), BASES)
+        check_complete(shapes, str(path))
+
+
+def check_complete(keys: Collection[str], what: str) -> None:
+    """Raise WeightsError for a checkpoint without autoencoder or text encoder."""
+    if not any(key.startswith(AUTOENCODER) for key in keys):
+        raise WeightsError(f"{what}: holds no autoencoder ({AUTOENCODER}*). Use a full checkpoint.")
+    if not any(key in keys for key in (CLIP_EMBEDDING, OPEN_CLIP_EMBEDDING)):
+        raise WeightsError(
+            f"{what}: holds no text encoder (cond_stage_model.*). Use a full checkpoint."
+        )
 
 
 def load_base_model(path: Path, tokenizer_dir: Path | None, v_parameterization: bool) -> BaseModel:
     """Load a single-file SD 1.x or 2.x checkpoint.
 
-    Raises WeightsError for files of another kind, FileNotFoundError when no tokenizer is found.
+    Raises WeightsError for files of another kind, ConfigError for a folder without a tokenizer.
     """
-    file = read_weights(path, expect=(Kind.SD1, Kind.SD2, Kind.MERGED))
+    file = read_weights(path, expect=BASES)
+    check_complete(file.tensors, str(path))
     if file.kind is Kind.MERGED:
         log.info("%s: its own control_model is not used; the ControlNet starts anew", path)
     tensors = {
@@ -73,15 +100,11 @@ def load_base_model(path: Path, tokenizer_dir: Path | None, v_parameterization: 
 
 def load_autoencoder(tensors: Mapping[str, Tensor], what: str) -> Autoencoder:
     """Read `first_stage_model.*`: Stable Diffusion's autoencoder, or a TAESD."""
-    vae = without_prefix(tensors, "first_stage_model.")
+    vae = without_prefix(tensors, AUTOENCODER)
     if any(key.startswith("taesd_decoder.") for key in vae):
         tiny = AutoencoderTiny()
         load_checked(tiny, _taesd_to_diffusers(vae), f"{what}: autoencoder")
         return TinyAutoencoder(tiny)
-    if not vae:
-        raise WeightsError(
-            f"{what}: holds no autoencoder (first_stage_model.*). Use a full checkpoint."
-        )
     module = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -89,7 +112,7 @@ def load_autoencoder(tensors: Mapping[str, Tensor], what: str) -> Autoencoder:
         layers_per_block=2,
         latent_channels=4,
     )
-    prefixed = {f"first_stage_model.{key}": value for key, value in vae.items()}
+    prefixed = {AUTOENCODER + key: value for key, value in vae.items()}
     load_checked(
         module, convert_ldm_vae_checkpoint(prefixed, module.config), f"{what}: autoencoder"
     )
@@ -114,18 +137,14 @@ def load_text_encoder(
 ) -> TextEncoder:
     """Read `cond_stage_model.*`: CLIP-L (SD 1.x) or OpenCLIP ViT-H (SD 2.x)."""
     tokenizer = load_tokenizer(context_dim, tokenizer_dir)
-    if OPEN_CLIP + "token_embedding.weight" in tensors:
+    if OPEN_CLIP_EMBEDDING in tensors:
         module = CLIPTextModel(open_clip_config(tensors))
         unused = f"{OPEN_CLIP}transformer.resblocks.{OPEN_CLIP_LAYERS}."
         used = {key: value for key, value in tensors.items() if not key.startswith(unused)}
         weights = convert_open_clip_checkpoint(module, used)
-    elif CLIP + "text_model.embeddings.token_embedding.weight" in tensors:
+    else:
         weights = without_prefix(tensors, CLIP)
         module = CLIPTextModel(clip_config(weights))
-    else:
-        raise WeightsError(
-            f"{what}: holds no text encoder (cond_stage_model.*). Use a full checkpoint."
-        )
     weights.pop("text_model.embeddings.position_ids", None)
     load_checked(module, weights, f"{what}: text encoder")
     return ClipTextEncoder(module, tokenizer)
@@ -141,7 +160,7 @@ def clip_config(weights: Mapping[str, Tensor]) -> CLIPTextConfig:
 
 def open_clip_config(tensors: Mapping[str, Tensor]) -> CLIPTextConfig:
     """Size of an OpenCLIP text model from its weights; ViT-H for Stable Diffusion 2.x."""
-    vocabulary, width = tensors[OPEN_CLIP + "token_embedding.weight"].shape
+    vocabulary, width = tensors[OPEN_CLIP_EMBEDDING].shape
     layers = sum(k.startswith(OPEN_CLIP) and k.endswith(".mlp.c_fc.bias") for k in tensors)
     inner = tensors[OPEN_CLIP + "transformer.resblocks.0.mlp.c_fc.bias"].shape[0]
     return _config(vocabulary, width, min(layers, OPEN_CLIP_LAYERS), inner, "gelu")

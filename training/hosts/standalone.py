@@ -25,6 +25,17 @@ class Standalone:
     def resolve_subsets(self, content: Table, problems: list[str]) -> dict[str, Table]:
         return plain_subsets(content, problems)
 
+    def check(self, config: TrainConfig) -> None:
+        import torch
+
+        from .single_file import check_header
+        from .tokenizer import tokenizer_folder
+
+        check_header(config.pretrained_model_name_or_path)
+        if config.tokenizer_cache_dir is not None:
+            tokenizer_folder(config.tokenizer_cache_dir)
+        self.make_optimizer(config, [torch.nn.Parameter(torch.ones(1))])
+
     def load_base_model(self, config: TrainConfig, _accelerator: Accelerator) -> BaseModel:
         from .single_file import load_base_model
 

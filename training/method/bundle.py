@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...models.weights import CONTROL, UNET, StateDict, WeightsError, read_weights
+from ...models.weights import (
+    CONTROL,
+    UNET,
+    Kind,
+    StateDict,
+    check_keys,
+    read_weights,
+    without_prefix,
+)
 from .ldm_keys import (
     UNetShape,
     control_to_diffusers,
@@ -28,13 +36,13 @@ def bundle_tensors(nets: SiameseNetworks, shape: UNetShape) -> StateDict:
 
 
 def load_bundle(path: Path, nets: SiameseNetworks, shape: UNetShape) -> None:
-    """Put a bundle's weights into the networks. Raises WeightsError where they do not fit."""
-    file = read_weights(path)
-    what = str(path)
-    decoder = {key[len(UNET) :]: value for key, value in file.decoder().items()}
-    try:
-        nets.controlnet.load_state_dict(control_to_diffusers(file.control(), shape, what))
-        unet = unet_to_diffusers(decoder, shape, what)
-        nets.unet.load_state_dict({**nets.unet.state_dict(), **unet})
-    except RuntimeError as error:
-        raise WeightsError(f"{path}: does not fit the base model. {error}") from error
+    """Put a bundle's weights into the networks, every tensor that is trained.
+
+    Raises WeightsError where one is missing, not expected or of another shape.
+    """
+    file = read_weights(path, expect=[Kind.BUNDLE])
+    check_keys(file.tensors, bundle_tensors(nets, shape), str(path))
+    decoder = without_prefix(file.decoder(), UNET)
+    nets.controlnet.load_state_dict(control_to_diffusers(file.control(), shape, str(path)))
+    unet = unet_to_diffusers(decoder, shape, str(path))
+    nets.unet.load_state_dict({**nets.unet.state_dict(), **unet})

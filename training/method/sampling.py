@@ -31,7 +31,7 @@ def ddim_scheduler(prediction: Prediction, steps: int) -> DDIMScheduler:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What previews are made from, fixed for a whole run.
+    """What images are sampled from; that of previews is fixed for a whole run.
 
     mask: (B, 1 or 3, 8h, 8w) in [0, 1]; text, empty_text: (B, 77, D); noise: (B, 4, h, w).
     """

@@ -1,1 +1,1 @@
-"""One training run: start, loop, checkpoints, pictures."""
+"""One training run: start, loop, checkpoints, reports."""

@@ -7,24 +7,17 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ...common.files import replacing
-from ...models.weights import WeightsError
+from ...common.files import replacing, stands_in_for, sync, sync_tree
 from ..errors import ConfigError
-
-if TYPE_CHECKING:  # Seconds to import: a folder is checked before anything is loaded.
-    pass
+from . import metrics
+from .states import STEP_DIGITS, STEP_PATTERN, write_facts
 
 log = logging.getLogger(__name__)
-
-STATE_WEIGHTS = "weights.safetensors"
-EMA = "ema.pt"
-STATE_FACTS = "state.json"
-STEP_DIGITS = 8  # as sd-scripts names its files
-STEP_PATTERN = "step" + STEP_DIGITS * "[0-9]"
 
 
 class RunFolder:
@@ -56,24 +49,53 @@ class RunFolder:
             )
         if not self.config.is_file():
             return
-        name = json.loads(self.config.read_text(encoding="utf-8")).get("output_name")
+        name = self._recorded_name()
         if name != self.name:
             raise ConfigError(
                 f"--output_name is {self.name!r}, but {self.config} is of a run with the name "
-                f"{name!r}. Choose another --output_dir, or give that name to go on with it."
+                f"{name!r}. Choose another --output_dir, or give that name to resume that run."
             )
 
+    def _recorded_name(self) -> str:
+        """The name in config.json. Raises ConfigError where the file is damaged."""
+        try:
+            return str(json.loads(self.config.read_text(encoding="utf-8"))["output_name"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{self.config}: damaged ({error}). It says which run this folder holds. If it is "
+                "the run of this command, delete the file and give the command again: states keep "
+                "a record of their own, and the file is written anew."
+            ) from error
+
     def begin(self, record: Mapping[str, Any], step: int) -> None:
-        """Make the folder ready for a run that goes on from `step`, and write config.json."""
+        """Make the folder ready for a run that resumes after `step`, and write config.json."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for folder in (self.folder, self.states, self.preview(0).parent):
-            for path in folder.glob(".*.tmp"):  # of a killed run
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._remove_unfinished()
         files = [*self.complete_states(), *self.intermediate_weights()]
         self.set_aside([path for path in reversed(files) if _step_of(path) > step])
-        self._drop_metrics_after(step)
+        if self.metrics.is_file():
+            kept = metrics.lines_until(self.metrics, step)
+            with replacing(self.metrics) as temporary:
+                temporary.write_text("".join(kept), encoding="utf-8")
         with replacing(self.config) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a killed run has left half written, and nothing else."""
+        name = _escape(self.name)
+        plain = [path.name for path in (self.config, self.metrics, self.losses)]
+        weights = [f"{name}.safetensors", f"{name}-{STEP_PATTERN}.safetensors"]
+        written = {
+            self.folder: [*plain, *weights],
+            self.preview(0).parent: [f"{name}-{STEP_PATTERN}.png"],
+        }
+        for folder, patterns in written.items():
+            for path in folder.glob(".*.tmp"):
+                target = stands_in_for(path) or ""
+                if path.is_file() and any(fnmatchcase(target, pattern) for pattern in patterns):
+                    path.unlink()
+        for path in self.states.glob(f".{STEP_PATTERN}.tmp"):
+            shutil.rmtree(path)
 
     def weights(self, step: int | None = None) -> Path:
         """`NAME.safetensors` for the finished run, `NAME-step00000100.safetensors` before."""
@@ -95,6 +117,10 @@ class RunFolder:
         states = self.complete_states()
         return states[-1] if states else None
 
+    def state(self, step: int) -> Path:
+        """A complete state of that step, if there is one."""
+        return self.states / f"step{step:0{STEP_DIGITS}d}"
+
     def unfinished_state(self, step: int) -> Path:
         """Where a state is written before it is complete; the same on all processes."""
         return self.states / f".step{step:0{STEP_DIGITS}d}.tmp"
@@ -105,13 +131,21 @@ class RunFolder:
         folder.mkdir(parents=True)
 
     def complete_state(self, folder: Path, step: int, record: Mapping[str, Any]) -> None:
-        """Give a finished state folder its final name; it keeps the record of its run."""
-        facts = {"step": step, "record": record}
-        (folder / STATE_FACTS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
-        final = self.states / f"step{step:0{STEP_DIGITS}d}"
+        """Give a finished state folder its final name; it keeps the record of its run.
+
+        What has that name is on the disk, with the metrics up to its step: it outlives a loss of
+        power.
+        """
+        write_facts(folder, step, record)
+        sync_tree(folder)
+        if self.metrics.is_file():
+            sync(self.metrics)
+        final = self.state(step)
         if final.exists():
             self.set_aside([final])
         folder.rename(final)
+        for changed in (self.states, self.folder, self.folder.parent):
+            sync(changed)
 
     def set_aside(self, paths: Sequence[Path]) -> None:
         """Move what another course of this run has saved to a folder where nothing is deleted."""
@@ -122,27 +156,23 @@ class RunFolder:
         folder.mkdir()
         for path in paths:
             path.rename(folder / path.name)
+        for changed in (folder, self.folder, self.states):
+            if changed.is_dir():
+                sync(changed)
         names = ", ".join(path.name for path in paths)
         log.warning("Moved to %s, since others will take their place: %s", folder, names)
 
     def prune(self, keep: int) -> None:
         """Keep only the newest `keep` states and intermediate weights."""
         for path in self.complete_states()[:-keep]:
-            shutil.rmtree(path)
+            # First it loses the name that says it is complete.
+            removed = path.rename(self.unfinished_state(_step_of(path)))
+            shutil.rmtree(removed)
         for path in self.intermediate_weights()[:-keep]:
             path.unlink()
 
     def remove_states(self) -> None:
         shutil.rmtree(self.states, ignore_errors=True)
-
-    def _drop_metrics_after(self, step: int) -> None:
-        """A run killed after its last state has logged steps that will be repeated."""
-        if not self.metrics.is_file():
-            return
-        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        with replacing(self.metrics) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def _escape(name: str) -> str:
@@ -153,18 +183,3 @@ def _escape(name: str) -> str:
 def _step_of(path: Path) -> int:
     """The number at the end of the name of a state or of intermediate weights."""
     return int(path.stem[-STEP_DIGITS:])
-
-
-def read_state(state: Path) -> tuple[int, dict[str, Any]]:
-    """Step of a state folder, and the record of its run. Raises WeightsError if it is none."""
-    try:
-        facts = json.loads((state / STATE_FACTS).read_text(encoding="utf-8"))
-        if "record" not in facts:  # of the first versions
-            config = state.parent.parent / "config.json"
-            facts["record"] = json.loads(config.read_text(encoding="utf-8"))
-        return int(facts["step"]), dict(facts["record"])
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"{state}: not a training state ({error}). Give a folder such as "
-            "OUTPUT_DIR/state/step00000500."
-        ) from error

@@ -14,8 +14,8 @@ from ..config import TrainConfig
 from ..errors import ConfigError
 from ..hosts.interface import Host
 from ..method.networks import SiameseNetworks
+from .states import OPTIMIZER, DamagedStateError, read_optimizer
 
-OPTIMIZER_FILE = "optimizer.pt"
 DEEPSPEED_FOLDER = "deepspeed"
 ZERO_STAGE = 2
 
@@ -83,17 +83,23 @@ class GradientUpdate:
             }
             if self.accelerator.scaler is not None:
                 saved["scaler"] = self.accelerator.scaler.state_dict()
-            torch.save(saved, folder / OPTIMIZER_FILE)
+            torch.save(saved, folder / OPTIMIZER)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote; called on all processes."""
-        saved = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        """Read what `save` wrote; called on all processes.
+
+        Raises DamagedStateError, or ConfigError for a state of DeepSpeed.
+        """
+        saved = read_optimizer(folder)
         if "optimizer" not in saved:
             raise ConfigError(f"--resume {folder}: was saved with DeepSpeed; resume with it.")
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self._load_schedule(saved["scheduler"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        try:
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self._load_schedule(saved["scheduler"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(saved["scaler"])
+        except (LookupError, ValueError) as error:
+            raise DamagedStateError(f"{folder / OPTIMIZER}: damaged ({error}).") from error
 
     def _load_schedule(self, saved: dict[str, Any]) -> None:
         """The saved place in the schedule, at the learning rate of this command."""
@@ -115,7 +121,6 @@ class DeepSpeedGradientUpdate(GradientUpdate):
     """
 
     def _prepare(self, nets: SiameseNetworks, optimizer: torch.optim.Optimizer) -> Any:
-        self._check()
         settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
         settings["train_micro_batch_size_per_gpu"] = self.config.train_batch_size
         settings["gradient_clipping"] = self.config.max_grad_norm
@@ -123,21 +128,6 @@ class DeepSpeedGradientUpdate(GradientUpdate):
         self._engine, prepared = self.accelerator.prepare(nets, optimizer)
         self._losses: list[Tensor] = []
         return prepared
-
-    def _check(self) -> None:
-        """Raise ConfigError for what does not go together with DeepSpeed here."""
-        stage = self.accelerator.state.deepspeed_plugin.zero_stage
-        if stage > ZERO_STAGE:
-            raise ConfigError(
-                f"DeepSpeed ZeRO stage {stage}: stages up to {ZERO_STAGE} are supported."
-            )
-        refused = {
-            "--gradient_accumulation_steps": self.config.gradient_accumulation_steps > 1,
-            "--gradient_checkpointing": self.config.gradient_checkpointing,
-            "--mixed_precision": self.accelerator.mixed_precision != "no",
-        }
-        if names := [name for name, given in refused.items() if given]:
-            raise ConfigError(f"{', '.join(names)}: not together with DeepSpeed; leave one out.")
 
     def backpropagate(self, loss: Tensor) -> None:
         # DeepSpeed averages over the processes.
@@ -154,14 +144,13 @@ class DeepSpeedGradientUpdate(GradientUpdate):
     def save(self, folder: Path) -> None:
         self._engine.save_checkpoint(str(folder / DEEPSPEED_FOLDER), tag="state")
         if self.accelerator.is_main_process:
-            torch.save({"scheduler": self.scheduler.state_dict()}, folder / OPTIMIZER_FILE)
+            torch.save({"scheduler": self.scheduler.state_dict()}, folder / OPTIMIZER)
 
     def load(self, folder: Path) -> None:
         if not (folder / DEEPSPEED_FOLDER).is_dir():
             raise ConfigError(f"--resume {folder}: was saved without DeepSpeed; resume without.")
         self._engine.load_checkpoint(str(folder / DEEPSPEED_FOLDER), tag="state")
-        saved = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
-        self._load_schedule(saved["scheduler"])
+        self._load_schedule(read_optimizer(folder)["scheduler"])
 
 
 def make_gradient_update(
@@ -172,3 +161,19 @@ def make_gradient_update(
     return (DeepSpeedGradientUpdate if deepspeed else GradientUpdate)(
         config, host, nets, accelerator
     )
+
+
+def check_deepspeed(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Raise ConfigError for what does not go together with DeepSpeed, where that is used."""
+    if accelerator.distributed_type is not DistributedType.DEEPSPEED:
+        return
+    stage = accelerator.state.deepspeed_plugin.zero_stage
+    if stage > ZERO_STAGE:
+        raise ConfigError(f"DeepSpeed ZeRO stage {stage}: stages up to {ZERO_STAGE} are supported.")
+    refused = {
+        "--gradient_accumulation_steps": config.gradient_accumulation_steps > 1,
+        "--gradient_checkpointing": config.gradient_checkpointing,
+        "--mixed_precision": accelerator.mixed_precision != "no",
+    }
+    if names := [name for name, given in refused.items() if given]:
+        raise ConfigError(f"{', '.join(names)}: not together with DeepSpeed; leave one out.")

@@ -1,8 +1,7 @@
-"""Pictures of a run: preview grids and loss curves."""
+"""Images of a run: preview grids and loss curves."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from torch.nn import functional
 
 from ...common.files import replacing
 from ...common.picture_grid import picture_grid
+from . import metrics
 
-GAP = 4  # pixels between the pictures of a grid
+GAP = 4  # pixels between the images of a grid
 OUTLINE = (0.1, 1.0, 0.2)
 
 
@@ -37,15 +37,14 @@ def outline(image: Tensor, mask: Tensor) -> Tensor:
     return torch.where(edge, colour, image)
 
 
-def plot_losses(metrics: Path, picture: Path) -> None:
-    """Draw every loss term of a `metrics.jsonl` over the steps, smoothed, as a PNG."""
+def plot_losses(metrics_file: Path, path: Path) -> None:
+    """Draw losses and `validation_mask` of a metrics.jsonl over the steps, smoothed, as a PNG."""
     # The object interface draws without a display and leaves matplotlib's global state alone.
     from matplotlib.figure import Figure
 
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    names = sorted(
-        {key for line in lines for key in line if key.startswith(("loss", "validation"))}
-    )
+    lines = metrics.read(metrics_file)
+    keys = {key for line in lines for key in line}
+    names = sorted(key for key in keys if key.startswith("loss") or key == "validation_mask")
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for name in names:
@@ -57,10 +56,10 @@ def plot_losses(metrics: Path, picture: Path) -> None:
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend()
-    save_picture(figure, picture)
+    save_image(figure, path)
 
 
-def save_picture(figure: object, path: Path) -> None:
+def save_image(figure: object, path: Path) -> None:
     """Save a matplotlib figure or a PIL image as PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:

@@ -1,4 +1,4 @@
-"""What decides a run, and which state a command may go on from."""
+"""What decides a run, and which state a command may resume from."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Any
 from ..config import TrainConfig
 from ..errors import ConfigError
 from ..hosts.sd_scripts.flags import HOST_FLAGS
-from .folder import RunFolder, read_state
+from . import metrics
+from .folder import RunFolder
+from .states import DamagedStateError, cannot_resume, check_state, read_state
 
 Record = dict[str, Any]
 
-# May differ between a run and its continuation: changes what is written, not what is learnt.
+# May differ between a run and its continuation: changes how it is done, not what is learnt.
 FREE_TO_CHANGE = {
     "output_dir",
     "output_name",
@@ -33,6 +35,7 @@ FREE_TO_CHANGE = {
     "sd_scripts",
     "cache_latents_to_disk",
     "log_with",
+    "gradient_checkpointing",
 }
 # Entries of a record that are no flags of ours.
 OTHERS = {
@@ -51,11 +54,13 @@ def make_record(config: TrainConfig, dataset: str, num_processes: int) -> Record
 
 
 def state_to_continue(config: TrainConfig, record: Record) -> Path | None:
-    """The state to go on from: `--resume`, or the newest in the output folder.
+    """The state to resume from: `--resume`, or the newest in the output folder.
 
-    Raises ConfigError if another command or dataset made it, or if nothing is left to train.
+    Raises ConfigError if another command or dataset made it, if it is damaged, or if nothing is
+    left to train.
     """
-    newest = RunFolder(config.output_dir, config.output_name).latest_state()
+    folder = RunFolder(config.output_dir, config.output_name)
+    newest = folder.latest_state()
     state = config.resume or newest
     if state is None:
         return None
@@ -63,10 +68,16 @@ def state_to_continue(config: TrainConfig, record: Record) -> Path | None:
     if newest is not None and not own:
         raise ConfigError(
             f"--resume {state}: --output_dir {config.output_dir} holds a run of its own, saved in "
-            f"{newest}. Leave out --resume to go on with that, or choose another --output_dir."
+            f"{newest}. Leave out --resume to resume that, or choose another --output_dir."
         )
-    check_same_run(config, state, record)
+    has_ema = config.ema_decay > 0
+    try:
+        check_same_run(config, state, record)
+        check_state(state, has_ema)
+    except DamagedStateError as error:
+        raise cannot_resume(state, error, has_ema) from error
     step = read_state(state)[0]
+    metrics.lines_until(folder.metrics, step)
     # A run's own last state is there to show and save what it has learnt.
     if step >= config.max_train_steps and not own:
         raise ConfigError(
@@ -77,7 +88,7 @@ def state_to_continue(config: TrainConfig, record: Record) -> Path | None:
 
 
 def check_same_run(config: TrainConfig, state: Path, record: Record) -> None:
-    """Raise ConfigError unless this command may go on with the run that saved `state`."""
+    """Raise ConfigError unless this command may resume the run that saved `state`."""
     free = FREE_TO_CHANGE | ({"learning_rate"} if config.resume else set())
     changed = differences(read_state(state)[1], record, free)
     if changed:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from diffusers.models.attention_processor import Attention
 
 from ..config import TrainConfig
 from ..errors import ConfigError
@@ -26,27 +29,42 @@ def make_networks(
     return nets
 
 
+def check_settings(config: TrainConfig, device: torch.device) -> None:
+    """Raise ConfigError for what this machine cannot do, before anything is loaded."""
+    if config.xformers:
+        with _xformers_explained():
+            Attention(query_dim=8).set_use_memory_efficient_attention_xformers(True)
+    if config.torch_compile:
+        _check_compiler(device)
+
+
 def apply_settings(config: TrainConfig, nets: SiameseNetworks) -> None:
-    """What makes the networks faster or leaner, in place; ConfigError where it is not there."""
+    """Make the networks faster or leaner, in place. Raises ConfigError where that cannot be."""
     if config.mixed_precision in HALF:
         nets.cast_frozen(HALF[config.mixed_precision])
     if config.gradient_checkpointing:
         nets.unet.enable_gradient_checkpointing()
         nets.controlnet.enable_gradient_checkpointing()
     if config.xformers:
-        try:
+        with _xformers_explained():
             nets.unet.enable_xformers_memory_efficient_attention()
             nets.controlnet.enable_xformers_memory_efficient_attention()
-        except (ImportError, ValueError) as error:
-            reason = str(error).strip(" .")
-            raise ConfigError(
-                f"--xformers: {reason}. Without the flag PyTorch's own attention is used."
-            ) from error
     if config.channels_last:
         nets.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.torch_compile:
-        _check_compiler(next(nets.parameters()).device)
         nets.compile_parts()
+
+
+@contextmanager
+def _xformers_explained() -> Iterator[None]:
+    """What diffusers raises becomes a ConfigError."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        reason = str(error).strip(" .")
+        raise ConfigError(
+            f"--xformers: {reason}. Without the flag PyTorch's own attention is used."
+        ) from error
 
 
 def _check_compiler(device: torch.device) -> None:

@@ -1,11 +1,13 @@
-"""One training session: loads the base model, prepares the data, and runs the trainer."""
+"""One training session: checks the flags, loads the base model, prepares the data, trains."""
 
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 
 from ..config import TrainConfig
@@ -13,26 +15,47 @@ from ..data.batches import TrainingData
 from ..data.cache import DiskCache, MemoryCache
 from ..data.dataset import Dataset
 from ..data.framing import Framing
-from ..data.summary import DatasetSummary
+from ..data.summary import DatasetSummary, describe_counts
 from ..errors import ConfigError
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
-from .resume import check_same_run, make_record, state_to_continue
+from .estimate import check_disk, describe_memory, estimate_disk
+from .gradient_update import check_deepspeed
+from .resume import Record, check_same_run, make_record, state_to_continue
+from .speed import check_settings
+from .states import read_state
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+# Of accelerate's other trackers not all take images.
 TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
+PROJECT = "siamese-diffusion"  # among the projects of a wandb account
 
 
-def start(config: TrainConfig, dataset: Dataset, host: Host) -> None:
-    """Train, or continue what the same command began; with `--dry_run`, only describe it.
+def check(config: TrainConfig, host: Host) -> Accelerator:
+    """Find what is wrong with flags and files' headers, before images or models are read.
 
-    Raises ConfigError, WeightsError or FileNotFoundError for bad input, NotFiniteError when the
-    loss is not finite.
+    Raises ConfigError for flags that cannot work, WeightsError for what is no base model.
+    """
+    _check_trackers(config)
+    accelerator = make_accelerator(config)
+    check_deepspeed(config, accelerator)
+    check_settings(config, accelerator.device)
+    host.check(config)
+    if config.resume is not None:
+        read_state(config.resume)
+    log.info("Processes: %s", describe_processes(accelerator))
+    return accelerator
+
+
+def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accelerator) -> None:
+    """Train, or resume what the same command began; with `--dry_run`, only describe it.
+
+    Raises ConfigError, CacheError or WeightsError for bad input, NotFiniteError when the loss is
+    not finite, DeviceError when a device fails in a step.
     """
     training, held_out = dataset.split(config.validation_split, config.seed)
-    accelerator = make_accelerator(config)
     record = make_record(config, dataset.fingerprint(), accelerator.num_processes)
     state = state_to_continue(config, record)
     if accelerator.is_main_process:
@@ -42,72 +65,115 @@ def start(config: TrainConfig, dataset: Dataset, host: Host) -> None:
     record["base_hash"] = base.base_hash
     if state is not None:
         check_same_run(config, state, record)
+    data, validation = training_data(config, training, held_out)
+    trainer = Trainer(config, host, base, data, accelerator, record, validation)
+    counts = trainer.order.counts(config.max_train_steps)
     if config.dry_run:
-        data = TrainingData(training, Framing.of(config))
-        trainer = Trainer(config, host, base, data, accelerator, record)
+        check_disk(config, trainer.checkpoints)
         log.info("%s", describe(config, training, held_out, trainer))
         return
-    data, validation = prepare_data(config, training, held_out, base, accelerator)
-    trainer = Trainer(config, host, base, data, accelerator, record, validation)
+    if 0 in counts:
+        log.warning("Note: in this run each pair is seen %s.", describe_counts(counts))
     if state is not None:
         trainer.resume(state)
+    log.info("Memory: %s", describe_memory(config, trainer.checkpoints))
+    log.info("Disk: %s", estimate_disk(config, trainer.checkpoints).render())
+    if trainer.step < config.max_train_steps:
+        check_disk(config, trainer.checkpoints)
+    # Encoding is the last that can take long: nothing that fails above has lost it.
+    for part in (data, validation):
+        if part is not None:
+            encode(config, part, base, accelerator)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         trainer.folder.begin(record, trainer.step)
     accelerator.wait_for_everyone()
-    if config.log_with is not None:
-        # TensorBoard takes no lists and no None.
-        values = {name: str(value) for name, value in record.items()}
-        # wandb would write to the working directory.
-        wandb = {"dir": str(config.output_dir), "name": config.output_name}
-        accelerator.init_trackers("logs", values, {"wandb": wandb})
+    start_trackers(config, accelerator, record)
     trainer.train()
     accelerator.end_training()
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Devices, processes and precision. Raises ConfigError for what cannot work here."""
-    # Of accelerate's other trackers not all take pictures.
-    trackers = [name for name in TRACKERS if config.log_with in (name, "all")]
-    for name in trackers:
-        if not TRACKERS[name]():  # accelerate would leave it out
+    try:
+        accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    except ValueError as error:
+        raise ConfigError(f"--mixed_precision {config.mixed_precision}: {error}") from error
+    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ConfigError("--mixed_precision fp16: needs a GPU; use bf16, or leave the flag out.")
+    return accelerator
+
+
+def describe_processes(accelerator: Accelerator) -> str:
+    """How many processes really run, and on what.
+
+    accelerate's launcher starts a single process on CPUs, whatever number it is given, unless MPI
+    is installed; it leaves a port for processes that find each other, but no count of them.
+    """
+    count, device = accelerator.num_processes, accelerator.device.type
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
+    alone = ""
+    if count == 1 and launched and "WORLD_SIZE" not in os.environ:
+        alone = (
+            "; accelerate launch was asked for more and has started one: for GPUs give it "
+            "--multi_gpu, for CPUs it needs MPI (--mpirun_hostfile)"
+        )
+    return f"{count} on {device}{alone}"
+
+
+def _trackers(config: TrainConfig) -> list[str]:
+    return [name for name in TRACKERS if config.log_with in (name, "all")]
+
+
+def _check_trackers(config: TrainConfig) -> None:
+    for name in _trackers(config):
+        if not TRACKERS[name]():
             raise ConfigError(
                 f"--log_with {config.log_with}: {name} is missing; pip install {name}"
             )
-    try:
-        return Accelerator(
-            mixed_precision=config.mixed_precision,
-            log_with=trackers or None,
-            project_dir=config.output_dir,
-        )
-    except ValueError as error:
-        raise ConfigError(f"--mixed_precision {config.mixed_precision}: {error}") from error
 
 
-def prepare_data(
-    config: TrainConfig,
-    training: Dataset,
-    held_out: Dataset,
-    base: BaseModel,
-    accelerator: Accelerator,
+def start_trackers(config: TrainConfig, accelerator: Accelerator, record: Record) -> None:
+    """Begin to log to the trackers, below the output folder."""
+    made: list[GeneralTracker] = []
+    for name in _trackers(config):
+        if name == "tensorboard":
+            made.append(TensorBoardTracker("logs", config.output_dir))
+        else:  # wandb would write to the working directory
+            made.append(WandBTracker(PROJECT, dir=str(config.output_dir), name=config.output_name))
+    if made:
+        accelerator.log_with = made
+        # TensorBoard takes no lists and no None.
+        accelerator.init_trackers(PROJECT, {name: str(value) for name, value in record.items()})
+
+
+def training_data(
+    config: TrainConfig, training: Dataset, held_out: Dataset
 ) -> tuple[TrainingData, TrainingData | None]:
-    """Encode training and validation pairs; the second is None where none are held out."""
+    """Training and validation pairs, not encoded yet; the second is None where none are held out.
+
+    Both have one cache: in memory, or on disk beside the output folder.
+    """
     on_disk = config.cache_latents_to_disk
     cache = DiskCache(config.output_dir.parent / ".siamese_cache") if on_disk else MemoryCache()
     data = TrainingData(training, Framing.of(config), cache)
+    if not held_out.pairs:
+        return data, None
+    not_augmented = replace(Framing.of(config), flip=False, rotate=False)
+    return data, TrainingData(held_out, not_augmented, cache)
+
+
+def encode(
+    config: TrainConfig, data: TrainingData, base: BaseModel, accelerator: Accelerator
+) -> None:
+    """Encode images and captions, with several processes and a cache on disk a part each."""
     quiet, processes = not accelerator.is_main_process, accelerator.num_processes
-    if on_disk and processes > 1:
-        # Each encodes a part. Below they find everything, unless they have disks of their own.
+    if config.cache_latents_to_disk and processes > 1:
+        # Below they find everything, unless they have disks of their own.
         part = (accelerator.process_index, processes)
         data.prepare(base, accelerator.device, quiet, part)
         accelerator.wait_for_everyone()
     data.prepare(base, accelerator.device, quiet)
-    if not held_out.pairs:
-        return data, None
-    as_it_is = replace(Framing.of(config), flip=False, rotate=False)
-    validation = TrainingData(held_out, as_it_is, cache)
-    validation.prepare(base, accelerator.device, quiet)
-    return data, validation
 
 
 def describe(config: TrainConfig, training: Dataset, held_out: Dataset, trainer: Trainer) -> str:
@@ -116,28 +182,15 @@ def describe(config: TrainConfig, training: Dataset, held_out: Dataset, trainer:
     frozen = sum(p.numel() for p in trainer.nets.parameters()) - trained
     recipe = trainer.objective.recipe
     rows = {
+        "processes": describe_processes(trainer.accelerator),
         "validation pairs": len(held_out.pairs),
         "recipe": f"{config.recipe} {recipe.to_json()}",
         "steps": f"{config.max_train_steps} of {trainer.global_batch} pairs "
-        f"({trainer.order.batches_per_epoch} steps an epoch)",
+        f"({trainer.order.steps_per_epoch:.1f} steps an epoch)",
+        "each pair is seen": describe_counts(trainer.order.counts(config.max_train_steps)),
         "parameters": f"{trained:,} trained, {frozen:,} frozen",
-        "memory": describe_memory(config, trainer),
+        "memory": describe_memory(config, trainer.checkpoints),
+        "disk": estimate_disk(config, trainer.checkpoints).render(),
     }
     table = DatasetSummary.of(training, Framing.of(config)).render()
     return "\n".join([table, *(f"{name:<18}{value}" for name, value in rows.items())])
-
-
-def describe_memory(config: TrainConfig, trainer: Trainer) -> str:
-    """What can be known without a step: no activations, and only AdamW's state."""
-    trained = sum(p.numel() * p.element_size() for p in trainer.gradients.parameters)
-    weights = sum(p.numel() * p.element_size() for p in trainer.nets.parameters())
-    sizes = {"weights": weights, "gradients": trained}
-    more = "activations"
-    if trainer.ema:
-        sizes["moving average"] = trained
-    if config.optimizer_type.lower() == "adamw":
-        sizes["AdamW"] = 2 * trained
-    else:
-        more += f" and the state of {config.optimizer_type}"
-    total = sum(sizes.values()) / 2**30
-    return f"{total:.2f} GiB for {', '.join(sizes)}; {more} come on top"

@@ -1,43 +1,38 @@
-"""The training loop: one step, many steps, stopping and resuming."""
+"""The training loop: one step, many steps, and what is due after each."""
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ...models.metadata import SiameseMetadata
-from ...models.recipe import Recipe
-from ...models.weights import write_weights
 from ..config import TrainConfig
 from ..data.batch_order import BatchOrder
 from ..data.batches import TrainingData
-from ..errors import NotFiniteError
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
-from ..method.bundle import bundle_tensors
 from ..method.noise_schedule import NoiseSchedule
-from ..method.objective import Backpropagate, Batch, Objective
+from ..method.objective import Backpropagate, Objective
+from .batch_reader import BatchReader
 from .checkpoint import Checkpoints
+from .ema import ema_weights
+from .failures import check_finite, device_failures
 from .folder import RunFolder
 from .gradient_update import make_gradient_update
+from .metadata import bundle_metadata
 from .reporting import Reporter
 from .resume import Record
 from .speed import make_networks
+from .stop import StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +51,7 @@ class Trainer:
         validation: TrainingData | None = None,
     ) -> None:
         self.config, self.host, self.accelerator = config, host, accelerator
-        self.base, self.data = base, data
+        self.data, self.validation = data, validation
         self.folder = RunFolder(config.output_dir, config.output_name)
         recipe = config.resolved_recipe()
         self.nets = make_networks(
@@ -67,46 +62,124 @@ class Trainer:
         self.gradients = make_gradient_update(config, host, self.nets, accelerator)
         parameters = self.gradients.parameters
         self.ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
+        metadata = partial(bundle_metadata, config, host, base, data.mask_classes)
         self.checkpoints = Checkpoints(
-            self.folder, record, base.shape, self.nets, self.gradients, self.ema
+            self.folder, record, base.shape, self.nets, self.gradients, self.ema, metadata
         )
         self.process_batch = config.train_batch_size * config.gradient_accumulation_steps
         self.global_batch = self.gradients.global_batch
         self.order = BatchOrder(data.sizes, self.global_batch, config.seed)
         self.reporter = Reporter(config, self.folder, base, data, self.objective, accelerator)
-        self.validation = validation
         self.step = 0
-        self._stop_requested = False
-        self._reader = ThreadPoolExecutor(1)
-        self._reading: dict[int, Future[Batch]] = {}  # by step
+        self._stop = StopRequest()
+        self._batches = BatchReader(config, data, self.order)
 
-    # Steps
+    # Many steps
+
+    def resume(self, state: Path) -> None:
+        """Continue from a state folder."""
+        self.step = self.checkpoints.load(state)
 
     def train(self) -> None:
         """Run from the current step to the last, saving and showing on the way."""
-        with _signals(self._request_stop):
-            self._train_steps()
-            self._finish()
-
-    def _train_steps(self) -> None:
         total = self.config.max_train_steps
         hidden = not self.accelerator.is_main_process
-        stop = False
-        with tqdm(total=total, initial=self.step, desc="training", disable=hidden) as bar:
+        with (
+            self._stop,
+            logging_redirect_tqdm(),
+            tqdm(total=total, initial=self.step, desc="training", disable=hidden) as bar,
+        ):
+            if self.folder.state(self.step).is_dir():  # of this run, not of another's folder
+                self._save_and_show(self._already_done())
+            stop = False
             while self.step < total and not stop:
-                started, rate = time.perf_counter(), self.gradients.learning_rate
-                terms, stop = self.train_step()
-                self.step += 1
-                bar.update()
-                seconds = time.perf_counter() - started
-                self.reporter.log_step(self.step, terms, rate, seconds, bar)
-                if not stop:
-                    self._periodic(bar)
+                stop = self._train_and_log_step(bar)
+                if not stop or self.step == total:
+                    self._save_and_show()
+            if self.step < total:
+                self.checkpoints.save(self.step)
+                self._on_main(lambda: self.folder.prune(self.config.keep_last_n))
+                log.warning("Stopped at step %d. The same command again resumes.", self.step)
+
+    def _train_and_log_step(self, bar: tqdm) -> bool:
+        """Whether any process wants to stop."""
+        started, rate = time.perf_counter(), self.gradients.learning_rate
+        with device_failures(self.config, self.step + 1, self.folder.latest_state):
+            losses, stop = self.train_step()
+        self.step += 1
+        bar.update()
+        self.reporter.log_step(self.step, losses, rate, time.perf_counter() - started, bar)
+        return stop
+
+    def _already_done(self) -> set[str]:
+        """What is due after this step, and was written before the run was stopped."""
+        written = {
+            "weights": self.folder.weights(self.step).is_file(),
+            "preview": self.folder.preview(self.step).is_file(),
+            "validation": self.reporter.has_validated(self.step),
+        }
+        self.accelerator.wait_for_everyone()  # all look before the first writes
+        return {name for name, there in written.items() if there}
+
+    def _save_and_show(self, done: Collection[str] = ()) -> None:
+        """All that is due after this step and not `done`.
+
+        The state comes first, so that what a stop cuts off can be made from it: a resumed run
+        begins with that.
+        """
+        config, step, folder = self.config, self.step, self.folder
+        last = step == config.max_train_steps
+
+        def due(what: str, interval: int) -> bool:
+            return what not in done and (last or (interval > 0 and step % interval == 0))
+
+        if due("state", config.save_every_n_steps):
+            self.checkpoints.save(step)
+            if not last and "weights" not in done:
+                self._on_main(lambda: self.checkpoints.publish(step, folder.weights(step)))
+            self._on_main(lambda: folder.prune(config.keep_last_n))
+        if (validation := self.validation) and due("validation", config.validate_every_n_steps):
+            self._try("validation", lambda: self.reporter.validate(step, validation))
+        if due("preview", config.sample_every_n_steps):
+            self._try("preview", lambda: self.reporter.preview(step))
+        if last:
+            # Last, because this file says that the run is finished.
+            self._on_main(lambda: self.checkpoints.publish(step, folder.weights()))
+            if config.save_every_n_steps == 0:
+                self._on_main(folder.remove_states)
+
+    def _on_main(self, action: Callable[[], None]) -> None:
+        """Run on the main process; the others wait."""
+        if self.accelerator.is_main_process:
+            action()
+        self.accelerator.wait_for_everyone()
+
+    def _try(self, what: str, action: Callable[[], None]) -> None:
+        """Run on the main process with the EMA's weights; where it fails, warn and train on."""
+
+        def attempt() -> None:
+            try:
+                with ema_weights(self.ema, self.gradients.parameters):
+                    action()
+            except Exception as error:
+                if self.ema and self.ema.temp_stored_params is not None:
+                    raise  # the weights to train could not be put back
+                log.warning(
+                    "Step %d: no %s, since it failed (%s: %s). Training goes on.",
+                    self.step, what, type(error).__name__, error,
+                )  # fmt: skip
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+
+        self._on_main(attempt)
+
+    # One step
 
     def train_step(self) -> tuple[dict[str, float], bool]:
-        """One optimizer step: mean loss terms by name, and whether any process wants to stop."""
+        """One optimizer step: mean losses by name, and whether any process wants to stop."""
         self.nets.train()
-        whole = self.host.apply_noise_options(self._next_batch(), self.config.seed, self.step)
+        whole = self._batches.batch(self.step)
+        whole = self.host.apply_noise_options(whole, self.config.seed, self.step)
         sums: dict[str, Tensor] = {}
         size = self.config.train_batch_size
         first = self.accelerator.process_index * self.process_batch
@@ -117,12 +190,14 @@ class Trainer:
                 losses = self.objective.losses(batch, self.step, backpropagate)
             for name, values in losses.items():
                 sums[name] = sums.get(name, 0.0) + values.float().sum()
-        terms, stop = self._gather(sums)
-        self._check_finite(terms, self.gradients.reduce_and_clip_gradients())
+        means, stop = self._gather(sums)
+        norm = self.gradients.reduce_and_clip_gradients()
+        finite = means if norm is None else {**means, "gradient norm": norm}
+        check_finite(finite, self.step + 1, self._batch_images, self.folder.latest_state)
         self.gradients.apply()
         if self.ema:
             self.ema.step(self.gradients.parameters)
-        return terms, stop
+        return means, stop
 
     def _backpropagate(self, timesteps: Tensor) -> Backpropagate:
         """With the host's loss weight; logged losses stay without it, comparable between runs."""
@@ -131,146 +206,12 @@ class Trainer:
             return self.gradients.backpropagate
         return lambda loss: self.gradients.backpropagate(loss * weight)
 
-    def _next_batch(self) -> Batch:
-        """The global batch of this step; that of the next is read meanwhile, on a thread."""
-        reading = self._reading.pop(self.step, None) or self._read(self.step)
-        batch = reading.result()  # raises what reading has raised
-        if self.step + 1 < self.config.max_train_steps:
-            self._reading[self.step + 1] = self._read(self.step + 1)
-        return batch
-
-    def _read(self, step: int) -> Future[Batch]:
-        indices, config = self.order.batch(step), self.config
-        return self._reader.submit(
-            self.data.batch, indices, config.seed, step, config.caption_dropout_rate
-        )
-
     def _gather(self, sums: dict[str, Tensor]) -> tuple[dict[str, float], bool]:
         """Means over the global batch; a stop requested on one process stops them all."""
-        stop = torch.tensor(float(self._stop_requested), device=self.accelerator.device)
+        stop = torch.tensor(float(self._stop.requested), device=self.accelerator.device)
         values = self.accelerator.reduce(torch.stack([*sums.values(), stop]), "sum").tolist()
-        return dict(zip(sums, (v / self.global_batch for v in values[:-1]), strict=True)), bool(
-            values[-1]
-        )
+        means = (value / self.global_batch for value in values[:-1])
+        return dict(zip(sums, means, strict=True)), bool(values[-1])
 
-    def _check_finite(self, terms: dict[str, float], gradient_norm: float | None) -> None:
-        """Raise NotFiniteError before the weights are changed by what is not finite."""
-        values = dict(terms) if gradient_norm is None else {**terms, "gradient norm": gradient_norm}
-        bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            indices = self.order.batch(self.step)
-            files = ", ".join(str(self.data.pairs[index].image) for index in indices)
-            state = self.folder.latest_state()
-            advice = f"Go on from it with --resume {state} and" if state else "Begin anew with"
-            raise NotFiniteError(
-                f"step {self.step + 1}: not finite: {', '.join(bad)}. The batch: {files}. The "
-                f"weights were not updated; last good state: {state or 'none'}. "
-                f"{advice} a lower --learning_rate, or begin anew without --mixed_precision."
-            )
-
-    # Stopping, saving, resuming
-
-    def resume(self, state: Path) -> None:
-        """Continue from a state folder."""
-        self.step = self.checkpoints.load(state)
-
-    def save_weights(self, path: Path) -> None:
-        """Write the bundle that ComfyUI loads."""
-        theirs = self.host.metadata(self.config)
-        metadata = SiameseMetadata(
-            recipe=self.objective.recipe,
-            resolution=self.config.size,
-            step=self.step,
-            base_hash=self.base.base_hash,
-            context_dim=self.base.shape.context_dim,
-            mask_classes=self.data.mask_classes,
-            prediction_type=self.base.prediction,
-            title=theirs.get("modelspec.title", self.config.output_name),
-            host=self.host.name,
-        )
-        ours = {
-            **metadata.to_strings(),
-            "siamese.config": config_to_publish(self.config, self.objective.recipe),
-        }
-        write_weights(path, bundle_tensors(self.nets, self.base.shape), {**theirs, **ours})
-        log.info("Weights: %s", path)
-
-    @contextmanager
-    def _weights_to_show(self) -> Iterator[None]:
-        """The averaged weights, where there are any."""
-        if self.ema:
-            self.ema.store(self.gradients.parameters)
-            self.ema.copy_to(self.gradients.parameters)
-        try:
-            yield
-        finally:
-            if self.ema:
-                self.ema.restore(self.gradients.parameters)
-
-    def _periodic(self, bar: tqdm) -> None:
-        config, step = self.config, self.step
-        if step == config.max_train_steps:
-            return
-        if _due(step, config.save_every_n_steps):
-            self._on_main(lambda: self.save_weights(self.folder.weights(step)))
-            self.checkpoints.save(step, config.keep_last_n)
-        if _due(step, config.sample_every_n_steps):
-            self._on_main(lambda: self.reporter.preview(step, bar))
-        if self.validation and _due(step, config.validate_every_n_steps):
-            self._validate(self.validation)
-
-    def _finish(self) -> None:
-        # First, so that whatever fails below can be done again from there.
-        self.checkpoints.save(self.step, self.config.keep_last_n)
-        if self.step < self.config.max_train_steps:
-            log.warning("Stopped at step %d. The same command again resumes.", self.step)
-            return
-        self._on_main(lambda: self.reporter.preview(self.step, None))
-        if self.validation:
-            self._validate(self.validation)
-        # Late, because this file says that the run is finished.
-        self._on_main(lambda: self.save_weights(self.folder.weights()))
-        if self.config.save_every_n_steps == 0:
-            self._on_main(self.folder.remove_states)
-
-    def _validate(self, validation: TrainingData) -> None:
-        self._on_main(lambda: self.reporter.validate(self.step, validation))
-
-    def _on_main(self, action: Callable[[], None]) -> None:
-        """Run on the main process with the weights to show; the others wait."""
-        if self.accelerator.is_main_process:
-            with self._weights_to_show():
-                action()
-        self.accelerator.wait_for_everyone()
-
-    def _request_stop(self, number: int, _frame: FrameType | None) -> None:
-        if self._stop_requested:
-            raise KeyboardInterrupt
-        self._stop_requested = True
-        name = signal.Signals(number).name
-        log.warning("%s: stopping once everything is saved; once more stops at once.", name)
-
-
-def config_to_publish(config: TrainConfig, recipe: Recipe) -> str:
-    """The configuration as JSON; not the folders and secrets of whoever trained it."""
-    values = asdict(config)
-    options = values.pop("host_options")
-    options.pop("vae", None)  # a file of theirs
-    plain = {k: v for k, v in values.items() if isinstance(v, (str, int, float, tuple))}
-    return json.dumps({**plain, **options, **asdict(recipe)})
-
-
-def _due(step: int, interval: int) -> bool:
-    return interval > 0 and step % interval == 0
-
-
-@contextmanager
-def _signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask for a clean stop while training."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
+    def _batch_images(self) -> list[Path]:
+        return [self.data.pairs[index].image for index in self.order.batch(self.step)]

@@ -3,7 +3,7 @@
 //
 //     node help.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL NODE PACK NUMBER_OF_WORKFLOWS
 
-import { MINUTE, inPage } from "./page.mjs";
+import { inPage } from "./page.mjs";
 
 /** Select the node, press its info button, and read the panel once it shows more than its title. */
 async function help(page, type) {
@@ -27,11 +27,9 @@ async function templates(page, pack, count) {
   await dialog.getByText(pack, { exact: true }).first().click();
   const pictures = dialog.locator("img[alt^=siamese_]");
   // The page adds the pictures one after another, so that those seen first are not all.
-  await pictures.nth(count - 1).waitFor({ timeout: MINUTE });
+  await pictures.nth(count - 1).waitFor();
   await page.waitForFunction(
     () => [...document.querySelectorAll("img[alt^=siamese_]")].every((img) => img.naturalWidth),
-    null,
-    { timeout: MINUTE },
   );
   const cards = await pictures.evaluateAll((found) => found.map((img) => [img.alt, img.src]));
   return Object.fromEntries(cards.map(([name, src]) => [name, !src.includes("default-template")]));

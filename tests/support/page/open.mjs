@@ -3,13 +3,10 @@
 //
 //     node open.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL NUMBER_OF_NODES
 
-import { MINUTE, inPage, problems } from "./page.mjs";
+import { inPage, loaded, problems } from "./page.mjs";
 
 await inPage(async (page, count) => {
-  await page.waitForFunction((count) => window.app.graph.nodes.length === count, Number(count), {
-    timeout: MINUTE,
-  });
-  await page.waitForTimeout(1000); // a dialog about missing files, or for newcomers, comes later
+  await loaded(page, Number(count));
   const nodes = await page.evaluate(() => window.app.graph.nodes.map((node) => node.type).sort());
   const shown = { nodes, problems: await problems(page) };
   const answer = page.waitForResponse((response) => response.url().endsWith("/prompt"));

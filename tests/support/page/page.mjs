@@ -3,7 +3,44 @@
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 
-export const MINUTE = 60_000;
+const MINUTE = 60_000;
+
+/** In the page: count the workflows that it is loading and has loaded, in `window.loads`. */
+function countLoads() {
+  window.loads = { running: 0, done: 0 };
+  let app;
+  Object.defineProperty(window, "app", {
+    get: () => app,
+    set: (value) => {
+      app = value;
+      const load = app.loadGraphData;
+      app.loadGraphData = async function (...rest) {
+        window.loads.running += 1;
+        try {
+          return await load.apply(this, rest);
+        } finally {
+          window.loads.running -= 1;
+          window.loads.done += 1;
+        }
+      };
+    },
+  });
+}
+
+/**
+ * Wait until a workflow of that many nodes is loaded, after `before` others, and the page has drawn
+ * what it says about it: it checks for missing nodes and models before a load is done.
+ */
+export async function loaded(page, nodes, before = 0) {
+  await page.waitForFunction(
+    ([nodes, before]) =>
+      window.app.graph.nodes.length === nodes && window.loads.done > before && !window.loads.running,
+    [nodes, before],
+  );
+  await page.evaluate(
+    () => new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn))),
+  );
+}
 
 /**
  * Open the page, hand it to `use` once all nodes are there, and print what that returns as JSON.
@@ -15,11 +52,11 @@ export async function inPage(use) {
   const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
   try {
     const page = await browser.newPage({ viewport: { width: 1600, height: 900 } });
+    page.setDefaultTimeout(5 * MINUTE); // for a busy machine; nothing is waited for in vain
+    await page.addInitScript(countLoads);
     await page.goto(url);
     await page.waitForFunction(
       () => window.app?.graph && window.LiteGraph?.registered_node_types?.SiameseSampler,
-      null,
-      { timeout: 2 * MINUTE },
     );
     await page.getByTestId("queue-button").waitFor();
     console.log(JSON.stringify(await use(page, ...rest)));
@@ -30,6 +67,7 @@ export async function inPage(use) {
 
 /** Drop a file of that content on an empty canvas and wait for its graph. */
 export async function drop(page, { base64, name, type }, nodes) {
+  const before = await page.evaluate(() => window.loads.done);
   await page.evaluate(
     ({ base64, name, type }) => {
       window.app.graph.clear();
@@ -42,10 +80,7 @@ export async function drop(page, { base64, name, type }, nodes) {
     },
     { base64, name, type },
   );
-  await page.waitForFunction((count) => window.app.graph.nodes.length === count, nodes, {
-    timeout: MINUTE,
-  });
-  await page.waitForTimeout(500); // what the page shows about missing things comes a little later
+  await loaded(page, nodes, before);
 }
 
 /** Drop the file of a workflow; its number of nodes. */

@@ -2,10 +2,10 @@
 //
 //     node problems.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL WORKFLOW.json
 
-import { MINUTE, dropWorkflow, inPage, problems } from "./page.mjs";
+import { dropWorkflow, inPage, problems } from "./page.mjs";
 
 await inPage(async (page, workflow) => {
   await dropWorkflow(page, workflow);
-  await page.locator(".p-dialog").waitFor({ timeout: MINUTE });
+  await page.locator(".p-dialog").waitFor();
   return { problems: await problems(page) };
 });

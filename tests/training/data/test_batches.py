@@ -14,7 +14,7 @@ from siamese_diffusion.training.data.cache import DiskCache
 from siamese_diffusion.training.data.dataset import Dataset
 from siamese_diffusion.training.data.framing import Framing, bucket_sizes, cover_box
 from siamese_diffusion.training.data.summary import DatasetSummary
-from siamese_diffusion.training.errors import ConfigError
+from siamese_diffusion.training.errors import CacheError, ConfigError
 from support.small_datasets import (
     SQUARE,
     Base,
@@ -59,7 +59,7 @@ def test_buckets_are_not_mixed_and_crop_image_and_mask_alike(tmp_path: Path) -> 
     data = prepared(load(tmp_path, resolution="64", **flags), Framing.of(settings))
     assert data.sizes == [(64, 64), (48, 80), (80, 48), (64, 64), (48, 80), (80, 48)]
     order = BatchOrder(data.sizes, 2, seed=0)
-    for step in range(order.batches_per_epoch * 2):
+    for step in range(6):
         indices = order.batch(step)
         width, height = data.sizes[indices[0]]
         batch = data.batch(indices, seed=0, step=step, caption_dropout=0)
@@ -71,9 +71,9 @@ def test_buckets_are_not_mixed_and_crop_image_and_mask_alike(tmp_path: Path) -> 
     assert len(data.examples(4)) == 2
 
 
-def test_without_buckets_pictures_are_stretched(tmp_path: Path) -> None:
+def test_without_buckets_images_are_stretched(tmp_path: Path) -> None:
     data = prepared(load(write_list(tmp_path, [(64, 32)])))
-    mask, image = data.pictures([0])
+    mask, image = data.masks_and_images([0])
     assert image.shape == (1, 3, 32, 32)
     assert mask.mean() == pytest.approx((lesion(64, 32) > 0).mean())
     assert mask.unique().tolist() == [0, 1]
@@ -92,10 +92,12 @@ def test_impossible_buckets(flags: dict[str, object], expected: str, tmp_path: P
         config(tmp_path, enable_bucket=True, **flags)
 
 
-# Flips and turns
+# Flips and rotations
 
 
-def test_variants_show_image_and_mask_alike_with_latents_of_their_own(tmp_path: Path) -> None:
+def test_augmentations_are_those_of_image_and_mask_alike_with_latents_of_their_own(
+    tmp_path: Path,
+) -> None:
     dataset = load(write_list(tmp_path, [(32, 32)] * 4))
     base = Base()
     data = base.prepare(TrainingData(dataset, replace(SQUARE, flip=True, rotate=True)))
@@ -112,19 +114,19 @@ def test_variants_show_image_and_mask_alike_with_latents_of_their_own(tmp_path: 
     assert torch.equal(again.image, batch.image) and torch.equal(again.latents, batch.latents)
 
 
-def test_pictures_that_are_not_square_keep_their_size(tmp_path: Path) -> None:
+def test_images_that_are_not_square_keep_their_size(tmp_path: Path) -> None:
     framing = Framing((32, 16), rotate=True)
-    assert framing.variants((32, 16)) == [(False, 0), (False, 2)]
+    assert framing.augmentations((32, 16)) == [(False, 0), (False, 2)]
     data = prepared(load(write_list(tmp_path, [(32, 16)] * 2)), framing)
     shown = [data.batch([0, 1], 0, step, 0).image for step in range(8)]
     assert all(image.shape == (2, 3, 16, 32) for image in shown)
     assert not all(torch.equal(image, shown[0]) for image in shown)
 
 
-def test_pictures_are_shown_as_they_are_by_default(tmp_path: Path) -> None:
+def test_images_are_not_augmented_by_default(tmp_path: Path) -> None:
     folder = write_list(tmp_path, [(32, 32)] * 2)
     data = prepared(load(folder), Framing.of(config(folder, resolution="32")))
-    _, image = data.pictures([0, 1])
+    _, image = data.masks_and_images([0, 1])
     for step in range(6):
         assert torch.equal(data.batch([0, 1], 0, step, 0).image, image)
 
@@ -171,10 +173,10 @@ def test_a_damaged_cache_file_is_named(tmp_path: Path) -> None:
     data = disk(load(folder), cache, Base())
     for path in cache.rglob("*.safetensors"):
         path.write_bytes(b"damaged")
-    with pytest.raises(ConfigError, match=r"safetensors is damaged.*Delete it"):
+    with pytest.raises(CacheError, match=r"safetensors is damaged.*Delete it"):
         data.batch([0], 0, 0, 0)
     (tmp_path / "a file").touch()
-    with pytest.raises(ConfigError, match="cannot write"):
+    with pytest.raises(CacheError, match="cannot write"):
         disk(load(folder), tmp_path / "a file", Base())
 
 
@@ -238,7 +240,7 @@ def test_the_summary_of_a_dataset(tmp_path: Path) -> None:
     text = DatasetSummary.of(load(folder), framing).render()
     assert text.splitlines() == [
         "pairs             4",
-        "picture sizes     64x64 to 192x64, 2 different; most common 64x64 (3)",
+        "image sizes       64x64 to 192x64, 2 different; most common 64x64 (3)",
         "trained at        64x64 (3)",
         "                  96x32 (1)",
         "mask coverage     0.0% to 4.7%, median 4.7%",

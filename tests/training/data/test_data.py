@@ -111,4 +111,4 @@ def test_the_data_is_given_in_one_way(tmp_path: Path) -> None:
     assert report.count("no such folder") == 2
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
-    assert "no pictures" in problems(tmp_path, **folders)
+    assert "no images" in problems(tmp_path, **folders)

@@ -121,7 +121,7 @@ def test_mistakes(
 ) -> None:
     report = problems(tmp_path, dataset_config=toml(TOML.replace(old, new)), **on_host)
     assert expected in report
-    assert "nothing was trained" in report
+    assert "nothing was started" in report
 
 
 def test_all_mistakes_are_in_one_report(toml: Write, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from siamese_diffusion.common.pictures import read_image, read_mask, read_palette_mask
+from siamese_diffusion.training.train_siamese import main
 from support.small_datasets import (
     lesion,
     load,
@@ -22,6 +23,7 @@ from support.small_datasets import (
     write_list,
     write_palette_masks,
 )
+from support.small_runs import command
 
 # Pictures and masks of every kind
 
@@ -129,13 +131,33 @@ def test_masks_are_true_above_half_of_their_range(tmp_path: Path) -> None:
     assert np.array_equal(read_mask(save(tmp_path / "grey.png", grey)), grey > 127)
 
 
-def test_masks_of_0_and_1_are_refused(tmp_path: Path) -> None:
+def test_masks_of_0_and_1_are_refused_each_in_one_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nine of ten would be trained as without a lesion."""
+    index = write_list(tmp_path, [(32, 32)] * 10) / "prompt.jsonl"
+    for number in range(9):
+        save(tmp_path / f"masks/{number}.png", lesion() // 255)
+    (base := tmp_path / "base.ckpt").touch()  # read after the pairs
+    assert main(command(base, index, tmp_path / "out")) == 2
+    report = capsys.readouterr().err
+    assert "9 problems in this dataset; nothing was started." in report
+    for number in range(9):
+        assert (
+            f"line {number + 1}: mask {tmp_path}/masks/{number}.png: the mask's brightest value "
+            "is 1 of 255" in report
+        )
+    assert report.count("Multiply by 255, or paint the lesion white") == 9
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_without_any_lesion_is_refused(tmp_path: Path) -> None:
     write_list(tmp_path, [(32, 32)] * 2)
-    save(tmp_path / "masks/0.png", lesion() // 255)
-    assert load(tmp_path).notes == (f"1 of 2 masks are empty; the first: {tmp_path}/masks/0.png",)
-    save(tmp_path / "masks/1.png", lesion() // 255)
-    report = problems(tmp_path)
-    assert "all 2 masks are empty" in report and "by 255" in report
+    save(tmp_path / "masks/0.png", lesion() * 0)
+    note = f"1 of 2 masks are empty (black); the first: {tmp_path}/masks/0.png"
+    assert load(tmp_path).notes == (note,)
+    save(tmp_path / "masks/1.png", lesion() * 0)
+    assert "all 2 masks are empty" in problems(tmp_path)
 
 
 # Masks with a colour per class

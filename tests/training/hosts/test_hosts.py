@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -24,6 +22,7 @@ from siamese_diffusion.training.hosts.sd_scripts.library import NEEDED
 from siamese_diffusion.training.hosts.sd_scripts.locate import find_sd_scripts
 from siamese_diffusion.training.train_siamese import main
 from support.paths import ROOT, TRAIN_SCRIPT
+from support.processes import run
 from support.small_datasets import config
 from support.small_runs import command, losses, metrics
 from support.tiny_base import write_tiny_base
@@ -66,6 +65,7 @@ def test_it_trains_and_says_who_trained(
     assert (out / "sample/polyps-step00000003.png").is_file()
 
 
+@pytest.mark.slow
 def test_it_resumes_bit_for_bit(
     host_flags: list[str], base: Path, pairs: Path, tmp_path: Path
 ) -> None:
@@ -253,6 +253,7 @@ def test_another_package_called_library_is_not_taken_for_it(
     assert choose_host(config(tmp_path)).name == "standalone"
 
 
+@pytest.mark.slow  # all of them together
 @pytest.mark.parametrize(
     ("module", "text", "expected"),
     [
@@ -273,13 +274,11 @@ def test_a_broken_checkout_is_explained(
     """In a process of its own, because a process can import only one `library`."""
     folder = write_fake(tmp_path / "sd scripts", **{module: text})
     command = [
-        sys.executable, str(TRAIN_SCRIPT), f"--sd_scripts={folder}",
+        sys.executable, TRAIN_SCRIPT, f"--sd_scripts={folder}",
         "--pretrained_model_name_or_path=base.safetensors", f"--train_data={pairs}",
         "--output_dir=out",
     ]  # fmt: skip
-    result = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
-    )
+    result = run(command, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     assert expected in result.stderr
     assert "Traceback" not in result.stderr
@@ -325,6 +324,7 @@ def test_a_config_file_of_sd_scripts_may_have_flags_that_are_off(
     assert "--v2" not in message and "cache_latents" not in message
 
 
+@pytest.mark.slow
 def test_without_sd_scripts_nothing_of_it_is_imported(pairs: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
@@ -335,10 +335,7 @@ def test_without_sd_scripts_nothing_of_it_is_imported(pairs: Path, tmp_path: Pat
     flags = [
         f"--train_data={pairs}", "--pretrained_model_name_or_path=none", "--output_dir=out",
     ]  # fmt: skip
-    result = subprocess.run(
-        [sys.executable, "-c", code, *flags],
-        cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=True, timeout=300,
-    )  # fmt: skip
+    result = run([sys.executable, "-c", code, *flags], cwd=tmp_path)
     assert result.stdout.strip() == "[] 2"
 
 
@@ -399,7 +396,7 @@ def test_masks_and_validation_are_alike(
     assert train(base, pairs, tmp_path, *flags) == 0
     last = metrics(tmp_path)[-1]
     parts = [value for name, value in last.items() if name.startswith("validation_")]
-    assert last["validation"] == pytest.approx(sum(parts)) and last["validation"] > 0
+    assert len(parts) == 4 and all(part > 0 for part in parts)
     bundle = read_weights(tmp_path / "siamese.safetensors")
     metadata = read_metadata(bundle.metadata, "bundle")
     assert metadata is not None

@@ -26,6 +26,8 @@ from siamese_diffusion.training.merge_bundle import merge_files
 from siamese_diffusion.training.method.networks import SiameseNetworks, new_controlnet
 from siamese_diffusion.training.run.folder import RunFolder
 from siamese_diffusion.training.train_siamese import main
+from support.needs import Need
+from support.processes import run
 from support.sd_scripts_base import SD1, build_vae, build_version_two, load
 from support.small_runs import command, losses
 from support.workflow_prompts import Prompt, bundle_prompt, image
@@ -316,7 +318,7 @@ def test_importing_it_leaves_a_process_alone(sd_scripts: Path) -> None:
         "assert stub is None or sys.argv[1] not in stub.__file__\n"
     )
     command = [sys.executable, "-c", code, str(sd_scripts)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    result = run(command)
     assert result.returncode == 0, result.stderr
 
 
@@ -324,5 +326,5 @@ def test_its_commit_is_recorded(sd_scripts: Path) -> None:
     git = ["git", "-C", str(sd_scripts), "rev-parse", "HEAD"]
     result = subprocess.run(git, capture_output=True, text=True, check=False)
     if result.returncode:
-        pytest.skip(f"{sd_scripts} is no clone")
+        Need.SD_SCRIPTS_CLONE.skip()
     assert commit(sd_scripts) == result.stdout[:8]

@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support.paths import TRAIN_SCRIPT
+from support.needs import Need
+from support.processes import launch_two
 from support.small_runs import metrics
 from support.tiny_base import write_tiny_base
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install deepspeed"
-)
+
+@pytest.fixture(autouse=True)
+def deepspeed() -> None:
+    if importlib.util.find_spec("deepspeed") is None:
+        Need.DEEPSPEED.skip()
 
 
 def launch(arguments: list[str], deepspeed: bool) -> None:
     """Two processes on CPUs, as `accelerate launch` starts them on GPUs."""
     zero_2 = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
     settings = {**zero_2, "DS_ACCELERATOR": "cpu"} if deepspeed else {"ACCELERATE_USE_CPU": "true"}
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611",
-         str(TRAIN_SCRIPT), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **settings},
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    launch_two(arguments, settings)
 
 
 def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in metrics(folder)]
 
 
+@pytest.mark.slow
 def test_zero_2_trains_saves_and_resumes(pairs: Path, tmp_path: Path) -> None:
     base = write_tiny_base(tmp_path / "tiny.safetensors")
     arguments = [

@@ -1,4 +1,4 @@
-"""Never losing work: whatever ends a run, the same command goes on as if nothing had happened."""
+"""Never losing work: whatever ends a run, the same command resumes as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ import json
 import math
 import multiprocessing
 import os
-import random
 import shutil
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import siamese_diffusion
 import torch
 from PIL import Image
+from safetensors import safe_open
 from siamese_diffusion.models.weights import read_weights
 from siamese_diffusion.training.method.objective import Batch, Objective
-from siamese_diffusion.training.run import reporting
+from siamese_diffusion.training.run import metrics as metrics_file
+from siamese_diffusion.training.run.checkpoint import Checkpoints
 from siamese_diffusion.training.run.folder import RunFolder
+from siamese_diffusion.training.run.trainer import Trainer
 from siamese_diffusion.training.train_siamese import main
+from support.paths import ROOT
 from support.small_runs import metrics
 from support.tiny_base import write_tiny_base
 from torch import Tensor
@@ -30,9 +34,22 @@ STEPS = 8
 
 
 @pytest.fixture(scope="module")
-def command(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A run of eight steps with everything that has a state: optimizer, scheduler, average."""
-    base = write_tiny_base(tmp_path_factory.mktemp("tiny") / "tiny.safetensors")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_base(tmp_path_factory.mktemp("tiny") / "tiny.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The number of threads changes rounding."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def command(base: Path, pairs: Path) -> list[str]:
+    """A run of eight steps with everything that has a state: optimizer, scheduler, EMA."""
     return [
         f"--pretrained_model_name_or_path={base}",
         f"--train_data={pairs}",
@@ -52,16 +69,70 @@ def command(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[multiprocessing.context.ForkServerContext]:
-    """Fresh processes that need not import everything again."""
+    """Fresh processes that need not import everything again, and have this checkout."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["siamese_diffusion.training.run.start"])
-    yield context
+    context.set_forkserver_preload(["conftest", "siamese_diffusion.training.run.start"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT / "tests"))
+        yield context
 
 
-def run(arguments: list[str]) -> None:
-    """Train and end the process; on one thread, since the number of threads changes rounding."""
+def run(arguments: list[str], watch: Callable[[str], None] | None = None) -> None:
+    """Train and end the process; `watch` is told of each thing that is about to be written."""
+    assert Path(siamese_diffusion.__file__).parent == ROOT
     torch.set_num_threads(1)
+    if watch:
+        announce_writes(watch)
     os._exit(main(arguments))
+
+
+def announce_writes(watch: Callable[[str], None]) -> None:
+    """Call `watch` before a file gets its name, is renamed or gets a line, in this process."""
+
+    def announced(function: Callable[..., Any], place: int) -> Callable[..., Any]:
+        def announcing(*arguments: Any) -> Any:
+            what = arguments[place]
+            watch(f"{function.__name__} {what.name if isinstance(what, Path) else what}")
+            return function(*arguments)
+
+        return announcing
+
+    os.replace = announced(os.replace, 1)
+    os.rename = announced(os.rename, 1)
+    metrics_file.append = announced(metrics_file.append, 1)
+
+
+class WriteDown:
+    """Keeps what is written in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, what: str) -> None:
+        with self.path.open("a") as file:
+            file.write(what + "\n")
+
+
+class KillBefore:
+    """Kills the process when one thing is about to be written for the n-th time."""
+
+    def __init__(self, what: str, occurrence: int) -> None:
+        self.what, self.left = what, occurrence
+
+    def __call__(self, what: str) -> None:
+        self.left -= what == self.what
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_in_process(
+    processes: multiprocessing.context.ForkServerContext, *arguments: object
+) -> int | None:
+    """The exit code of `run` in a process of its own."""
+    process = processes.Process(target=run, args=arguments)
+    process.start()
+    process.join(300)
+    return process.exitcode
 
 
 @pytest.fixture(scope="module")
@@ -71,93 +142,156 @@ def uninterrupted(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     out = tmp_path_factory.mktemp("uninterrupted") / "out"
-    process = processes.Process(target=run, args=([*command, f"--output_dir={out}"],))
-    process.start()
-    process.join(300)
-    assert process.exitcode == 0
+    assert run_in_process(processes, [*command, f"--output_dir={out}"]) == 0
     return out
 
 
 def assert_same_run(out: Path, expected: Path) -> None:
     """Equal weights bit for bit, and the same history."""
-    found = read_weights(out / "siamese.safetensors").tensors
-    known = read_weights(expected / "siamese.safetensors").tensors
-    assert found.keys() == known.keys()
-    different = [key for key in known if not torch.equal(found[key], known[key])]
-    assert different == []
+    assert_same_tensors(out / "siamese.safetensors", expected / "siamese.safetensors")
     assert losses(out) == losses(expected)
 
 
+def assert_same_tensors(path: Path, expected: Path) -> None:
+    found, known = read_weights(path).tensors, read_weights(expected).tensors
+    assert found.keys() == known.keys()
+    assert [key for key in known if not torch.equal(found[key], known[key])] == []
+
+
 def losses(out: Path) -> list[tuple[float, float]]:
-    return [(line["step"], line["loss"]) for line in metrics(out)]
+    return [(line["step"], line["loss"]) for line in metrics(out) if "loss" in line]
 
 
-def test_a_run_killed_at_ten_random_moments_ends_the_same(
-    command: list[str],
-    processes: multiprocessing.context.ForkServerContext,
-    uninterrupted: Path,
-    tmp_path: Path,
+def assert_same_folder(out: Path, expected: Path) -> None:
+    """The same files with the same content, but for times, dates and the folder's own name."""
+    files = sorted(path.relative_to(expected) for path in expected.rglob("*"))
+    assert sorted(path.relative_to(out) for path in out.rglob("*")) == files
+    for file in files:
+        found, known = out / file, expected / file
+        if file.suffix == ".safetensors":
+            assert_same_tensors(found, known)
+            assert metadata(found) == metadata(known)
+        elif file.suffix == ".pt":
+            assert_equal(*(torch.load(path, weights_only=True) for path in (found, known)))
+        elif file.name == "metrics.jsonl":
+            assert without_times(out) == without_times(expected)
+        elif file.suffix == ".json":
+            assert found.read_text().replace(str(out), str(expected)) == known.read_text()
+        elif known.is_file():
+            assert found.read_bytes() == known.read_bytes(), file
+
+
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        found: dict[str, str] = file.metadata()
+    found.pop("modelspec.date")
+    return found
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_equal(found[key], value)
+    elif isinstance(expected, Tensor):
+        assert torch.equal(found, expected)
+    else:
+        assert found == expected
+
+
+def without_times(out: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in metrics(out)]
+
+
+EVERYTHING = [  # is due at step 2 of 3
+    "--max_train_steps=3", "--lr_warmup_steps=1", "--save_every_n_steps=2", "--keep_last_n=1",
+    "--sample_every_n_steps=2", "--validate_every_n_steps=2", "--validation_split=0.34",
+]  # fmt: skip
+
+
+def test_a_run_killed_before_each_of_its_writes_ends_the_same(
+    command: list[str], processes: multiprocessing.context.ForkServerContext, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    moments = random.Random(0)
-    arguments = [*command, f"--output_dir={out}"]
-    kills = 0
-    while not (out / "siamese.safetensors").exists():
-        process = processes.Process(target=run, args=(arguments,))
-        process.start()
-        if kills < 10:
-            wait_for_a_random_moment(process, out, moments)
-            kills += 1
-            if process.exitcode is None:
-                os.kill(process.pid or 0, signal.SIGKILL)
-        process.join(300)
-    assert kills == 10
-    assert_same_run(out, uninterrupted)
-    assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
-
-
-def wait_for_a_random_moment(
-    process: multiprocessing.process.BaseProcess, out: Path, moments: random.Random
-) -> None:
-    """Until the run writes something new, and then up to a step's time longer."""
-    before = snapshot(out)
-    deadline = time.monotonic() + 120
-    while process.is_alive() and snapshot(out) == before and time.monotonic() < deadline:
-        time.sleep(0.002)
-    time.sleep(moments.uniform(0, 0.3))
-
-
-def snapshot(out: Path) -> list[tuple[str, int]]:
-    try:
-        return [(str(p), p.stat().st_size) for p in sorted(out.rglob("*"))]
-    except FileNotFoundError:  # renamed while being listed: something new
-        return []
+    """Killed and started again, each time one write further, until nothing is left."""
+    whole, out, order = tmp_path / "whole", tmp_path / "out", tmp_path / "order"
+    arguments = [*command, *EVERYTHING]
+    assert run_in_process(processes, [*arguments, f"--output_dir={whole}"], WriteDown(order)) == 0
+    writes = order.read_text().splitlines()
+    killed = set()
+    for number, what in enumerate(writes):
+        watch = KillBefore(what, 1)
+        code = run_in_process(processes, [*arguments, f"--output_dir={out}"], watch)
+        if code == -signal.SIGKILL:
+            killed.add(what)
+        else:
+            # It was written before the last kill, and need not be again.
+            assert code == 0 and (out / "siamese.safetensors").exists(), (number, what)
+            break
+    assert {"replace siamese-step00000002.safetensors", "replace siamese-step00000002.png",
+            "rename step00000002", "append 2", "replace siamese.safetensors"} <= killed  # fmt: skip
+    if not (out / "siamese.safetensors").exists():
+        assert run_in_process(processes, [*arguments, f"--output_dir={out}"]) == 0
+    assert_same_folder(out, whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_saves_and_exits_cleanly(
-    number: signal.Signals,
-    command: list[str],
-    processes: multiprocessing.context.ForkServerContext,
-    uninterrupted: Path,
-    tmp_path: Path,
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_stopped_run_leaves_nothing_out(
+    step: int, number: signal.Signals, command: list[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """At step 2 weights, preview and validation are due."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    arguments = [*command, *EVERYTHING]
+    assert main([*arguments, f"--output_dir={whole}"]) == 0
+    train_step = Trainer.train_step
+
+    def interrupted(trainer: Trainer) -> object:
+        if trainer.step == step - 1:
+            signal.raise_signal(number)
+        return train_step(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", interrupted)
+        assert main([*arguments, f"--output_dir={out}"]) == 0
+    assert [path.name for path in (out / "state").iterdir()] == [f"step{step:08d}"]
+    assert not (out / "siamese.safetensors").exists()
+    assert main([*arguments, f"--output_dir={out}"]) == 0
+    assert_same_folder(out, whole)
+
+
+def test_a_crash_after_the_state_sets_nothing_aside(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    arguments = [*command, f"--output_dir={out}", "--save_every_n_steps=0"]
-    process = processes.Process(target=run, args=(arguments,))
-    process.start()
-    while process.is_alive() and not (out / "metrics.jsonl").exists():
-        time.sleep(0.005)
-    os.kill(process.pid or 0, number)
-    process.join(300)
-    assert process.exitcode == 0
-    assert len(list((out / "state").iterdir())) == 1
-    assert not (out / "siamese.safetensors").exists()
-    process = processes.Process(target=run, args=(arguments,))
-    process.start()
-    process.join(300)
-    assert process.exitcode == 0
-    assert_same_run(out, uninterrupted)
+    arguments = [*command, *EVERYTHING, f"--output_dir={out}"]
+
+    def crash(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "publish", crash)
+        with pytest.raises(MemoryError):
+            main(arguments)
+    assert not list(out.glob("*.safetensors"))
+    assert main(arguments) == 0
+    assert not list(out.glob("set_aside*"))
+    weights = out / "siamese-step00000002.safetensors"
+    assert weights.is_file()
+    assert (out / "siamese.safetensors").samefile(out / "state/step00000003/ema.safetensors")
+
+
+def test_weights_are_copied_where_there_are_no_hard_links(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert main([*command, *EVERYTHING, f"--output_dir={tmp_path}"]) == 0
+    state = tmp_path / "state/step00000003/ema.safetensors"
+    assert not (tmp_path / "siamese.safetensors").samefile(state)
+    assert (tmp_path / "siamese.safetensors").read_bytes() == state.read_bytes()
 
 
 def test_another_command_does_not_continue_a_run(
@@ -222,12 +356,12 @@ def test_what_fails_at_the_end_is_done_again_without_training(
     ]
     arguments = [*command, f"--output_dir={out}", *flags]
 
-    def out_of_memory(*_: object) -> Tensor:
-        raise torch.OutOfMemoryError
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(reporting, "sample", out_of_memory)
-        with pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(Checkpoints, "publish", fail)
+        with pytest.raises(OSError, match="no space left"):
             main(arguments)
     history = (out / "metrics.jsonl").read_bytes()
     assert [path.name for path in (out / "state").iterdir()] == ["step00000002"]

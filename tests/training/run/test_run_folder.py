@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
-import torch
-from diffusers.training_utils import EMAModel
-from siamese_diffusion.training.run.checkpoint import load_ema
-from siamese_diffusion.training.run.folder import RunFolder, read_state
+from siamese_diffusion.training.errors import ConfigError
+from siamese_diffusion.training.run import metrics
+from siamese_diffusion.training.run.folder import RunFolder
 from siamese_diffusion.training.run.resume import FREE_TO_CHANGE, differences
+from siamese_diffusion.training.run.states import read_state
 from siamese_diffusion.training.train_siamese import main
+from support.paths import TRAIN_SCRIPT
+from support.processes import heed_permissions, run
 from support.tiny_runs import flags, train
-from torch import nn
 
 # What is refused
 
@@ -42,19 +44,23 @@ def test_a_base_model_that_is_missing_leaves_the_folder_alone(
     assert list(tmp_path.iterdir()) == [history]
 
 
-@pytest.mark.parametrize("out", ["file", "file/below", "locked/out"])
-def test_an_output_folder_that_cannot_be_written(
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_an_output_folder_that_is_a_file(
     out: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "file").touch()
-    (tmp_path / "locked").mkdir(mode=0o500)
-    if out == "locked/out" and os.access(tmp_path / "locked", os.W_OK):
-        pytest.skip("needs a user who may not write everywhere")
+    (file := tmp_path / "file").touch()
     assert main(flags(tmp_path / "none.safetensors", pairs, tmp_path / out)) == 2
-    message = capsys.readouterr().err
-    place = tmp_path / Path(out).parts[0]
-    what = "is a file" if place.is_file() else "cannot be written to"
-    assert f"error: --output_dir {tmp_path / out}: {place} {what}" in message
+    assert f"error: --output_dir {tmp_path / out}: {file} is a file" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_written(pairs: Path, tmp_path: Path) -> None:
+    """In a process of its own, which may not write everywhere even where root runs the tests."""
+    (locked := tmp_path / "locked").mkdir(mode=0o500)
+    arguments = flags(tmp_path / "none.safetensors", pairs, locked / "out")
+    found = run([sys.executable, TRAIN_SCRIPT, *arguments], before=heed_permissions)
+    assert found.returncode == 2
+    message = f"error: --output_dir {locked / 'out'}: {locked} cannot be written to"
+    assert message in found.stderr
 
 
 def test_a_dry_run_is_refused_where_the_run_would_be(
@@ -133,11 +139,67 @@ def test_saving_a_step_again_never_leaves_it_without_a_state(
     assert read_state(mark.parent) == (5, {"output_name": "polyps"})
 
 
-def test_a_resumed_average_is_where_the_weights_are(tmp_path: Path) -> None:
-    saved = EMAModel([nn.Parameter(torch.ones(2))], decay=0.5)
-    torch.save(saved.state_dict(), tmp_path / "ema.pt")
-    meta = torch.device("meta")
-    average = EMAModel([nn.Parameter(torch.ones(2, device=meta))], decay=0.9)
-    load_ema(average, tmp_path / "ema.pt", meta)
-    assert average.decay == 0.5
-    assert [tensor.device for tensor in average.shadow_params] == [meta]
+def test_only_what_a_run_has_left_unfinished_is_removed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "polyps")
+    theirs = [
+        ".my_project.tmp/notes", ".notes.txt.12.tmp", ".other.safetensors.12.tmp",
+        ".polyps-final.safetensors.12.tmp", "sample/.mine.tmp/notes", "state/.backup.tmp/notes",
+        "state/.step1.tmp/notes", ".config.json.tmp", ".polyps.safetensors.12.tmp.bak",
+    ]  # fmt: skip
+    ours = [
+        ".polyps.safetensors.12.tmp", ".polyps-step00000005.safetensors.12.tmp",
+        ".config.json.12.tmp", ".metrics.jsonl.12.tmp", ".losses.png.12.tmp",
+        "sample/.polyps-step00000005.png.12.tmp", "state/.step00000005.tmp/weights.safetensors",
+    ]  # fmt: skip
+    for name in [*theirs, *ours]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    folder.begin({"output_name": "polyps"}, 0)
+    assert [name for name in theirs if not (tmp_path / name).exists()] == []
+    assert [name for name in ours if (tmp_path / name).exists()] == []
+    assert list((tmp_path / "state").glob(".step0*")) == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", "\0\0"])
+def test_a_damaged_configuration_is_one_message(
+    content: str, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(content)
+    assert main(flags(tmp_path / "none.safetensors", pairs, tmp_path)) == 2
+    message = capsys.readouterr().err
+    assert f"error: {tmp_path / 'config.json'}: damaged" in message
+    assert "delete the file" in message
+
+
+GOOD = [json.dumps({"step": step, "loss": 1.0}) + "\n" for step in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("damage", ["\0\0\0\n", '{"step": 2, "lo\n', "[]\n", '{"loss": 1}\n'])
+def test_a_damaged_line_of_the_history_is_named(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(GOOD[0] + damage + GOOD[2])
+    with pytest.raises(ConfigError, match=r"metrics.jsonl, line 2: damaged .* delete the line"):
+        metrics.lines_until(path, 3)
+    assert metrics.lines_until(path, 1) == GOOD[:1]  # the rest is written again
+
+
+@pytest.mark.parametrize("cut", range(1, len(GOOD[2]) + 1))
+def test_half_a_line_at_the_end_is_written_again(cut: int, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(GOOD)[:-cut])
+    assert metrics.lines_until(path, 2) == GOOD[:2]
+
+
+def test_a_state_that_is_removed_is_complete_or_has_lost_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path, "polyps")
+    write_run(folder, 5, 6)
+
+    def killed(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folder.prune(1)
+    assert [path.name for path in folder.complete_states()] == ["step00000006"]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from siamese_diffusion.models.weights import DECODER, UNET, StateDict, read_weights
 from siamese_diffusion.training.train_siamese import main
-from support.paths import TRAIN_SCRIPT
+from support.processes import launch_two
 from support.small_runs import metrics
 from support.tiny_base import SD1, SD2, write_tiny_base
 from support.tiny_runs import ROUNDING, differing, flags, losses, train
@@ -29,23 +26,10 @@ def test_accumulation_equals_a_larger_batch(
 
 def launch(arguments: list[str]) -> str:
     """Two processes, on CPUs instead of GPUs and without MPI; what they say."""
-    launcher = [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
-        "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no",
-        "--num_cpu_threads_per_process=1",
-    ]  # fmt: skip
-    result = subprocess.run(
-        [*launcher, str(TRAIN_SCRIPT), *arguments],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stderr
+    return launch_two(arguments, {"ACCELERATE_USE_CPU": "true"})
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_also_when_resumed(
     tiny: Path,
     pairs: Path,
@@ -68,6 +52,7 @@ def test_two_processes_equal_one_also_when_resumed(
     assert_same_run(out, plain, plain_folder)
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_cache_on_disk(
     tiny: Path, pairs: Path, plain: StateDict, plain_folder: Path, tmp_path: Path
 ) -> None:
@@ -133,7 +118,7 @@ def test_optimizers_by_name(
         (["--optimizer_args", "weight_decay:0.1"], "not key=value"),
         (["--optimizer_args", "speed=1"], "AdamW says"),
         (["--resolution=100"], "--resolution is '100'; expected SIZE or WIDTH,HEIGHT"),
-        (["--max_train_steps=0"], "--max_train_steps is 0; it must be above 0"),
+        (["--max_train_steps=0"], "--max_train_steps is 0; it must be at least 1"),
         (["--xformers"], "--xformers: "),
         (["--sdpa"], "--sdpa: PyTorch's scaled dot product attention is always used"),
         (["--config_file=missing.toml"], "--config_file missing.toml"),
@@ -205,7 +190,7 @@ def test_a_dry_run_describes_and_writes_nothing(
     ("more", "copies", "named"),
     [
         ([], 4, "weights, gradients, AdamW; activations come on top"),
-        (["--ema_decay=0.9"], 5, "weights, gradients, moving average, AdamW; activations come"),
+        (["--ema_decay=0.9"], 5, "weights, gradients, EMA, AdamW; activations come"),
         (
             ["--optimizer_type=SGDNesterov"],
             2,
@@ -268,10 +253,25 @@ def test_the_validation_loss_is_logged_and_repeatable(
     found = []
     for folder in (tmp_path / "a", tmp_path / "b"):
         train(tiny, pairs, folder, *more)
-        lines = metrics(folder)
-        found.append([(line["step"], line["validation"]) for line in lines if "validation" in line])
+        lines = [line for line in metrics(folder) if "validation_mask" in line]
+        assert all([*line][1] == "validation_mask" for line in lines)
+        found.append(lines)
     assert found[0] == found[1]
-    assert [step for step, _ in found[0]] == [1, 2, 3]
+    assert [line["step"] for line in found[0]] == [1, 2, 3]
+
+
+def test_validation_losses_depend_on_the_weights_alone(
+    tiny: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """Weights that do not change, at steps before and after a third, where a loss is added."""
+    more = ["--validation_split=0.67", "--validate_every_n_steps=1", "--train_batch_size=2"]
+    train(tiny, pairs, tmp_path, *more, "--learning_rate=1e-30")
+    lines = [line for line in metrics(tmp_path) if "validation_mask" in line]
+    names = {f"validation_{name}" for name in ("mask", "image", "consistency", "augmentation")}
+    for line in lines:
+        step = line.pop("step")
+        assert line.keys() == names
+        assert line == pytest.approx(lines[0], rel=1e-6), step
 
 
 def test_tensorboard_gets_losses_and_previews(tiny: Path, pairs: Path, tmp_path: Path) -> None:

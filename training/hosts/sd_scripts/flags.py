@@ -56,16 +56,16 @@ _REASONS = {
     "captions are read from .txt and .caption; leave it out": "caption_extension caption_extention",
     "set it in a --dataset_config": "caption_prefix caption_suffix",
     "set num_repeats in a --dataset_config": "dataset_repeats",
-    "latents are cached, so pictures cannot change from step to step; use --flip_aug": (
+    "latents are cached, so images cannot change from step to step; use --flip_aug": (
         "color_aug face_crop_aug_range random_crop"
     ),
-    "pictures are resized linearly, masks by nearest neighbour": "resize_interpolation",
-    "buckets always scale pictures to their size; use --min_bucket_reso": "bucket_no_upscale",
+    "images are resized linearly, masks by nearest neighbour": "resize_interpolation",
+    "buckets always scale images to their size; use --min_bucket_reso": "bucket_no_upscale",
     "datasets are prompt.jsonl files, two folders or a --dataset_config": "dataset_class in_json",
     "the mask is the condition here, not a weight of the loss": "alpha_mask masked_loss",
     "use --dry_run": "debug_dataset",
     "file sizes and captions are read anew at each start; leave it out": "cache_info",
-    "pictures are read by threads; leave it out": (
+    "images are read by threads; leave it out": (
         "max_data_loader_n_workers persistent_data_loader_workers"
     ),
     "this trains a ControlNet and the UNet's decoder, nothing else": (

@@ -29,11 +29,12 @@ from ...method.base_model import BaseModel
 from ...method.ldm_keys import read_diffusers_shape
 from ...method.noise_schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
 from ...method.objective import Batch
-from ..encoders import KLAutoencoder, load_tokenizer
+from ..encoders import KLAutoencoder
 from ..optimizers import package_advice, parse_arguments
+from ..tokenizer import load_tokenizer, tokenizer_folder
 from .flags import NEEDS, SCHEDULE_FLAGS
 from .library import Library, build_parser, commit, english, load_library
-from .models import context_dim, folder_hash, load_parts
+from .models import check_vae, context_dim, folder_hash, load_parts
 
 KNOWN_KEYS = FLAGS.keys() | SUBSET_KEYS | FOLDERS
 NOISE_FLAGS = ("noise_offset", "multires_noise_iterations", "min_timestep", "max_timestep")
@@ -120,6 +121,14 @@ class SdScripts:
         if not found and not problems:
             problems.append("expected [[datasets]] with [[datasets.subsets]]")
         return found
+
+    def check(self, config: TrainConfig) -> None:
+        context_dim(config.pretrained_model_name_or_path)
+        vae = self._options.vae
+        check_vae(None if vae is None else Path(vae))
+        if config.tokenizer_cache_dir is not None:
+            tokenizer_folder(config.tokenizer_cache_dir)
+        self.make_optimizer(config, [nn.Parameter(torch.ones(1))])
 
     def load_base_model(self, config: TrainConfig, accelerator: Accelerator) -> BaseModel:
         path = config.pretrained_model_name_or_path
@@ -227,7 +236,7 @@ class SdTextEncoder:
         tokenizer = load_tokenizer(module.config.hidden_size, Path(folder) if folder else None)
 
         class LocalTokenizer(library.strategy_sd.SdTokenizeStrategy):
-            """With the tokenizer of the ComfyUI that this pack is in, so that no hub is needed."""
+            """With the same tokenizer as the standalone host, so that nothing is downloaded."""
 
             def _load_tokenizer(self, *_: Any, **__: Any) -> Any:
                 return tokenizer

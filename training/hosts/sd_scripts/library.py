@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ....common.arguments import Parser
 from ...errors import ConfigError
 from .locate import TESTED
 
@@ -130,9 +131,7 @@ def build_parser(library: Library) -> argparse.ArgumentParser:
 
     Raises ConfigError for a version whose functions take other arguments.
     """
-    parser = argparse.ArgumentParser(
-        prog="train_siamese.py", usage="see docs/sd-scripts.md", add_help=False, allow_abbrev=False
-    )
+    parser = Parser(prog="train_siamese.py", add_help=False, allow_abbrev=False)
     try:
         _add_flags(library, parser)
     except TypeError as error:

@@ -30,16 +30,21 @@ def load_parts(
     which, args.vae may name another autoencoder. Raises WeightsError.
     """
     vae_path = None if args.vae is None else Path(args.vae)
-    if vae_path is not None:  # sd-scripts would ask the hub for what is missing
-        if not vae_path.exists():
-            raise WeightsError(f"--vae {vae_path}: no such file, nor a folder in diffusers layout.")
-        _refuse_pickle(vae_path, "--vae ")
+    check_vae(vae_path)
     with _explained(path, "full Stable Diffusion 1.x or 2.x checkpoint"):
         text_encoder, vae, unet = _load_model(library, args, path, accelerator)
     if vae_path is not None:
         with _explained(vae_path, "autoencoder"):
             vae = library.model_util.load_vae(str(vae_path), torch.float32)
     return text_encoder, vae, unet
+
+
+def check_vae(path: Path | None) -> None:
+    """Raise WeightsError for a --vae that is not there, or that sd-scripts may not load."""
+    if path is not None and not path.exists():  # sd-scripts would ask the hub for it
+        raise WeightsError(f"--vae {path}: no such file, nor a folder in diffusers layout.")
+    if path is not None:
+        _refuse_pickle(path, "--vae ")
 
 
 @contextmanager

@@ -1,0 +1,28 @@
+"""Which of several processes this is, as launchers number them in the environment."""
+
+from __future__ import annotations
+
+import os
+
+# torchrun's and accelerate's, then those of MPI libraries.
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+LOCAL_RANKS = (
+    "LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+)
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of a run, or the first: the one that reports."""
+    return _number(RANKS) == "0"
+
+
+def is_first_on_machine() -> bool:
+    """Whether no process before this one runs on the same machine, and so sees the same files."""
+    return _number(LOCAL_RANKS) == "0"
+
+
+def _number(names: tuple[str, ...]) -> str:
+    return next((os.environ[name] for name in names if name in os.environ), "0")

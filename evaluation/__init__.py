@@ -1,0 +1,1 @@
+"""How good a set of synthetic pairs is, measured on real ones."""

@@ -1,0 +1,173 @@
+"""Does training on the synthetic pairs help? Real test pairs, the same segmenter, equal steps.
+
+result = measure_downstream(real_train, real_test, [synthetic], settings)
+table = result.table()
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from .arms import BASELINE, Arm, plan
+from .intervals import bootstrap
+from .overlap import METRICS, overlap
+from .pair_sets import PairSet
+from .segmenters import Segmenter, colour_statistics, predict
+from .settings import Settings
+from .splits import split
+from .store import Store, training_key
+from .train_segmenter import Training, train
+
+log = logging.getLogger(__name__)
+
+ALL = "all"  # segmenters together
+DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """What every arm reached on every test image.
+
+    values: arm -> segmenter -> (repetitions, test images, 3), Dice, IoU and HD95. judges: the
+    segmenters of the arm "real + augmentation", which the other measures use.
+    """
+
+    settings: Settings
+    arms: tuple[Arm, ...]
+    left_out: tuple[str, ...]
+    training: PairSet
+    validation: PairSet
+    test: PairSet
+    values: dict[str, dict[str, np.ndarray]]
+    judges: tuple[Segmenter, ...]
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row for each arm: means, and the paired differences to real + augmentation."""
+        return [self._row(arm) for arm in self.arms]
+
+    def _row(self, arm: Arm) -> dict[str, Any]:
+        found, base = self.values[arm.name], self.values[BASELINE]
+        row: dict[str, Any] = {
+            "arm": arm.name,
+            "synthetic_set": arm.synthetic.name if arm.synthetic else None,
+            "ratio": arm.ratio,
+            "augmented": arm.augment,
+            "real_pairs": 0 if arm.synthetic and arm.ratio is None else len(self.training),
+            "synthetic_pairs": arm.synthetic_count(len(self.training)),
+            "segmenters": {},
+        }
+        for name in (*found, ALL):
+            mine = _over(found, name)
+            row["segmenters"][name] = self._figures(mine, mine - _over(base, name))
+        return row
+
+    def _figures(self, mine: np.ndarray, difference: np.ndarray) -> dict[str, Any]:
+        """Of one arm and segmenter; arrays (repetitions, images, metrics)."""
+        figures: dict[str, Any] = {}
+        for index, metric in enumerate(METRICS):
+            values, seed, groups = difference[..., index], self.settings.seed, self.test.groups
+            figures[metric] = {
+                "mean": float(mine[..., index].mean()),
+                "of_each_seed": mine[..., index].mean(1).tolist(),
+                "difference": asdict(bootstrap(values, seed)),
+                "difference_by_group": asdict(bootstrap(values, seed, groups)) if groups else None,
+            }
+        return figures
+
+
+def _over(values: dict[str, np.ndarray], segmenter: str) -> np.ndarray:
+    """One segmenter's values, or the mean of all of them."""
+    return np.mean([*values.values()], axis=0) if segmenter == ALL else values[segmenter]
+
+
+def measure_downstream(
+    real_train: PairSet,
+    real_test: PairSet,
+    synthetic: Sequence[PairSet],
+    settings: Settings,
+    folder: Path,
+) -> Downstream:
+    """Train every arm and measure it on the test pairs.
+
+    A part of `real_train` is held out, whole groups, to choose each training's best weights; the
+    test pairs are looked at once. Finished trainings are kept in `folder` and used again. Raises
+    DatasetError when there are too few real pairs to hold any out.
+    """
+    training, validation = split(real_train, settings.validation_share, settings.seed)
+    arms, left_out = plan(len(training), synthetic, settings.ratios)
+    runner = _Runner(training, validation, real_test, settings, Store(folder))
+    values: dict[str, dict[str, np.ndarray]] = {arm.name: {} for arm in arms}
+    jobs = [(arm, name) for arm in arms for name in settings.segmenters]
+    with logging_redirect_tqdm():
+        for arm, name in tqdm(jobs, "arms", disable=None):
+            numbers = range(settings.seeds)
+            before = runner.trainings
+            values[arm.name][name] = np.stack([runner.run(arm, name, i) for i in numbers])
+            if runner.trainings > before:
+                dice = values[arm.name][name][..., 0].mean()
+                log.info("%s, %s: Dice %.3f on the test images", arm.name, name, dice)
+    judges = tuple(runner.judges)
+    return Downstream(
+        settings, tuple(arms), tuple(left_out), training, validation, real_test, values, judges
+    )
+
+
+class _Runner:
+    """Trains, measures and remembers."""
+
+    def __init__(
+        self,
+        training: PairSet,
+        validation: PairSet,
+        test: PairSet,
+        settings: Settings,
+        store: Store,
+    ) -> None:
+        self.training, self.validation, self.test = training, validation, test
+        self.settings, self.store = settings, store
+        self.statistics = colour_statistics(training.images)
+        self.judges: list[Segmenter] = []
+        self.trainings = 0  # done by this run, not an earlier one
+
+    def run(self, arm: Arm, segmenter: str, number: int) -> np.ndarray:
+        """Values (test images, 3) of one training, done now or earlier."""
+        pool = arm.pool(self.training, self.settings.seed, number)
+        job = Training(segmenter, pool, self.validation, arm.augment, number)
+        key = training_key(job, self.training, self.settings)
+        fingerprint, is_judge = self.test.fingerprint(), arm.name == BASELINE
+        done = self.store.figures(key, fingerprint)
+        if done and (not is_judge or self._load_judge(segmenter, key)):
+            return done["values"]
+        self.trainings += 1
+        trained = train(job, self.statistics, self.settings, f"{arm.name}, {segmenter}, {number}")
+        if is_judge:
+            self.judges.append(trained.segmenter)
+            self.store.write_weights(key, trained.segmenter)
+        values = overlap(predict(trained.segmenter, self.test.images), self.test.masks)
+        values = values.round(DECIMALS)  # as they are read again by --resume
+        content = {
+            "arm": arm.name,
+            "segmenter": segmenter,
+            "number": number,
+            "best_step": trained.best_step,
+            "validation_dice": trained.validation_dice,
+            "seconds": round(trained.seconds, 2),
+            "values": values,
+        }
+        self.store.write_figures(key, fingerprint, content)
+        return values
+
+    def _load_judge(self, name: str, key: str) -> bool:
+        segmenter = Segmenter(name, *self.statistics).to(self.settings.torch_device())
+        if not self.store.load_weights(key, segmenter):
+            return False
+        self.judges.append(segmenter)
+        return True

@@ -1,0 +1,11 @@
+"""Errors that the user can put right; the messages say how."""
+
+from __future__ import annotations
+
+
+class OutputError(ValueError):
+    """The output folder cannot be used."""
+
+
+class FeaturesError(ValueError):
+    """A file given as --features cannot be used."""

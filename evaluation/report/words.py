@@ -1,0 +1,106 @@
+"""What the figures say, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..arms import BASELINE
+from ..downstream import ALL
+from ..memorisation import CLOSE
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def interval(found: Mapping[str, Any]) -> str:
+    """A difference with its interval."""
+    if found["low"] is None:
+        return f"{signed(found['mean'])} (no interval: {found['n']} are too few)"
+    return f"{signed(found['mean'])} ({signed(found['low'])} to {signed(found['high'])})"
+
+
+def percent(found: Mapping[str, Any]) -> str:
+    """A share with its interval."""
+    return f"{found['mean']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """A gain or loss only where the whole interval is on one side of 0."""
+    if found["low"] is None:
+        return "too few test images to tell"
+    if found["low"] > 0:
+        return "a gain"
+    if found["high"] < 0:
+        return "a loss"
+    return "no difference shown"
+
+
+def primary(table: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
+    """The arm that the summary quotes, fixed in advance: as many synthetic pairs as real ones, or
+    else the lowest ratio."""
+    arms = [row for row in table if row["synthetic_set"] == name and row["ratio"] is not None]
+    return min(arms, key=lambda row: (row["ratio"] != 1, row["ratio"]), default=None)
+
+
+def summary(content: Mapping[str, Any], name: str) -> list[str]:
+    """What was found for one synthetic set, one sentence a measure."""
+    table = content["downstream"]["table"]
+    sentences = [_downstream(table, name)]
+    if content["filter"]:
+        sentences.append(_downstream(table, f"{name} (filtered)"))
+    sentences += [_alignment(content["alignment"], name), _fidelity(content["fidelity"], name)]
+    sentences += [_memorisation(row) for row in content["memorisation"] if row["set"] == name]
+    return sentences
+
+
+def _downstream(table: list[dict[str, Any]], name: str) -> str:
+    row = primary(table, name)
+    if row is None:
+        return f"Training: no arm with real pairs and {name} could be made; see the list below."
+    dice = row["segmenters"][ALL]["dice"]["difference"]
+    groups = row["segmenters"][ALL]["dice"]["difference_by_group"]
+    by_group = f" Drawing whole groups: {interval(groups)}, {verdict(groups)}." if groups else ""
+    return (
+        f"Training: {row['arm']} against {BASELINE} changed the Dice on real test images by "
+        f"{interval(dice)}: {verdict(dice)}.{by_group}"
+    )
+
+
+def _alignment(rows: list[dict[str, Any]], name: str) -> str:
+    (mine,) = (row for row in rows if row["set"] == name)
+    (real,) = (row for row in rows if row["real"])
+    floor = mine["shuffled"]["mean"] if mine["shuffled"] else None
+    return (
+        f"Alignment: segmenters trained on real pairs find the mask with a Dice of "
+        f"{number(mine['dice']['mean'])}; on real test pairs {number(real['dice']['mean'])}, with "
+        f"shuffled masks {number(floor)}."
+    )
+
+
+def _fidelity(fidelity: Mapping[str, Any], name: str) -> str:
+    honest = fidelity["honest"]
+    if "left_out" in honest:
+        return f"Fidelity: left out ({honest['left_out']})."
+    rows = {row["set"]: row for row in honest["rows"]}
+    real = rows["real_train"]
+    return (
+        f"Fidelity: KID {number(rows[name]['kid']['mean'])} against held-out test images; real "
+        f"training images reach {number(real['kid']['mean'])}."
+    )
+
+
+def _memorisation(row: Mapping[str, Any]) -> str:
+    if row["flagged"] is None:
+        return f"Memorisation ({row['space']}): no share; {row['left_out']}."
+    found = row["flagged"]
+    more = "more than" if found["low"] > CLOSE else "no more than"
+    return (
+        f"Memorisation ({row['space']}): {percent(found)} of the images come nearer to a training "
+        f"image than all but {CLOSE:.0%} of real test images do, {more} chance explains."
+    )

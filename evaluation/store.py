@@ -1,0 +1,87 @@
+"""Finished trainings on disk, so that a stopped evaluation goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+
+from ..common.files import replacing
+from .overlap import METRICS
+from .pair_sets import PairSet
+from .segmenters import Segmenter, colour_statistics
+from .settings import Settings
+from .train_segmenter import Training, train
+
+# Of the settings, what a single training depends on.
+DECIDING = ("resolution", "seed", "steps", "batch_size", "learning_rate", "validations")
+
+
+def training_key(training: Training, normalised_by: PairSet, settings: Settings) -> str:
+    """Changes with everything that decides the trained weights (same libraries, same machine)."""
+    values = asdict(settings)
+    content = {
+        **{name: values[name] for name in DECIDING},
+        "segmenter": training.segmenter,
+        "pool": training.pool.fingerprint(),
+        "validation": training.validation.fingerprint(),
+        "normalised_by": normalised_by.fingerprint(),
+        "augment": training.augment,
+        "number": training.number,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+
+class Store:
+    """A folder with one JSON of figures for each training, and weights where they are kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def figures(self, key: str, test: str) -> dict[str, Any] | None:
+        """What a finished training measured on the test set of that fingerprint."""
+        path = self.folder / f"{key}.json"
+        if not path.is_file():
+            return None
+        content = json.loads(path.read_text("utf-8"))
+        if content["test"] != test:
+            return None
+        return {**content, "values": np.array(content["values"])}
+
+    def write_figures(self, key: str, test: str, content: dict[str, Any]) -> None:
+        entry = {**content, "test": test, "metrics": METRICS, "values": content["values"].tolist()}
+        with replacing(self.folder / f"{key}.json") as temporary:
+            temporary.write_text(json.dumps(entry), "utf-8")
+
+    def load_weights(self, key: str, segmenter: Segmenter) -> bool:
+        """Fill in the weights of a finished training; False where there are none."""
+        path = self.folder / f"{key}.safetensors"
+        if not path.is_file():
+            return False
+        segmenter.load_state_dict(load_file(path))
+        segmenter.eval()
+        return True
+
+    def write_weights(self, key: str, segmenter: Segmenter) -> None:
+        tensors = {name: value.contiguous() for name, value in segmenter.state_dict().items()}
+        with replacing(self.folder / f"{key}.safetensors") as temporary:
+            save_file(tensors, temporary)
+
+
+def remembered(
+    store: Store, training: Training, normalised_by: PairSet, settings: Settings
+) -> Segmenter:
+    """The segmenter of that training, done now or earlier."""
+    key = training_key(training, normalised_by, settings)
+    statistics = colour_statistics(normalised_by.images)
+    segmenter = Segmenter(training.segmenter, *statistics).to(settings.torch_device())
+    if not store.load_weights(key, segmenter):
+        segmenter = train(training, statistics, settings, training.segmenter).segmenter
+        store.write_weights(key, segmenter)
+    return segmenter

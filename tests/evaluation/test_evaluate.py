@@ -1,0 +1,179 @@
+"""The command from end to end on made-up pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
+from siamese_diffusion.tools.pairs import write_pairs
+from support.evaluation_run import BUDGET, evaluate
+
+pytest_plugins = ["support.evaluation_run"]
+
+
+def test_every_arm_is_trained_and_compared_by_image_and_by_group(
+    evaluation_report: dict[str, Any],
+) -> None:
+    table = {row["arm"]: row for row in evaluation_report["downstream"]["table"]}
+    sets = ("new", "new (filtered)")
+    expected = {"real", "real + augmentation"}
+    for name in sets:
+        expected |= {f"{name} only", f"real + 0.5x {name}", f"real + 1x {name}"}
+    left_out = " ".join(evaluation_report["downstream"]["left_out"])
+    assert set(table) | {name for name in expected if name in left_out} == expected
+    pairs = evaluation_report["downstream"]
+    assert pairs["training_pairs"] + pairs["validation_pairs"] == 26
+    assert (pairs["test_pairs"], pairs["test_groups"]) == (24, 12)
+    row = table["real + 1x new"]
+    assert row["real_pairs"] == row["synthetic_pairs"] == pairs["training_pairs"]
+    for figures in row["segmenters"].values():
+        for metric in ("dice", "iou", "hd95"):
+            by_image = figures[metric]["difference"]
+            by_group = figures[metric]["difference_by_group"]
+            assert (by_image["n"], by_group["n"]) == (24, 12)
+            for found in (by_image, by_group):
+                assert found["low"] <= found["mean"] <= found["high"]
+    assert set(row["segmenters"]) == {"unet_small", "fpn_small", "all"}
+
+
+def test_every_measure_is_there_with_its_floor_and_n(evaluation_report: dict[str, Any]) -> None:
+    ceiling, new = evaluation_report["alignment"]
+    assert ceiling["real"] and ceiling["set"] == "real_test"
+    assert new["shuffled"]["n"] == 24
+    assert "trained on 14 real training pairs" in evaluation_report["fidelity"]["features"]
+    honest = evaluation_report["fidelity"]["honest"]
+    assert honest["reference"] == "real_test" and honest["n"] == 12
+    assert [row["set"] for row in honest["rows"]] == ["real_train", "new"]
+    published = evaluation_report["fidelity"]["published"]
+    assert published["reference"] == "real_train"
+    assert [row["set"] for row in published["rows"]] == ["real_test", "new"]
+    assert [row["set"] for row in evaluation_report["diversity"]] == ["real_train", "new"]
+    assert len(evaluation_report["memorisation"]) == 2
+    for row in evaluation_report["memorisation"]:
+        assert len(row["distances"]) == 24 and len(row["closest"]) == 8
+        assert len(row["groups"]) == 13 and len(row["floor_groups"]) == 12
+    assert evaluation_report["about"]["quick"] is True
+
+
+def test_scores_and_the_filtered_list_name_every_pair(
+    evaluation_out: Path, evaluation_report: dict[str, Any]
+) -> None:
+    lines = (evaluation_out.parent / "scores.jsonl").read_text("utf-8").splitlines()
+    assert len(lines) == 24
+    assert all(0 <= json.loads(line)["uncertainty"] <= 1 for line in lines)
+    folder = evaluation_out / "filtered" / "new"
+    kept = read_prompt_jsonl(folder / "prompt.jsonl").pairs
+    dropped = (folder / "dropped.jsonl").read_text("utf-8").splitlines()
+    assert len(kept) + len(dropped) == 24
+    assert evaluation_report["filter"]["sets"] == [{"set": "new", "pairs": 24, "kept": len(kept)}]
+    assert all(pair.image.is_file() and pair.mask.is_file() for pair in kept)
+
+
+def test_the_same_seed_gives_the_same_report_and_resume_trains_nothing(
+    evaluation_data: list[str],
+    evaluation_out: Path,
+    evaluation_report: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    times = {path: path.stat().st_mtime_ns for path in (evaluation_out / "runs").iterdir()}
+    refused = evaluate(*evaluation_data, f"--out={evaluation_out}", *BUDGET)
+    assert refused.returncode == 2
+    assert "--resume" in refused.stderr
+    done = evaluate(
+        *evaluation_data, f"--out={evaluation_out}", "--keep=0.02,0.98", "--resume", *BUDGET
+    )
+    assert done.returncode == 0, done.stderr
+    again = json.loads((evaluation_out / "report.json").read_text("utf-8"))
+    assert {k: v for k, v in again.items() if k != "seconds"} == {
+        k: v for k, v in evaluation_report.items() if k != "seconds"
+    }
+    assert {path: path.stat().st_mtime_ns for path in (evaluation_out / "runs").iterdir()} == times
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--synthetic=new"], "expected NAME=prompt.jsonl"),
+        (["--synthetic=real_x=a.jsonl"], "does not begin with real"),
+        (["--keep=0.9,0.2"], "expected LOW,HIGH"),
+        (["--ratios=0"], "expected numbers above 0"),
+        (["--resolution=100"], "expected a multiple of 32"),
+        (["--segmenters=unet,vnet"], "expected some of unet, fpn"),
+        (["--features_model=resnet50"], "needs the weights"),
+        (["--scores=/no/such/folder/scores.jsonl"], "its folder does not exist"),
+    ],
+)
+def test_wrong_flags_are_refused_in_words(
+    evaluation_data: list[str], tmp_path: Path, flags: list[str], words: str
+) -> None:
+    done = evaluate(*evaluation_data, f"--out={tmp_path / 'out'}", *flags)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_that_is_wrong_with_the_pairs_is_said_at_once(
+    evaluation_data: list[str], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"source": "m.png", "target": "i.png", "prompt": ""}\nnonsense\n', "utf-8")
+    done = evaluate(*evaluation_data, f"--synthetic=bad={bad}", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 2
+    for words in ("line 1: image", "line 1: mask", "line 2: not JSON"):
+        assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_leak_stops_the_evaluation_and_names_the_files(
+    evaluation_data: list[str], tmp_path: Path
+) -> None:
+    test = evaluation_data[1].partition("=")[2]
+    done = evaluate(
+        *evaluation_data, f"--synthetic=leak={test}", f"--out={tmp_path / 'out'}", "--quick"
+    )
+    assert done.returncode == 2
+    assert "has the pixels of the test image" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_page_needs_nothing_else(evaluation_out: Path) -> None:
+    page = (evaluation_out / "report.html").read_text("utf-8")
+    assert "://" not in page
+    assert "<script" not in page
+
+
+def test_with_too_few_images_the_report_says_what_is_left_out(tmp_path: Path) -> None:
+    train, test, new = (
+        write_pairs(tmp_path / name, count, 32, seed)
+        for seed, (name, count) in enumerate((("train", 6), ("test", 2), ("new", 1)))
+    )
+    data = (f"--real_train={train}", f"--real_test={test}", f"--synthetic=new={new}")
+    budget = ("--quick", "--steps=2", "--seeds=1", "--segmenters=fpn_small", "--ratios=0.01,1")
+    done = evaluate(*data, f"--out={tmp_path / 'out'}", *budget)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert report["downstream"]["left_out"] == [
+        "real + 0.01x new: 0.01 x 4 real pairs is less than one pair",
+        "real + 1x new: needs 4 synthetic pairs (1 for each of 4 real ones); new has 1",
+    ]
+    assert (
+        report["downstream"]["table"][2]["segmenters"]["all"]["dice"]["difference"]["low"] is None
+    )
+    assert "1 images on the smallest side" in report["fidelity"]["honest"]["left_out"]
+    assert "1 images in the smallest set" in report["diversity"][0]["left_out"]
+    assert "2 test images" in report["memorisation"][0]["left_out"]
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "no interval: 2 are too few" in page
+    assert "no share" in page.lower()
+
+
+def test_too_few_real_pairs_are_refused(tmp_path: Path) -> None:
+    train, test = (write_pairs(tmp_path / name, 3, 32, seed) for seed, name in enumerate("ab"))
+    data = (f"--real_train={train}", f"--real_test={test}", f"--synthetic=new={train}")
+    done = evaluate(*data, f"--out={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert "3 pairs of 3 different images; at least 6" in done.stderr

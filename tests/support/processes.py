@@ -1,0 +1,68 @@
+"""Programs in processes of their own: one, two that train together, or one with fewer rights."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from support.paths import TRAIN_SCRIPT
+
+DEADLINE = 1800  # seconds; so that what hangs ends some day, never to measure anything
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1  # linux/prctl.h, linux/capability.h
+
+Finished = subprocess.CompletedProcess[str]
+
+
+def run(
+    command: Sequence[object],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+) -> Finished:
+    """Run it with these variables added to the environment; `before` is called in the child."""
+    return subprocess.run(
+        [*map(str, command)],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        preexec_fn=before,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE,
+    )
+
+
+def launch_script(
+    launcher: Sequence[str], arguments: Sequence[str], env: Mapping[str, str]
+) -> Finished:
+    """train_siamese.py under accelerate's launcher with these flags.
+
+    PET_STANDALONE and port 0 let torch's launcher take a port that is free.
+    """
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", *launcher, "--mixed_precision=no",
+        "--dynamo_backend=no", "--num_cpu_threads_per_process=1", "--main_process_port=0",
+    ]  # fmt: skip
+    return run([*command, TRAIN_SCRIPT, *arguments], env={"PET_STANDALONE": "1", **env})
+
+
+def launch_two(arguments: Sequence[str], env: Mapping[str, str]) -> str:
+    """Train in two processes, as a launcher starts them for two GPUs; what they say."""
+    flags = ["--multi_gpu", "--num_processes=2", "--num_machines=1"]
+    result = launch_script(flags, arguments, env)
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+def heed_permissions() -> None:
+    """Give up root's right to write where permissions forbid it; for `before`, in the child.
+
+    The child is still root by name, so that it can read what belongs to root.
+    """
+    if os.geteuid() == 0 and ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0):
+        raise OSError("root may not give up CAP_DAC_OVERRIDE here")

@@ -1,0 +1,76 @@
+"""CLIP's tokenizer, from the merges in this repository or from a folder; nothing is downloaded."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from transformers import CLIPTokenizer
+from transformers.models.clip.tokenization_clip import bytes_to_unicode
+
+from ...models.metadata import SD2_CONTEXT
+from ..errors import ConfigError
+
+MERGES = Path(__file__).parent / "clip" / "merges.txt.gz"  # of OpenAI's CLIP, most frequent first
+VOCABULARY_FILE, MERGES_FILE = "vocab.json", "merges.txt"
+MAX_TOKENS = 77
+# Names of folders that sd-scripts saves tokenizers to, by the width of the text encoder.
+SAVED_AS = {768: "openai_clip-vit-large-patch14", SD2_CONTEXT: "stabilityai_stable-diffusion-2"}
+
+
+def load_tokenizer(context_dim: int, folder: Path | None) -> CLIPTokenizer:
+    """The tokenizer of Stable Diffusion 1.x (`context_dim` 768) or 2.x (1024).
+
+    folder: --tokenizer_cache_dir; None: CLIP's own. Raises ConfigError for a folder without one.
+    """
+    if folder is not None:
+        return _from_folder(tokenizer_folder(folder, [SAVED_AS[context_dim]]), context_dim)
+    merges = gzip.decompress(MERGES.read_bytes()).decode()
+    with TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        vocabulary = json.dumps(clip_vocabulary(merges.splitlines()))
+        (place / VOCABULARY_FILE).write_text(vocabulary, encoding="utf-8")
+        (place / MERGES_FILE).write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
+        return _from_folder(place, context_dim)
+
+
+def tokenizer_folder(folder: Path, names: Iterable[str] = SAVED_AS.values()) -> Path:
+    """Where in a --tokenizer_cache_dir a tokenizer is: under one of the names, or in itself.
+
+    Raises ConfigError if there is none.
+    """
+    for place in (*(folder / name for name in names), folder):
+        if (place / VOCABULARY_FILE).is_file() and (place / MERGES_FILE).is_file():
+            return place
+    raise ConfigError(
+        f"--tokenizer_cache_dir {folder}: {VOCABULARY_FILE} and {MERGES_FILE} are neither there "
+        f"nor in {' or '.join(names)}. Give the folder that holds them, or leave the flag out: "
+        "CLIP's own tokenizer is included."
+    )
+
+
+def clip_vocabulary(merges: Sequence[str]) -> dict[str, int]:
+    """CLIP's vocabulary: each byte inside a word and at its end, the merges, and two marks.
+
+    merges: lines of two parts with a blank between them.
+    """
+    letters = [*bytes_to_unicode().values()]
+    words = [merge.replace(" ", "") for merge in merges]
+    ends = [f"{letter}</w>" for letter in letters]
+    tokens = [*letters, *ends, *words, "<|startoftext|>", "<|endoftext|>"]
+    return {token: number for number, token in enumerate(tokens)}
+
+
+def _from_folder(folder: Path, context_dim: int) -> CLIPTokenizer:
+    # Files of others may say another maximum length; Stable Diffusion's text encoders take 77.
+    # Version 2.x pads with "!", as OpenCLIP does, version 1.x with the end mark.
+    pad = "!" if context_dim == SD2_CONTEXT else "<|endoftext|>"
+    return CLIPTokenizer(
+        str(folder / VOCABULARY_FILE),
+        str(folder / MERGES_FILE),
+        pad_token=pad,
+        model_max_length=MAX_TOKENS,
+    )

@@ -1,0 +1,85 @@
+"""How a flag is declared, and the one check of its value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, Field, dataclass, field
+from typing import Any
+
+from .errors import ConfigError
+
+LONGEST_NAME = 200  # bytes; file systems take 255, and names get a step and an extension
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a flag takes: finite ones from `low` to `high`; None: no limit.
+
+    above, below: whether `low` and `high` themselves are left out.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (isinstance(value, int) or math.isfinite(value))
+            and (self.low is None or (value > self.low if self.above else value >= self.low))
+            and (self.high is None or (value < self.high if self.below else value <= self.high))
+        )
+
+    def __str__(self) -> str:
+        limits = []
+        if self.low is not None:
+            limits.append(f"{'above' if self.above else 'at least'} {self.low}")
+        if self.high is not None:
+            limits.append(f"{'below' if self.below else 'at most'} {self.high}")
+        return " and ".join(limits) or "a finite number"
+
+
+AT_LEAST_0 = Range(0)
+AT_LEAST_1 = Range(1)
+SHARE = Range(0, 1)
+
+
+def option(group: str, text: str, default: Any = MISSING, **extra: Any) -> Any:
+    """A flag: its help group, help text and default.
+
+    extra: `choices`, a tuple of texts; `range`, a Range, which every number needs; `is_name=True`
+    for a text that becomes part of file names.
+    """
+    metadata = {"group": group, "help": text, **extra}
+    return (
+        field(metadata=metadata)
+        if default is MISSING
+        else field(default=default, metadata=metadata)
+    )
+
+
+def check_option(item: Field, value: Any) -> None:
+    """Raise ConfigError for a value that the flag's declaration does not allow; None is unset."""
+    if value is None:
+        return
+    limits, choices = item.metadata.get("range"), item.metadata.get("choices")
+    problem = ""
+    if limits is not None and value not in limits:
+        problem = f"{value}; it must be {limits}"
+    elif choices and value not in choices:
+        problem = f"{value!r}; it must be one of {', '.join(choices)}"
+    elif item.metadata.get("is_name") and (expected := _wrong_name(value)):
+        problem = f"{value!r}; {expected}"
+    if problem:
+        raise ConfigError(f"--{item.name} is {problem}.")
+
+
+def _wrong_name(name: str) -> str:
+    """What is wrong with a part of file names, or nothing."""
+    if not name.strip() or name in (".", ".."):
+        return "it must be a name"
+    if any(letter in '/\\:*?"<>|' or not letter.isprintable() for letter in name):
+        return 'it must be a name without / \\ : * ? " < > | and control characters'
+    if len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+        return f"it must not be longer than {LONGEST_NAME} bytes"
+    return ""

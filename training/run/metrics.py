@@ -1,0 +1,56 @@
+"""metrics.jsonl: a line of values for each step, and one for each validation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+
+def append(path: Path, step: int, values: Mapping[str, float]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines as dictionaries; none where there is no file."""
+    return [json.loads(line) for line in _lines(path)]
+
+
+def lines_until(path: Path, step: int) -> list[str]:
+    """The lines of the steps up to `step`, as they are in the file.
+
+    A run killed after its last state has logged steps that will be repeated, the last of them
+    perhaps with half a line: these are left out. Raises ConfigError for a damaged line before them.
+    """
+    kept: list[str] = []
+    last = 0
+    for number, line in enumerate(_lines(path), 1):
+        found = _step_of(line)
+        if found is None and last < step:
+            raise ConfigError(
+                f"{path}, line {number}: damaged ({line[:40]!r}). Training does not need this "
+                "file: delete the line, or move the file away, and give the same command again."
+            )
+        if found is None or found > step:
+            break
+        kept.append(line)
+        last = found
+    return kept
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+
+
+def _step_of(line: str) -> int | None:
+    """The step of a whole line, else None."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith("\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None

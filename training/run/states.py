@@ -1,0 +1,91 @@
+"""The folder of one resumable state: its files, and what to do where one of them is damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...models.weights import UNREADABLE, WeightsError, first_line, read_shapes
+from ..errors import ConfigError
+
+WEIGHTS = "weights.safetensors"  # a bundle
+EMA = "ema.safetensors"  # a bundle too, of the weights' moving average
+OPTIMIZER = "optimizer.pt"
+FACTS = "state.json"  # step, and the record of the run
+STEP_DIGITS = 8  # as sd-scripts names its files
+STEP_PATTERN = "step" + STEP_DIGITS * "[0-9]"
+
+
+class DamagedStateError(ConfigError):
+    """A file of a state is missing, damaged or cut short."""
+
+
+def write_facts(state: Path, step: int, record: Mapping[str, Any]) -> None:
+    facts = {"step": step, "record": record}
+    (state / FACTS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+
+
+def read_state(state: Path) -> tuple[int, dict[str, Any]]:
+    """Step of a state folder, and the record of its run. Raises DamagedStateError."""
+    try:
+        facts = json.loads((state / FACTS).read_text(encoding="utf-8"))
+        if "record" not in facts:  # of the first versions
+            config = state.parent.parent / "config.json"
+            facts["record"] = json.loads(config.read_text(encoding="utf-8"))
+        return int(facts["step"]), dict(facts["record"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedStateError(
+            f"{state}: not a training state, or a damaged one ({FACTS}: {error}). Expected a "
+            "folder such as OUTPUT_DIR/state/step00000500."
+        ) from error
+
+
+def read_optimizer(state: Path, mmap: bool = False) -> dict[str, Any]:
+    """What GradientUpdate has saved, with `mmap` without its values. Raises DamagedStateError."""
+    path = state / OPTIMIZER
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
+    except UNREADABLE as error:
+        size = f"{path.stat().st_size} bytes; " if path.is_file() else ""
+        raise DamagedStateError(
+            f"{path}: damaged or cut short ({size}{first_line(error)})."
+        ) from error
+
+
+def check_state(state: Path, has_ema: bool) -> None:
+    """Raise DamagedStateError naming a file that is missing, cut short or of another kind.
+
+    Values of tensors are not read: of the largest state this takes no time.
+    """
+    read_state(state)
+    for name in [WEIGHTS, *([EMA] if has_ema else [])]:
+        path = state / name
+        if not path.is_file():
+            raise DamagedStateError(f"{path}: missing.")
+        try:
+            read_shapes(path)
+        except WeightsError as error:
+            raise DamagedStateError(str(error)) from error
+    read_optimizer(state, mmap=True)
+
+
+def cannot_resume(state: Path, reason: Exception, has_ema: bool) -> ConfigError:
+    """The error for a damaged state: what is wrong, and the next older state that is whole."""
+    if not fnmatchcase(state.name, STEP_PATTERN):
+        return ConfigError(f"--resume {state}: {reason}")
+    older = [path for path in state.parent.glob(STEP_PATTERN) if path.name < state.name]
+    for candidate in sorted(older, reverse=True):
+        try:
+            check_state(candidate, has_ema)
+        except DamagedStateError:
+            continue
+        advice = f"The next older state is whole: give --resume {candidate} to resume from it."
+        break
+    else:
+        advice = "There is no older state: choose another --output_dir to begin anew."
+    return ConfigError(f"{state}: cannot be resumed from. {reason} {advice}")
