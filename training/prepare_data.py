@@ -15,17 +15,16 @@ if not __package__:
 
     __package__ = bootstrap.enter_package()
 
+from ..common.arguments import USER_ERROR, Parser
 from .prepare.items import PrepareError
 from .prepare.registry import DATASETS, Prepared, prepare
 from .prepare.write import count
-
-USER_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, or 2 for a folder that is not the dataset, or is incomplete."""
     names = "\n".join(f"  {name:13} {dataset.about}" for name, dataset in DATASETS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="siamese-prepare",
         description=__doc__,
         epilog=f"datasets:\n{names}\nNothing is downloaded. See docs/reproduce.md.",
