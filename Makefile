@@ -8,7 +8,7 @@ CONFIG := ../../pyproject.toml
 # Threads that wait must sleep: tests run a server beside them, and spinning threads starve it.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup test quick quick-310 lint demo nuclei bench
+.PHONY: setup test quick quick-310 which-310 lint demo nuclei bench
 
 setup:
 	@$(PYTHON) tools/setup_env.py
@@ -30,6 +30,9 @@ quick: lint
 quick-310: setup
 	@$(BIN)/python tools/setup_python310.py $(PYTHON310)
 	.venv/python310/bin/$(PYTEST)/common tests/training $(QUICK)
+
+which-310:
+	@echo $(PYTHON310)
 
 # The checkout is seen as `siamese_diffusion` through a link, whatever its folder is called.
 lint: setup
