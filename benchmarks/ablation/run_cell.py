@@ -77,7 +77,7 @@ class CellRun:
     def train(self, real: Sequence[Crop]) -> None:
         """Run train_siamese.py on the cell's real pairs."""
         pairs = write_crops(self.folder / "real", real)
-        command = training_command(self.settings, self.base, pairs, self.run_folder, self.cell.seed)
+        command = training_command(self.settings, self.base, pairs, self.run_folder)
         process = subprocess.Popen(command)
         try:
             process.wait(None if self.until == math.inf else self.until - time.monotonic())
