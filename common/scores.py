@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TypeGuard
 
 from .files import replacing
 from .prompt_jsonl import numbered_lines
@@ -77,10 +77,10 @@ def _parse(line: str, where: str) -> Score:
         str(values.get("set", "")),
         target,
         str(values.get("source", "")),
-        float(agreement),
-        float(uncertainty) if _is_share(uncertainty) else None,
+        agreement,
+        uncertainty if _is_share(uncertainty) else None,
     )
 
 
-def _is_share(value: Any) -> bool:
+def _is_share(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
