@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common"))
     import bootstrap
 
-    __package__ = bootstrap.enter_package()
+    __package__ = bootstrap.enter_package(__file__)
 
 from ..common.arguments import USER_ERROR, Parser
 from .prepare.items import PrepareError

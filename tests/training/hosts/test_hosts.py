@@ -290,7 +290,7 @@ def test_a_broken_checkout_is_explained(
     ("flags", "expected"),
     [
         (["--host=sd-scripts"], "--host sd-scripts: it was not found"),
-        (["--sd_scripts=missing"], "is no folder"),
+        (["--sd_scripts=missing"], "is not a folder"),
         (["--sd_scripts=."], "is not a checkout of sd-scripts"),
         (["--min_snr_gamma=5"], "--min_snr_gamma: needs sd-scripts as host"),
         (["--shuffle_caption", "--loss_type=l1"], "--loss_type: the losses are mean squared"),
