@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeGuard
 
 from .files import replacing
@@ -29,10 +29,6 @@ class Score:
     source: str
     agreement: float
     uncertainty: float | None
-
-    @property
-    def stem(self) -> str:
-        return PurePosixPath(self.target).stem
 
     def to_line(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"
