@@ -11,6 +11,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 Size = tuple[int, int]  # (width, height) in pixels
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+# Whatever a file is called, no other decoder may try it: that of PostScript starts Ghostscript,
+# which would run the program that such a file is.
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -47,7 +50,7 @@ def _read(path: Path, convert: Callable[[Image.Image, bool], np.ndarray]) -> np.
     Raises ValueError with the file's name.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             # Phones write a JPEG's preview as a second frame.
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if frames > 1:
@@ -56,7 +59,8 @@ def _read(path: Path, convert: Callable[[Image.Image, bool], np.ndarray]) -> np.
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{path}: cannot be decoded as an image (unknown format)") from None
+        known = ", ".join(FORMATS)
+        raise ValueError(f"{path}: cannot be decoded as an image ({known})") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise ValueError(f"{path}: cannot be decoded as an image ({error})") from error
 

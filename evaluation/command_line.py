@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.arguments import Parser
 from .band import Band
 from .errors import OutputError
 from .settings import MULTIPLE, QUICK, SEGMENTERS, Settings
@@ -82,8 +83,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> Request:
     return Request(**{k: values[k] for k in taken}, synthetic=synthetic, changes=changes)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         prog="siamese-evaluate",
         description="Measure on real pairs whether synthetic pairs help, and how good they are.",
         epilog=EPILOG,

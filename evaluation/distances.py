@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import torch
 from prdc import compute_prdc
-from sklearn.metrics import pairwise_distances
+from sklearn.metrics import pairwise_distances, pairwise_distances_argmin_min
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
@@ -52,9 +52,7 @@ def prdc(real: np.ndarray, generated: np.ndarray) -> dict[str, float]:
 
 def nearest(of: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(number of the nearest in `among`, Euclidean distance to it), of each row."""
-    distances = pairwise_distances(of, among)
-    chosen = distances.argmin(1)
-    return chosen, distances[np.arange(len(of)), chosen]
+    return pairwise_distances_argmin_min(of, among)
 
 
 def nearest_other(of: np.ndarray) -> np.ndarray:

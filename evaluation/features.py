@@ -62,7 +62,10 @@ def own_features(real_train: PairSet, settings: Settings, store: Store) -> Featu
     Each is divided by its deviation over the other half, so that none outweighs the rest.
     """
     unseen, seen = split(real_train, 0.5, settings.seed)
-    training, validation = split(seen, settings.validation_share, settings.seed)
+    # Its validation may part a group: no figure depends on these pairs.
+    order = np.random.default_rng((settings.seed, 8)).permutation(len(seen))
+    held = max(1, round(settings.validation_share * len(seen)))
+    training, validation = seen.take(order[held:]), seen.take(order[:held])
     name = settings.segmenters[0]
     job = Training(name, training, validation, True, settings.seeds)
     segmenter = remembered(store, job, seen, settings)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..common.pairs import DatasetError
 from .command_line import Request
 from .leaks import check_leaks
 from .pair_sets import PairSet, check_files, load_pairs
 from .settings import default_resolution
+
+FEWEST_PAIRS, FEWEST_GROUPS = 6, 2
 
 
 @dataclass(frozen=True)
@@ -32,5 +35,20 @@ def read_inputs(request: Request) -> Inputs:
     train, test, *synthetic = (
         load_pairs(name, tuple(checked[name]), resolution) for name in request.files
     )
+    _check_size(request, train)
     notes = check_leaks(train, test, synthetic)
     return Inputs(train, test, tuple(synthetic), tuple(notes))
+
+
+def _check_size(request: Request, train: PairSet) -> None:
+    """Raise DatasetError where no validation pairs can be held out."""
+    groups = len(set(train.units))
+    if groups < FEWEST_GROUPS or len(train) < FEWEST_PAIRS:
+        what = "groups" if train.groups else "different images"
+        raise DatasetError(
+            request.real_train,
+            [
+                f"{len(train)} pairs of {groups} {what}; at least {FEWEST_PAIRS} pairs of "
+                f"{FEWEST_GROUPS} {what} are needed to hold some out for validation"
+            ],
+        )

@@ -9,12 +9,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..common.files import replacing
+from ..common.scores import write_scores
 from .alignment import Judgement, measure_alignment
 from .command_line import RUNS, Request
 from .diversity import measure_diversity
@@ -25,7 +27,7 @@ from .inputs import Inputs
 from .memorisation import measure_memorisation
 from .pair_sets import PairSet
 from .report.page import write_page
-from .scores import keep, write_kept, write_scores
+from .scores import keep, scores_of, write_kept
 from .settings import Settings
 from .store import Store
 
@@ -91,7 +93,8 @@ def _filter(
 ) -> tuple[PairSet, ...]:
     """Write the scores and the filtered sets that are asked for; the filtered sets."""
     if request.scores:
-        write_scores(request.scores, synthetic, judgements)
+        scores = [scores_of(request.scores, pairs, judgements[pairs.name]) for pairs in synthetic]
+        write_scores(request.scores, chain.from_iterable(scores))
     if request.keep is None:
         return ()
     for pairs in synthetic:

@@ -5,44 +5,31 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..common.files import replacing
 from ..common.prompt_jsonl import Entry, write_prompt_jsonl
+from ..common.scores import Score
 from .alignment import Judgement
 from .band import Band
 from .pair_sets import PairSet
 
 
-def write_scores(
-    path: Path, synthetic: Sequence[PairSet], judgements: Mapping[str, Judgement]
-) -> None:
-    """One JSON object a line; image and mask are relative to the file, as in a prompt.jsonl.
-
-    agreement: mean Dice of the mask with what segmenters trained on the real pairs see in the
-    image. uncertainty: 1 minus the mean Dice between any two of them, null with a single one.
-    """
-    with replacing(path) as temporary:
-        lines = [
-            line for pairs in synthetic for line in _lines(path, pairs, judgements[pairs.name])
-        ]
-        temporary.write_text("".join(lines), encoding="utf-8")
-
-
-def _lines(path: Path, pairs: PairSet, judgement: Judgement) -> list[str]:
+def scores_of(path: Path, pairs: PairSet, judgement: Judgement) -> list[Score]:
+    """The scores of a set, with paths relative to the file that they are written to."""
     agreements = judgement.agreement.mean(0)
-    lines = []
-    for pair, agreement, doubt in zip(pairs.pairs, agreements, judgement.disagreement, strict=True):
-        entry = {
-            "set": pairs.name,
-            "target": _relative(pair.image, path.parent),
-            "source": _relative(pair.mask, path.parent),
-            "agreement": round(float(agreement), 5),
-            "uncertainty": None if math.isnan(doubt) else round(float(doubt), 5),
-        }
-        lines.append(json.dumps(entry, ensure_ascii=False) + "\n")
-    return lines
+    return [
+        Score(
+            pairs.name,
+            _relative(pair.image, path.parent),
+            _relative(pair.mask, path.parent),
+            round(float(agreement), 5),
+            None if math.isnan(doubt) else round(float(doubt), 5),
+        )
+        for pair, agreement, doubt in zip(
+            pairs.pairs, agreements, judgement.disagreement, strict=True
+        )
+    ]
 
 
 def keep(pairs: PairSet, judgement: Judgement, band: Band) -> PairSet:

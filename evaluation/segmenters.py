@@ -18,11 +18,12 @@ BATCH = 64  # images at a time where no gradient is needed
 
 
 def _fpn(encoder: str, channels: int) -> nn.Module:
+    # Its group norm has 32 groups: with a channel each, a map of one pixel would always become 0.
     return smp.FPN(
         encoder,
         encoder_weights=None,
         decoder_pyramid_channels=channels,
-        decoder_segmentation_channels=channels // 2,
+        decoder_segmentation_channels=max(64, channels // 2),
     )
 
 

@@ -14,7 +14,7 @@ SEGMENTERS = {
     "unet": "U-Net (MONAI BasicUNet, 2.0 M weights)",
     "fpn": "FPN on a ResNet-18 (segmentation-models-pytorch, 13 M weights)",
     "unet_small": "small U-Net (MONAI BasicUNet, 0.5 M weights)",
-    "fpn_small": "small FPN on a MobileNetV3 (segmentation-models-pytorch, 0.6 M weights)",
+    "fpn_small": "small FPN on a MobileNetV3 (segmentation-models-pytorch, 0.7 M weights)",
 }
 
 

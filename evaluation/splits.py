@@ -13,12 +13,6 @@ def split(pairs: PairSet, share: float, seed: int) -> tuple[PairSet, PairSet]:
 
     Raises DatasetError when there are not two groups (or images) to part.
     """
-    rest, held = split_numbers(pairs, share, seed)
-    return pairs.take(rest), pairs.take(held)
-
-
-def split_numbers(pairs: PairSet, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """As `split`, the numbers of the pairs."""
     units, labels, sizes = np.unique(pairs.units, return_inverse=True, return_counts=True)
     if len(units) < 2:
         raise DatasetError(
@@ -28,4 +22,4 @@ def split_numbers(pairs: PairSet, share: float, seed: int) -> tuple[np.ndarray, 
     order = np.random.default_rng((seed, 1)).permutation(len(units))
     enough = int(np.searchsorted(sizes[order].cumsum(), share * len(pairs))) + 1
     held = np.isin(labels, order[: min(enough, len(units) - 1)])
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    return pairs.take(np.flatnonzero(~held)), pairs.take(np.flatnonzero(held))

@@ -38,7 +38,9 @@ _import_checkout()
 pytest.register_assert_rewrite("support")
 pytest_plugins = ["support.needs"]
 # Fixture -> the mark of every test that uses it, itself or through other fixtures.
-MARKED = {"host": "server", "in_the_page": "browser", "trained": "slow"}
+MARKED = {
+    "host": "server", "in_the_page": "browser", "trained": "slow", "evaluation_out": "slow",
+}  # fmt: skip
 # Tests choose their training host themselves.
 SD_SCRIPTS = os.environ.pop("SD_SCRIPTS_DIR", None)
 

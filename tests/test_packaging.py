@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 from siamese_diffusion.tools.comfy_host import ROOT
 from siamese_diffusion.training.config import TrainConfig
+from siamese_diffusion.training.hosts.optimizers import OPTIMIZERS
+from support.processes import run
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 # ComfyUI brings these; another version of them breaks it.
 OF_THE_HOST = {"torch", "torchvision", "torchaudio", "numpy"}
@@ -33,6 +41,72 @@ def test_the_registry_can_read_the_project() -> None:
     assert {"PublisherId", "DisplayName"} <= comfy.keys()
     readme = (ROOT / "README.md").read_text("utf-8")
     assert f"git clone {project['urls']['Repository']}" in readme
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an ordinary installation, from a copy: building writes into its source."""
+    folder = tmp_path_factory.mktemp("installation")
+    copy = folder / "checkout"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info"))
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index"]
+    done = run([*pip, "--no-build-isolation", "--target", folder / "site", copy])
+    assert done.returncode == 0, done.stderr
+    return folder / "site"
+
+
+@pytest.mark.slow
+def test_an_installation_has_every_room_with_its_files_and_nothing_of_the_development(
+    installed: Path,
+) -> None:
+    rooms = ("common", "models", "nodes", "training", "evaluation")
+    for room in rooms:
+        known = {path.relative_to(ROOT) for path in (ROOT / room).rglob("*") if path.is_file()}
+        found = {
+            path.relative_to(installed / "siamese_diffusion")
+            for path in (installed / "siamese_diffusion" / room).rglob("*")
+            if path.is_file()
+        }
+        assert {path for path in known if "__pycache__" not in path.parts} <= found
+    folders = {path.name for path in (installed / "siamese_diffusion").iterdir() if path.is_dir()}
+    assert folders - {"__pycache__"} == set(rooms)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "merge", "evaluate", "prepare"])
+def test_an_installation_has_its_commands(installed: Path, command: str, tmp_path: Path) -> None:
+    script = installed / "bin" / f"siamese-{command}"
+    env = {"PYTHONPATH": str(installed)}
+    helped = run([script, "--help"], cwd=tmp_path, env=env)
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert helped.stdout.startswith("usage: ")
+    refused = run([script, "--no-such-flag"], cwd=tmp_path, env=env)
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_commands_exit_code_is_what_its_main_returns(installed: Path, tmp_path: Path) -> None:
+    arguments = [
+        tmp_path / "none.safetensors",
+        tmp_path / "bundle",
+        tmp_path / "merged.safetensors",
+    ]
+    env = {"PYTHONPATH": str(installed)}
+    found = run([installed / "bin" / "siamese-merge", *arguments], cwd=tmp_path, env=env)
+    assert found.returncode == 2
+    assert "no such file" in found.stderr
+
+
+def test_the_extra_has_every_optimizer_that_can_be_named() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    offered = {
+        re.split(r"[<>=]", requirement)[0]
+        for extra in ("train", "optimizers")
+        for requirement in extras[extra]
+    }
+    assert {package for _, _, package, _ in OPTIMIZERS.values()} <= offered
 
 
 @pytest.mark.parametrize(

@@ -11,21 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "common"))
     import bootstrap
 
-    __package__ = bootstrap.enter_package()
+    __package__ = bootstrap.enter_package(__file__)
 
+from ..common.arguments import USER_ERROR, Parser
 from .prepare.items import PrepareError
 from .prepare.registry import DATASETS, Prepared, prepare
 from .prepare.write import count
-
-USER_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, or 2 for a folder that is not the dataset, or is incomplete."""
     names = "\n".join(f"  {name:13} {dataset.about}" for name, dataset in DATASETS.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="siamese-prepare",
         description=__doc__,
         epilog=f"datasets:\n{names}\nNothing is downloaded. See docs/reproduce.md.",

@@ -23,7 +23,7 @@ from ..models.weights import WeightsError
 from .command_line import parse_args
 from .config import TrainConfig
 from .data.dataset import load_dataset
-from .errors import CacheError, ConfigError, DeviceError, TrainingError
+from .errors import CacheError, ConfigError, NotFiniteError, TrainingError
 from .hosts.choose import choose_host
 from .run.folder import RunFolder
 
@@ -39,18 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger().setLevel(logging.INFO if is_first_process() else logging.ERROR)
     try:
         run(parse_args(arguments))
-    except CacheError as error:  # of this process alone
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
     except (ConfigError, DatasetError, WeightsError) as error:
         _report(error)
         return USER_ERROR
-    except DeviceError as error:  # of this process alone
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except TrainingError as error:
+    except NotFiniteError as error:
         _report(error)
         return 1
+    except (CacheError, TrainingError) as error:  # of this process, and maybe of no other
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR if isinstance(error, CacheError) else 1
     except KeyboardInterrupt:
         return interrupted()
     return 0

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
+from siamese_diffusion.common.scores import read_scores, write_scores
 from siamese_diffusion.evaluation.alignment import Judgement, judge, measure_alignment, shuffled
 from siamese_diffusion.evaluation.band import Band
 from siamese_diffusion.evaluation.pair_sets import PairSet
-from siamese_diffusion.evaluation.scores import keep, write_kept, write_scores
+from siamese_diffusion.evaluation.scores import keep, scores_of, write_kept
 from support.evaluated_pairs import ColourSegmenter, made_up, with_shuffled_masks
 
 
@@ -60,7 +61,9 @@ def test_scores_name_the_files_and_an_unknown_uncertainty_is_null(
     new: PairSet, tmp_path: Path
 ) -> None:
     found = judge([ColourSegmenter()], new.images, new.masks)
-    write_scores(tmp_path / "scores.jsonl", [new], {"new": found})
+    path = tmp_path / "scores.jsonl"
+    write_scores(path, scores_of(path, new, found))
+    assert read_scores(path) == scores_of(path, new, found)
     lines = [
         json.loads(line) for line in (tmp_path / "scores.jsonl").read_text("utf-8").splitlines()
     ]

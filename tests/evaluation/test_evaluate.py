@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
+from siamese_diffusion.tools.pairs import write_pairs
 from support.evaluation_run import BUDGET, evaluate
 
 pytest_plugins = ["support.evaluation_run"]
@@ -143,3 +144,36 @@ def test_the_page_needs_nothing_else(evaluation_out: Path) -> None:
     page = (evaluation_out / "report.html").read_text("utf-8")
     assert "://" not in page
     assert "<script" not in page
+
+
+def test_with_too_few_images_the_report_says_what_is_left_out(tmp_path: Path) -> None:
+    train, test, new = (
+        write_pairs(tmp_path / name, count, 32, seed)
+        for seed, (name, count) in enumerate((("train", 6), ("test", 2), ("new", 1)))
+    )
+    data = (f"--real_train={train}", f"--real_test={test}", f"--synthetic=new={new}")
+    budget = ("--quick", "--steps=2", "--seeds=1", "--segmenters=fpn_small", "--ratios=0.01,1")
+    done = evaluate(*data, f"--out={tmp_path / 'out'}", *budget)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert report["downstream"]["left_out"] == [
+        "real + 0.01x new: 0.01 x 4 real pairs is less than one pair",
+        "real + 1x new: needs 4 synthetic pairs (1 for each of 4 real ones); new has 1",
+    ]
+    assert (
+        report["downstream"]["table"][2]["segmenters"]["all"]["dice"]["difference"]["low"] is None
+    )
+    assert "1 images on the smallest side" in report["fidelity"]["honest"]["left_out"]
+    assert "1 images in the smallest set" in report["diversity"][0]["left_out"]
+    assert "2 test images" in report["memorisation"][0]["left_out"]
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "no interval: 2 are too few" in page
+    assert "no share" in page.lower()
+
+
+def test_too_few_real_pairs_are_refused(tmp_path: Path) -> None:
+    train, test = (write_pairs(tmp_path / name, 3, 32, seed) for seed, name in enumerate("ab"))
+    data = (f"--real_train={train}", f"--real_test={test}", f"--synthetic=new={train}")
+    done = evaluate(*data, f"--out={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert "3 pairs of 3 different images; at least 6" in done.stderr

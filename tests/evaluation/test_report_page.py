@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from support.browser import NEEDS_BROWSER, in_the_page
+from support.browser import InThePage
 
-pytest_plugins = ["support.evaluation_run"]
-pytestmark = NEEDS_BROWSER
+pytest_plugins = ["support.browser", "support.evaluation_run"]
 
 SECTIONS = ["summary", "pictures", "downstream", "alignment", "fidelity", "memorisation", "method"]
 
 
 def test_the_page_is_whole_in_a_browser(
-    evaluation_out: Path, evaluation_report: dict[str, Any]
+    evaluation_out: Path, evaluation_report: dict[str, Any], in_the_page: InThePage
 ) -> None:
     found = in_the_page((evaluation_out / "report.html").as_uri(), "report.mjs")
     assert found["problems"] == []

@@ -85,5 +85,5 @@ def test_help_opens_and_the_template_browser_shows_every_workflow(
     names = [workflow.stem for workflow in (ROOT / "workflows").glob("*.json")]
     arguments = ("SiameseSynthesizeDataset", PACK_NAME, str(len(names)))
     found = in_the_page(page_host.url, "help.mjs", *arguments)
-    assert "Ten thousand masks need no more than ten" in found["help"]
+    assert "ten thousand masks need no more memory than ten" in found["help"]
     assert found["templates"] == dict.fromkeys(names, True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,20 +11,15 @@ import pytest
 from siamese_diffusion.tools.pairs import write_pairs
 
 from support.paths import EVALUATE_SCRIPT
+from support.processes import Finished, run
 
 SIZE = 32
 BUDGET = ("--quick", "--steps", "8", "--batch_size", "4", "--seeds", "2", "--ratios", "0.5,1")
 
 
-def evaluate(*flags: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(EVALUATE_SCRIPT), *map(str, flags)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def evaluate(*flags: object) -> Finished:
+    """evaluate.py with these flags."""
+    return run([sys.executable, EVALUATE_SCRIPT, *flags], env={"OMP_NUM_THREADS": "1"})
 
 
 def with_groups(path: Path, size: int) -> Path:

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 from siamese_diffusion.training import merge_bundle, train_siamese
 from siamese_diffusion.training.config import TrainConfig
-from siamese_diffusion.training.errors import CacheError, ConfigError
+from siamese_diffusion.training.errors import (
+    CacheError,
+    ConfigError,
+    NotFiniteError,
+    TrainingError,
+)
 from siamese_diffusion.training.run.trainer import Trainer
 from siamese_diffusion.training.train_siamese import main
 from support.paths import ROOT
@@ -127,7 +132,9 @@ def test_ctrl_c_while_a_script_is_imported(script: str, tmp_path: Path) -> None:
     [
         (ConfigError("a flag"), "0", True),
         (ConfigError("a flag"), "1", False),
+        (NotFiniteError("a loss of all processes"), "1", False),
         (CacheError("a file of this process"), "1", True),
+        (TrainingError("a device of this process"), "1", True),
     ],
 )
 def test_an_error_of_all_processes_is_shown_by_one(
@@ -146,7 +153,8 @@ def test_an_error_of_all_processes_is_shown_by_one(
     monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setattr(train_siamese, "run", fail)
     with caplog.at_level("INFO"):
-        assert main(command(tmp_path, tmp_path, tmp_path)) == 2
+        code = main(command(tmp_path, tmp_path, tmp_path))
+    assert code == (1 if isinstance(error, TrainingError) else 2)
     assert capsys.readouterr().err == (f"error: {error}\n" if shown else "")
 
 

@@ -25,9 +25,9 @@ class BatchOrder:
     endless sequence, its samples shuffled anew for every epoch and cut into batches; what is left
     of an epoch begins the group's next batch. In epoch e, counted from 0, a group of n samples
     makes floor((e + 1) n / batch size) - floor(e n / batch size) batches, which are mixed with
-    those of the other groups. So at the end of an epoch all samples were drawn equally often, but
-    for one, where no group is smaller than a batch. A batch of a smaller group repeats its samples,
-    and comes the more rarely.
+    those of the other groups. So at the end of an epoch the counts of any two samples differ by at
+    most one, where no group is smaller than a batch. A smaller group has a batch only every few
+    epochs, which holds each of its samples several times.
     """
 
     def __init__(self, groups: Sequence[Hashable], batch_size: int, seed: int) -> None:

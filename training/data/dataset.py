@@ -105,7 +105,7 @@ def load_dataset(
 
 
 def _check_file(path: Path, flag: str, suffix: str) -> None:
-    """Raise DatasetError for what is no file, or obviously meant for another flag."""
+    """Raise DatasetError for what is not a file, or is meant for another flag."""
     if path.is_dir():
         raise DatasetError(path, ["a folder; give it as --train_data_dir"])
     if not path.is_file():

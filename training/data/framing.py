@@ -29,7 +29,7 @@ NOT_AUGMENTED = Augmentation(flip=False, rotations=0)
 def bucket_sizes(size: Size, smallest: int, largest: int, step: int) -> tuple[Size, ...]:
     """sd-scripts' buckets: sides are multiples of `step` in a range, areas at most `size`'s.
 
-    Like there, a range that does not fit the step is widened to the next multiples.
+    As in sd-scripts, a range that does not fit the step is widened to the next multiples.
     """
     area = size[0] * size[1]
     smallest, largest = smallest // step * step, math.ceil(largest / step) * step

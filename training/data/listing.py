@@ -18,8 +18,8 @@ MASK_ENDINGS = ("_mask", "_segmentation")
 def read_folders(
     images: Path, masks: Path, caption_suffixes: Sequence[str] = CAPTION_SUFFIXES
 ) -> Listing:
-    """Pair the images and masks of two folders and their subfolders by relative path, naturally
-    ordered.
+    """Pair the images and masks of two folders and their subfolders by relative path, in the
+    order of their numbers.
 
     A mask has its image's name, whatever the extensions, or that name with "_mask" or
     "_segmentation". The two may be one folder if the masks have such a name. The caption is in a
@@ -77,7 +77,7 @@ def _image_files(folder: Path, other: Path, listing: Listing) -> dict[str, Path]
 
 
 def _match(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
-    """The mask of each image name that has one; the very name comes before one with an ending."""
+    """The mask of each image name that has one; an equal name comes before one with an ending."""
     found = {name: masks[name] for name in images if name in masks}
     taken = set(found.values())
     for name in images:

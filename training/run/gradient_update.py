@@ -121,7 +121,6 @@ class DeepSpeedGradientUpdate(GradientUpdate):
     """
 
     def _prepare(self, nets: SiameseNetworks, optimizer: torch.optim.Optimizer) -> Any:
-        self._check()
         settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
         settings["train_micro_batch_size_per_gpu"] = self.config.train_batch_size
         settings["gradient_clipping"] = self.config.max_grad_norm
@@ -129,21 +128,6 @@ class DeepSpeedGradientUpdate(GradientUpdate):
         self._engine, prepared = self.accelerator.prepare(nets, optimizer)
         self._losses: list[Tensor] = []
         return prepared
-
-    def _check(self) -> None:
-        """Raise ConfigError for what does not go together with DeepSpeed here."""
-        stage = self.accelerator.state.deepspeed_plugin.zero_stage
-        if stage > ZERO_STAGE:
-            raise ConfigError(
-                f"DeepSpeed ZeRO stage {stage}: stages up to {ZERO_STAGE} are supported."
-            )
-        refused = {
-            "--gradient_accumulation_steps": self.config.gradient_accumulation_steps > 1,
-            "--gradient_checkpointing": self.config.gradient_checkpointing,
-            "--mixed_precision": self.accelerator.mixed_precision != "no",
-        }
-        if names := [name for name, given in refused.items() if given]:
-            raise ConfigError(f"{', '.join(names)}: not together with DeepSpeed; leave one out.")
 
     def backpropagate(self, loss: Tensor) -> None:
         # DeepSpeed averages over the processes.
@@ -177,3 +161,19 @@ def make_gradient_update(
     return (DeepSpeedGradientUpdate if deepspeed else GradientUpdate)(
         config, host, nets, accelerator
     )
+
+
+def check_deepspeed(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Raise ConfigError for what does not go together with DeepSpeed, where that is used."""
+    if accelerator.distributed_type is not DistributedType.DEEPSPEED:
+        return
+    stage = accelerator.state.deepspeed_plugin.zero_stage
+    if stage > ZERO_STAGE:
+        raise ConfigError(f"DeepSpeed ZeRO stage {stage}: stages up to {ZERO_STAGE} are supported.")
+    refused = {
+        "--gradient_accumulation_steps": config.gradient_accumulation_steps > 1,
+        "--gradient_checkpointing": config.gradient_checkpointing,
+        "--mixed_precision": accelerator.mixed_precision != "no",
+    }
+    if names := [name for name, given in refused.items() if given]:
+        raise ConfigError(f"{', '.join(names)}: not together with DeepSpeed; leave one out.")

@@ -20,8 +20,10 @@ from ..errors import ConfigError
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
 from .estimate import check_disk, describe_memory, estimate_disk
+from .gradient_update import check_deepspeed
 from .resume import Record, check_same_run, make_record, state_to_continue
 from .speed import check_settings
+from .states import check_given_state
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -38,8 +40,11 @@ def check(config: TrainConfig, host: Host) -> Accelerator:
     """
     _check_trackers(config)
     accelerator = make_accelerator(config)
+    check_deepspeed(config, accelerator)
     check_settings(config, accelerator.device)
     host.check(config)
+    if config.resume is not None:
+        check_given_state(config.resume, config.ema_decay > 0)
     log.info("Processes: %s", describe_processes(accelerator))
     return accelerator
 

@@ -56,7 +56,7 @@ def test_batches_are_full_and_of_one_size(groups: list[object], batch: int) -> N
         (TEN_SIZES[1:], 8),
     ],
 )
-def test_at_the_end_of_an_epoch_images_were_seen_equally_often_but_for_one(
+def test_at_the_end_of_an_epoch_counts_differ_by_at_most_one(
     groups: list[object], batch: int
 ) -> None:
     order = BatchOrder(groups, batch, seed=3)

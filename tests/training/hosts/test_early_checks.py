@@ -79,6 +79,7 @@ NO_GPU = Need.NO_GPU.unless(not torch.cuda.is_available())
         pytest.param(["--xformers"], "--xformers: ", marks=NO_GPU),
         (["--torch_compile"], "--torch_compile: a C++ compiler is missing"),
         (["--log_with=all"], "wandb is missing; pip install wandb"),
+        (["--resume=none/step00000001"], "none/step00000001"),
         (["--tokenizer_cache_dir=."], "--tokenizer_cache_dir .: vocab.json and merges.txt are"),
     ],
 )

@@ -290,7 +290,7 @@ def test_a_broken_checkout_is_explained(
     ("flags", "expected"),
     [
         (["--host=sd-scripts"], "--host sd-scripts: it was not found"),
-        (["--sd_scripts=missing"], "is no folder"),
+        (["--sd_scripts=missing"], "is not a folder"),
         (["--sd_scripts=."], "is not a checkout of sd-scripts"),
         (["--min_snr_gamma=5"], "--min_snr_gamma: needs sd-scripts as host"),
         (["--shuffle_caption", "--loss_type=l1"], "--loss_type: the losses are mean squared"),
@@ -390,7 +390,7 @@ def test_masks_and_validation_are_alike(
     host_flags: list[str], base: Path, pairs: Path, tmp_path: Path
 ) -> None:
     flags = [
-        "--mask_mode=palette", "--validation_split=0.34", "--validate_every_n_steps=2",
+        "--mask_mode=palette", "--validation_split=0.5", "--validate_every_n_steps=2",
         "--max_train_steps=2", *host_flags,
     ]  # fmt: skip
     assert train(base, pairs, tmp_path, *flags) == 0

@@ -16,6 +16,10 @@ from support.tiny_runs import train
 def fresh_accelerator() -> Iterator[None]:
     """accelerate keeps its settings for the whole process; each run here has its own."""
     yield
+    forget_accelerator()
+
+
+def forget_accelerator() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -29,6 +33,7 @@ def plain_folder(tiny: Path, pairs: Path, tmp_path_factory: pytest.TempPathFacto
     """Three steps on batches of four."""
     folder = tmp_path_factory.mktemp("plain")
     train(tiny, pairs, folder, "--train_batch_size=4")
+    forget_accelerator()
     return folder
 
 

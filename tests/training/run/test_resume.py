@@ -209,6 +209,7 @@ EVERYTHING = [  # is due at step 2 of 3
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_each_of_its_writes_ends_the_same(
     command: list[str], processes: multiprocessing.context.ForkServerContext, tmp_path: Path
 ) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from siamese_diffusion.training.data.batches import TrainingData
 from siamese_diffusion.training.errors import ConfigError
-from siamese_diffusion.training.run import trainer
+from siamese_diffusion.training.hosts.standalone import Standalone
+from siamese_diffusion.training.run import start, trainer
 from siamese_diffusion.training.run.start import describe_processes
 from siamese_diffusion.training.train_siamese import main
+from support.small_datasets import config
 from support.tiny_runs import flags, train
 
 
@@ -66,6 +69,33 @@ def test_how_many_processes_run(
     described = describe_processes(accelerator)
     assert described.startswith("1 on cpu")
     assert ("asked for more" in described) == alone
+
+
+@pytest.mark.parametrize(
+    ("stage", "flag", "expected"),
+    [
+        (3, {}, "ZeRO stage 3: stages up to 2"),
+        (2, {"gradient_accumulation_steps": 2}, "--gradient_accumulation_steps: not together"),
+        (2, {"gradient_checkpointing": True}, "--gradient_checkpointing: not together"),
+    ],
+)
+def test_what_deepspeed_does_not_do_is_said_before_it_starts(
+    stage: int,
+    flag: dict[str, object],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plugin = SimpleNamespace(zero_stage=stage)
+    deepspeed = SimpleNamespace(
+        distributed_type=DistributedType.DEEPSPEED,
+        state=SimpleNamespace(deepspeed_plugin=plugin),
+        mixed_precision="no",
+    )
+    monkeypatch.setattr(start, "make_accelerator", lambda _: deepspeed)
+    settings = config(tmp_path, **flag)
+    with pytest.raises(ConfigError, match=expected):
+        start.check(settings, Standalone())  # of which no file is there
 
 
 def test_pairs_that_a_run_never_shows_are_noted(

@@ -127,7 +127,7 @@ def _another_version(folder: Path, problem: str) -> str:
 
 
 def build_parser(library: Library) -> argparse.ArgumentParser:
-    """sd-scripts' own flags, as its train_control_net.py has them, and ModelSpec's.
+    """A parser of sd-scripts' own flags, as its train_control_net.py has them, and ModelSpec's.
 
     Raises ConfigError for a version whose functions take other arguments.
     """

@@ -53,7 +53,7 @@ def _installed_places() -> list[Path]:
 def _checked(folder: Path, source: str) -> Path:
     folder = folder.expanduser().absolute()
     if not folder.is_dir():
-        raise ConfigError(f"{source}: {folder} is no folder. {ADVICE}")
+        raise ConfigError(f"{source}: {folder} is not a folder. {ADVICE}")
     if not _is_library(folder / "library"):
         raise ConfigError(
             f"{source}: {folder} is not a checkout of sd-scripts; expected "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import struct
 import zlib
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from siamese_diffusion.common.pictures import read_image, read_mask, read_palette_mask
 from siamese_diffusion.training.train_siamese import main
+from support.paths import ROOT
 from support.small_datasets import (
     lesion,
     load,
@@ -194,3 +196,54 @@ def test_palette_masks_that_are_none(tmp_path: Path) -> None:
     for number, width in enumerate((32, 48)):
         save(folder / f"masks/{number}.png", lesion(width) * 0)
     assert "all masks have one colour, #000000" in problems(folder, mask_mode="palette")
+
+
+# Decoders
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(run) print\n%%EOF\n"
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask, read_palette_mask])
+def test_a_postscript_program_called_png_never_reaches_its_interpreter(
+    read: Callable[[Path], np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def interpreter(*arguments: object, **_: object) -> object:
+        started.append(arguments)
+        return Image.new("RGB", (8, 8)).im
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", interpreter)
+    path = tmp_path / "mask.png"
+    path.write_bytes(EPS)
+    with pytest.raises(ValueError, match=r"mask\.png: cannot be decoded as an image \(PNG, JPEG"):
+        read(path)
+    assert not started
+    with Image.open(path) as image:  # without the fixed list it is decoded by its content
+        image.load()
+    assert started
+
+
+@pytest.mark.parametrize("kind", ["gif", "ico", "ppm", "tga"])
+def test_formats_that_are_not_on_the_list_are_refused_whatever_they_are_called(
+    kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "image.png"
+    Image.new("RGB", (16, 16)).save(path, format=kind)
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        read_image(path)
+
+
+def test_every_place_that_opens_an_image_names_the_formats() -> None:
+    rooms = ("common", "models", "nodes", "training", "evaluation", "tools", "benchmarks")
+    files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+    bare = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Image.open"
+        if "formats" not in [keyword.arg for keyword in node.keywords]
+    ]
+    assert len(files) > 100
+    assert not bare
