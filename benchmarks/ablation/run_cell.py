@@ -42,7 +42,7 @@ class UnfinishedError(RuntimeError):
 
 
 class CellRun:
-    """The files of a cell: OUT/NAME/real, test, synthetic and figures.json; OUT/runs/NAME.
+    """The files of a cell: OUT/NAME/real, test, figures.json and synthetic; OUT/runs/NAME.
 
     All runs lie in one folder because they share the cache of latents in it.
     """
@@ -60,7 +60,8 @@ class CellRun:
 
     @property
     def done(self) -> bool:
-        return self.figures.is_file()
+        """The list of synthetic pairs is what is written last."""
+        return (self.folder / "synthetic" / "prompt.jsonl").is_file()
 
     def run(self) -> None:
         """Raises UnfinishedError; a second call goes on where the first one stopped."""
@@ -68,11 +69,12 @@ class CellRun:
         if not self.bundle.is_file():
             self.train(real)
         sampler = Sampler(self.base, self.bundle)
-        figures = self.score(sampler)
-        print(f"{self.cell.name}: alignment {figures['alignment']}", flush=True)
+        if not self.figures.is_file():
+            figures = self.score(sampler)
+            with replacing(self.figures) as temporary:
+                temporary.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+            print(f"{self.cell.name}: alignment {figures['alignment']}", flush=True)
         self.write_synthetic(sampler, real)
-        with replacing(self.figures) as temporary:
-            temporary.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
 
     def train(self, real: Sequence[Crop]) -> None:
         """Run train_siamese.py on the cell's real pairs."""

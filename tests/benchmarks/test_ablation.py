@@ -67,6 +67,9 @@ def test_a_finished_grid_trains_nothing_and_bad_names_are_one_message(
     run = run_cell.CellRun(tmp_path, tmp_path / "base", cell, Settings())
     run.folder.mkdir()
     run.figures.write_text("{}")
+    assert not run.done
+    (run.folder / "synthetic").mkdir()
+    (run.folder / "synthetic" / "prompt.jsonl").touch()
     base = f"--base={tmp_path / 'base'}"
     assert ablation.main([str(tmp_path), base, "--cells", cell.name]) == 0
     assert ablation.main([str(tmp_path), base, "--cells", "x"]) == 2
