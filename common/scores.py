@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeGuard
+from pathlib import Path
+from typing import TypeGuard
 
 from .files import replacing
 from .prompt_jsonl import numbered_lines
@@ -29,10 +29,6 @@ class Score:
     source: str
     agreement: float
     uncertainty: float | None
-
-    @property
-    def stem(self) -> str:
-        return PurePosixPath(self.target).stem
 
     def to_line(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False) + "\n"
@@ -77,10 +73,10 @@ def _parse(line: str, where: str) -> Score:
         str(values.get("set", "")),
         target,
         str(values.get("source", "")),
-        float(agreement),
-        float(uncertainty) if _is_share(uncertainty) else None,
+        agreement,
+        uncertainty if _is_share(uncertainty) else None,
     )
 
 
-def _is_share(value: Any) -> TypeGuard[float]:
+def _is_share(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1

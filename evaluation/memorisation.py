@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,18 @@ PIXELS = 32  # side at which pictures are compared pixel by pixel
 CLOSE = 0.05  # of real test images are at most this close to a training image
 FEWEST = 20  # test images that make such a share known
 SHOWN = 8
-PIXEL_SPACE = f"pixels at {PIXELS} x {PIXELS}, brightness and contrast evened, all flips and turns"
+PIXEL_SPACE = f"pixels at {PIXELS} x {PIXELS}, brightness and contrast evened"
 
-Embed = Callable[[PairSet], np.ndarray]
+Embed = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, 3), uint8 -> vectors (N, D)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest training image of each synthetic image, its distance, and that of test images."""
+
+    numbers: np.ndarray
+    distances: np.ndarray
+    floor: np.ndarray
 
 
 def measure_memorisation(
@@ -29,23 +39,34 @@ def measure_memorisation(
     """A row for each synthetic set and each way of comparing images.
 
     The floor is how near real test images come to training images. A synthetic image is flagged
-    when it comes nearer than all but 5 % of them; of fresh images, 5 % would be.
+    when it comes nearer than all but 5 % of them; of fresh images, 5 % would be. Training images
+    are tried in all eight orientations, as augmentation may have shown them.
     """
-    spaces: list[tuple[str, Embed, bool]] = [
-        (PIXEL_SPACE, pixel_vectors, True),
-        (f"features of {features.short}", features.of, False),
-    ]
-    return [
-        _row((space, embed, turned), train, test, pairs, seed)
-        for pairs in synthetic
-        for space, embed, turned in spaces
-    ]
+    spaces: dict[str, Embed] = {
+        PIXEL_SPACE: pixel_vectors,
+        f"features of {features.short}": features.of_images,
+    }
+    known = {
+        space: [embed(images) for images in _turned(train.images)]
+        for space, embed in spaces.items()
+    }
+    floors = {
+        space: _nearest_training(embed(test.images), known[space])[1]
+        for space, embed in spaces.items()
+    }
+    rows = []
+    for pairs in synthetic:
+        for space, embed in spaces.items():
+            numbers, distances = _nearest_training(embed(pairs.images), known[space])
+            found = Neighbours(numbers, distances, floors[space])
+            rows.append({"space": space, **_row(found, train, test, pairs, seed)})
+    return rows
 
 
-def pixel_vectors(pairs: PairSet) -> np.ndarray:
+def pixel_vectors(images: np.ndarray) -> np.ndarray:
     """(N, 3 * 32 * 32): small pictures with mean 0 and length 1, so that 2 - d^2 is twice their
     correlation."""
-    return np.stack([_vector(image) for image in pairs.images])
+    return np.stack([_vector(image) for image in images])
 
 
 def _vector(image: np.ndarray) -> np.ndarray:
@@ -55,31 +76,29 @@ def _vector(image: np.ndarray) -> np.ndarray:
     return (values / max(float(np.linalg.norm(values)), 1e-6)).ravel()
 
 
+def _turned(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Squares (N, S, S, 3) in all eight orientations."""
+    for turned in (np.rot90(images, k, (1, 2)) for k in range(4)):
+        yield np.ascontiguousarray(turned)
+        yield np.ascontiguousarray(turned[:, :, ::-1])
+
+
 def _nearest_training(
-    vectors: np.ndarray, train: np.ndarray, turned: bool
+    vectors: np.ndarray, known: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(training image, distance); pixels are compared in all eight orientations."""
-    if not turned:
-        return nearest(vectors, train)
-    pictures = train.reshape(-1, PIXELS, PIXELS, 3)
-    turns = [np.rot90(pictures, k, (1, 2)) for k in range(4)]
-    turns += [picture[:, :, ::-1] for picture in turns]
-    found = [nearest(vectors, picture.reshape(len(train), -1)) for picture in turns]
+    """(training image, distance) of each vector, whatever the training image's orientation."""
+    found = [nearest(vectors, train) for train in known]
     numbers, distances = (np.stack(part) for part in zip(*found, strict=True))
     best = distances.argmin(0), np.arange(len(vectors))
     return numbers[best], distances[best]
 
 
 def _row(
-    by: tuple[str, Embed, bool], train: PairSet, test: PairSet, pairs: PairSet, seed: int
+    found: Neighbours, train: PairSet, test: PairSet, pairs: PairSet, seed: int
 ) -> dict[str, Any]:
-    space, embed, turned = by
-    known = embed(train)
-    _, floor = _nearest_training(embed(test), known, turned)
-    numbers, distances = _nearest_training(embed(pairs), known, turned)
+    numbers, distances, floor = found.numbers, found.distances, found.floor
     row: dict[str, Any] = {
         "set": pairs.name,
-        "space": space,
         "n": len(pairs),
         "test_n": len(test),
         "training_n": len(train),
@@ -95,13 +114,12 @@ def _row(
     threshold = float(np.quantile(floor, CLOSE))
     flagged = distances < threshold
     low, high = _interval(distances, floor, seed)
+    own_mask = _own_mask(pairs, train, numbers)[flagged]
     return {
         **row,
         "threshold": threshold,
         "flagged": {"mean": float(flagged.mean()), "low": low, "high": high},
-        "own_mask": float(_own_mask(pairs, train, numbers)[flagged].mean())
-        if flagged.any()
-        else None,
+        "own_mask": float(own_mask.mean()) if flagged.any() else None,
         "groups": _groups(train, numbers, flagged),
         "floor_groups": _floor_groups(test, floor),
     }

@@ -13,11 +13,12 @@ from .pair_sets import PairSet
 CLASSES = ("firstorder", "glcm", "glrlm", "glszm", "ngtdm")
 BIN_WIDTH = 25.0  # grey values a level, of 255; pyradiomics' default
 SMALLEST = 16  # pixels of a region whose texture means anything
+MOST_DEVIATIONS = 5.0
 MOST = 1000  # pairs of a set that are looked at
 AVAILABLE = sys.version_info >= (3, 11)  # what fastrad asks for
 NAME = (
     "radiomics features of the masked region of the grey image (fastrad: first order, GLCM, GLRLM, "
-    "GLSZM, NGTDM), each in units of its deviation over the reference set"
+    "GLSZM, NGTDM), each in units of its deviation over the reference set, at most 5"
 )
 
 
@@ -49,4 +50,6 @@ def comparable(reference: np.ndarray, others: list[np.ndarray]) -> list[np.ndarr
     regions = [rows[~np.isnan(rows).all(1)] for rows in (reference, *others)]
     usable = np.isfinite(np.concatenate(regions)).all(0) & (regions[0].std(0) > 1e-9)
     mean, std = regions[0][:, usable].mean(0), regions[0][:, usable].std(0)
-    return [(rows[:, usable] - mean) / std for rows in (reference, *others)]
+    # Clipped: a single odd region would outweigh all others in a covariance.
+    units = ((rows[:, usable] - mean) / std for rows in (reference, *others))
+    return [np.clip(rows, -MOST_DEVIATIONS, MOST_DEVIATIONS) for rows in units]

@@ -46,6 +46,15 @@ def input_folder(name: str) -> Path:
     return folder
 
 
+def input_file(name: str) -> Path:
+    """A file below ComfyUI's input folder. Raises ValueError when there is none of that name."""
+    root = Path(folder_paths.get_input_directory())
+    path = root / relative_path(name, "file")
+    if not path.is_file():
+        raise ValueError(f"No file {name!r} in ComfyUI's input folder ({root}).")
+    return path
+
+
 def output_folder(name: str) -> Path:
     """A folder below ComfyUI's output folder; it need not exist. Raises ValueError."""
     return Path(folder_paths.get_output_directory()) / relative_path(name, "folder")
@@ -88,6 +97,22 @@ def choose(files: Mapping[str, Path], start: int, count: int) -> dict[str, Path]
         )
     stop = start + count if count else None
     return dict(list(files.items())[start:stop])
+
+
+def input_file_fingerprint(name: str | None) -> str | float:
+    """A value that changes when the file is written again; the empty name has none.
+
+    NaN, which always counts as a change, while ComfyUI does not know a linked input (None).
+    """
+    if name is None:
+        return float("nan")
+    if not name.strip():
+        return ""
+    try:
+        state = input_file(name).stat()
+    except (ValueError, OSError) as error:
+        return str(error)  # running the node reports it
+    return f"{state.st_size} {state.st_mtime_ns}"
 
 
 def folder_fingerprint(name: str | None, subfolders: bool | None) -> str | float:

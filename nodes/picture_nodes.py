@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from .folders import input_file, input_file_fingerprint
 from .hints import image_batch
+from .pair_scores import agreements
 from .pictures import COLOURS, Pair, cell, contrast, overlay, pairs_of, sheet, side_by_side
 from .progress import with_progress
 from .schema import node_schema, show_text
@@ -141,6 +144,22 @@ class SiameseFilterPairs(io.ComfyNode):
                     "stem", default="pair",
                     tooltip="Names of the pairs, from 'Siamese Load Mask Folder'.",
                 ),
+                io.String.Input(
+                    "scores", default="", optional=True,
+                    tooltip="A second measure: a file in ComfyUI's input folder that "
+                    "'siamese-evaluate --scores' wrote. Empty: contrast alone.",
+                ),
+                io.Float.Input(
+                    "lowest", default=0.5, min=0.0, max=1.0, step=0.01, optional=True,
+                    tooltip="With scores: pairs with less agreement are dropped. Agreement is the "
+                    "Dice, 0 to 1, between the mask and what segmenters trained on real pairs see "
+                    "in the image.",
+                ),
+                io.Float.Input(
+                    "highest", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+                    tooltip="With scores: pairs with more agreement are dropped. The easiest pairs "
+                    "teach a segmenter least.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -161,16 +180,37 @@ class SiameseFilterPairs(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def fingerprint_inputs(
+        cls, scores: Sequence[str | None] | None = None, **_others: Any
+    ) -> str | float:
+        return input_file_fingerprint(scores[0] if scores else "")
+
+    @classmethod
     def execute(
-        cls, image: list[Tensor], mask: list[Tensor], minimum: list[float], stem: list[str]
+        cls,
+        image: list[Tensor],
+        mask: list[Tensor],
+        minimum: list[float],
+        stem: list[str],
+        scores: Sequence[str] = ("",),
+        lowest: Sequence[float] = (0.5,),
+        highest: Sequence[float] = (1.0,),
     ) -> io.NodeOutput:
         pairs = pairs_of(image, mask)
         stems = _stem_of_each(stem, [len(batch) for batch in image])
+        found = agreements(input_file(scores[0]), stems) if scores[0].strip() else None
         values = [contrast(pair) for pair in with_progress(pairs)]
-        kept = [value is None or value >= minimum[0] for value in values]
-        text = _report(stems, values, kept, minimum[0])
+        low, high = lowest[0], highest[0]
+        measures = [Measure(f"contrast below {minimum[0]:g}", values, minimum[0], math.inf)]
+        if found:
+            measures.append(Measure(f"agreement outside {low:g} to {high:g}", found, low, high))
+        kept = [all(flags) for flags in zip(*(each.kept for each in measures), strict=True)]
+        text = _report(stems, measures, sum(kept))
         if not any(kept):
-            raise ValueError(f"{text}. Nothing is left: lower 'minimum', or look at the images.")
+            raise ValueError(
+                f"{text}. Nothing is left: keep more by 'minimum', 'lowest' and 'highest', or look "
+                "at the images."
+            )
         show_text(cls.hidden.unique_id, text)
         images, masks = _as_comfy([*compress(pairs, kept)])
         stems = [*compress(stems, kept)]
@@ -194,20 +234,38 @@ def _stem_of_each(stems: Sequence[str], batches: Sequence[int]) -> list[str]:
     )
 
 
-def _report(
-    stems: Sequence[str], values: Sequence[float | None], kept: Sequence[bool], minimum: float
-) -> str:
-    """How many pairs were dropped, and the first of them."""
-    dropped = [
-        f"{stem} ({value:.3f})"
-        for stem, value, keep in zip(stems, values, kept, strict=True)
-        if not keep
-    ]
-    text = f"Kept {len(stems) - len(dropped)} of {len(stems)} pairs, dropped {len(dropped)}"
-    if dropped:
+@dataclass(frozen=True)
+class Measure:
+    """What pairs are dropped for, in words; each pair's value, None where it has none; the bounds.
+
+    A pair without a value is kept.
+    """
+
+    reason: str
+    values: Sequence[float | None]
+    low: float
+    high: float
+
+    @property
+    def kept(self) -> list[bool]:
+        return [value is None or self.low <= value <= self.high for value in self.values]
+
+
+def _report(stems: Sequence[str], measures: Sequence[Measure], count: int) -> str:
+    """How many pairs were kept, and by each measure how many were dropped and the first of them."""
+    clauses = []
+    for measure in measures:
+        dropped = [
+            f"{stem} ({value:.3f})"
+            for stem, value, keep in zip(stems, measure.values, measure.kept, strict=True)
+            if not keep
+        ]
         more = ", ..." if len(dropped) > NAMED else ""
-        text += f" with contrast below {minimum:g}: {', '.join(dropped[:NAMED])}{more}"
-    unmeasured = sum(value is None for value in values)
+        if dropped:
+            names = ", ".join(dropped[:NAMED])
+            clauses.append(f"dropped {len(dropped)} with {measure.reason}: {names}{more}")
+    text = f"Kept {count} of {len(stems)} pairs, {'; '.join(clauses) or 'dropped 0'}"
+    unmeasured = sum(value is None for value in measures[0].values)
     if unmeasured:
         text += f"; {unmeasured} kept unchecked, their masks are empty or full"
     return text

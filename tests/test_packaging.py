@@ -31,18 +31,6 @@ def test_comfyui_manager_never_replaces_what_comfyui_brings() -> None:
         assert name not in OF_THE_HOST, requirement
 
 
-def test_an_installed_package_has_every_room_but_those_for_developers() -> None:
-    content = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    for_developers = {"benchmarks", "tests", "tools"}
-    rooms = {
-        ".".join(("siamese_diffusion", *path.parent.relative_to(ROOT).parts))
-        for folder in ROOT.iterdir()
-        if folder.name not in for_developers and not folder.name.startswith(".")
-        for path in folder.rglob("__init__.py")
-    }
-    assert set(content["tool"]["setuptools"]["packages"]) == rooms | {"siamese_diffusion"}
-
-
 def test_the_registry_can_read_the_project() -> None:
     """The form that its specification asks for."""
     content = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))

@@ -97,6 +97,14 @@ def unpack(out: Path, assets: Path = ASSETS) -> dict[str, Path]:
     return {split: write_crops(out / split, read_crops(split, assets)) for split in SPLITS}
 
 
+def of_tiles(crops: Sequence[Crop], count: int, seed: int) -> list[Crop]:
+    """The crops of `count` tiles drawn by the seed, of all for 0; fewer are a part of more."""
+    names = sorted({crop.tile for crop in crops})
+    order = np.random.default_rng(seed).permutation(len(names))
+    taken = {names[index] for index in order[: count or None]}
+    return [crop for crop in crops if crop.tile in taken]
+
+
 # Making it
 
 

@@ -3,7 +3,7 @@
     python -m siamese_diffusion.benchmarks.ablation OUT --base nuclei_base.safetensors \\
         --budget_minutes 60
 
-`make nuclei` makes the base. Each cell has a folder in OUT; its figures.json says that it is done.
+`make nuclei` makes the base. Each cell has a folder in OUT, with figures.json and synthetic pairs.
 """
 
 from __future__ import annotations

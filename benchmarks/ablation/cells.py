@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-
-from ...tools.nuclei_crops import Crop
 
 ALL = 0  # tiles
 
@@ -48,11 +43,3 @@ def grid() -> list[Cell]:
     cells += [Cell(recipe, tiles, 0) for tiles in (150, ALL) for recipe in (*main, *others)]
     cells += [Cell(recipe, 40, seed) for seed in (1, 2) for recipe in others]
     return list(dict.fromkeys(cells))
-
-
-def chosen(crops: Sequence[Crop], cell: Cell) -> list[Crop]:
-    """The crops of the cell's tiles; with one seed, fewer tiles are a part of more."""
-    names = sorted({crop.tile for crop in crops})
-    order = np.random.default_rng(cell.seed).permutation(len(names))
-    taken = {names[index] for index in order[: cell.tiles or None]}
-    return [crop for crop in crops if crop.tile in taken]

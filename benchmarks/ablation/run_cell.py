@@ -18,9 +18,9 @@ from PIL import Image
 from ...common.files import replacing
 from ...nodes.shapes import Changes, augment
 from ...tools.nuclei import NAME, Settings, one_from_each_group, training_command
-from ...tools.nuclei_crops import Crop, read_crops, write_crops
+from ...tools.nuclei_crops import Crop, of_tiles, read_crops, write_crops
 from ...tools.pairs import Bools, Bytes
-from .cells import Cell, chosen
+from .cells import Cell
 from .measures import alignment, colour, interval, spread
 from .sampling import Sampler
 
@@ -42,7 +42,7 @@ class UnfinishedError(RuntimeError):
 
 
 class CellRun:
-    """The files of a cell: OUT/NAME/real, test, synthetic and figures.json; OUT/runs/NAME.
+    """The files of a cell: OUT/NAME/real, test, figures.json and synthetic; OUT/runs/NAME.
 
     All runs lie in one folder because they share the cache of latents in it.
     """
@@ -52,7 +52,7 @@ class CellRun:
     ) -> None:
         """until: when training must have stopped and saved its state, by time.monotonic()."""
         self.cell, self.base, self.until = cell, base, until
-        self.settings = replace(settings, recipe=cell.recipe)
+        self.settings = replace(settings, recipe=cell.recipe, tiles=cell.tiles, seed=cell.seed)
         self.folder = out / cell.name
         self.figures = self.folder / "figures.json"
         self.run_folder = out / "runs" / cell.name
@@ -60,24 +60,26 @@ class CellRun:
 
     @property
     def done(self) -> bool:
-        return self.figures.is_file()
+        """The list of synthetic pairs is what is written last."""
+        return (self.folder / "synthetic" / "prompt.jsonl").is_file()
 
     def run(self) -> None:
         """Raises UnfinishedError; a second call goes on where the first one stopped."""
-        real = chosen(read_crops("train"), self.cell)
+        real = of_tiles(read_crops("train"), self.cell.tiles, self.cell.seed)
         if not self.bundle.is_file():
             self.train(real)
         sampler = Sampler(self.base, self.bundle)
-        figures = self.score(sampler)
-        print(f"{self.cell.name}: alignment {figures['alignment']}", flush=True)
+        if not self.figures.is_file():
+            figures = self.score(sampler)
+            with replacing(self.figures) as temporary:
+                temporary.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+            print(f"{self.cell.name}: alignment {figures['alignment']}", flush=True)
         self.write_synthetic(sampler, real)
-        with replacing(self.figures) as temporary:
-            temporary.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
 
     def train(self, real: Sequence[Crop]) -> None:
         """Run train_siamese.py on the cell's real pairs."""
         pairs = write_crops(self.folder / "real", real)
-        command = training_command(self.settings, self.base, pairs, self.run_folder, self.cell.seed)
+        command = training_command(self.settings, self.base, pairs, self.run_folder)
         process = subprocess.Popen(command)
         try:
             process.wait(None if self.until == math.inf else self.until - time.monotonic())

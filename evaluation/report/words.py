@@ -9,13 +9,19 @@ from ..arms import BASELINE
 from ..downstream import ALL
 from ..memorisation import CLOSE
 
+MINUS = "\N{MINUS SIGN}"
+
 
 def number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    """Rounded, without the sign of a zero."""
+    if value is None:
+        return "none"
+    return f"{round(value, digits) + 0:.{digits}f}".replace("-", MINUS)
 
 
 def signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+    """A difference, with its sign."""
+    return f"{round(value, 3) + 0:+.3f}".replace("-", MINUS).replace("+0.000", "0.000")
 
 
 def interval(found: Mapping[str, Any]) -> str:
@@ -27,7 +33,8 @@ def interval(found: Mapping[str, Any]) -> str:
 
 def percent(found: Mapping[str, Any]) -> str:
     """A share with its interval."""
-    return f"{found['mean']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
+    mean, low, high = (f"{100 * found[name]:.1f} %" for name in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
 
 
 def verdict(found: Mapping[str, Any]) -> str:
@@ -102,5 +109,5 @@ def _memorisation(row: Mapping[str, Any]) -> str:
     more = "more than" if found["low"] > CLOSE else "no more than"
     return (
         f"Memorisation ({row['space']}): {percent(found)} of the images come nearer to a training "
-        f"image than all but {CLOSE:.0%} of real test images do, {more} chance explains."
+        f"image than all but {100 * CLOSE:g} % of real test images do, {more} chance explains."
     )

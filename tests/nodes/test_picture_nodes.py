@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from siamese_diffusion.common.scores import Score, write_scores
 from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
 from support.mask_inputs import augment_prompt, generator, list_prompt, square
 from support.workflow_prompts import Prompt, images, node, texts, write_mask
@@ -169,3 +171,43 @@ def test_counts_that_do_not_fit_are_an_error(served: ComfyHost, three_masks: str
     prompt["one"] = node("SolidMask", value=1.0, width=8, height=8)
     with pytest.raises(HostError, match="3 stems for 2 images"):
         served.run(prompt)
+
+
+def write_scores_file(served: ComfyHost, name: str, **agreement: float) -> str:
+    scores = [
+        Score("new", f"../out/images/{stem}.png", "", a, None) for stem, a in agreement.items()
+    ]
+    write_scores(served.input / f"{name}.jsonl", scores)
+    return f"{name}.jsonl"
+
+
+def test_scores_of_an_evaluation_are_a_second_measure(served: ComfyHost, three_masks: str) -> None:
+    name = write_scores_file(served, f"scores {three_masks}", m1=0.3, m2=0.7, m3=0.99)
+    prompt = filter_prompt(three_masks, scores=name, lowest=0.5, highest=0.95)
+    assert texts(served, prompt) == [
+        "Kept 1 of 3 pairs, dropped 2 with agreement outside 0.5 to 0.95: m1 (0.300), m3 (0.990)"
+    ]
+    folder = served.output / f"filtered {three_masks}" / "images"
+    assert [path.stem for path in folder.iterdir()] == ["m2"]
+    # Written again, the file is read again.
+    write_scores_file(served, f"scores {three_masks}", m1=0.6, m2=0.7, m3=0.8)
+    assert texts(served, prompt) == ["Kept 3 of 3 pairs, dropped 0"]
+
+
+def test_scores_that_do_not_fit_are_an_error(served: ComfyHost, three_masks: str) -> None:
+    name = write_scores_file(served, f"few {three_masks}", m1=0.6, m3=0.7)
+    with pytest.raises(HostError, match="no score for 1 of 3 pairs: m2"):
+        served.run(filter_prompt(three_masks, scores=name))
+    with pytest.raises(HostError, match=r"No file 'none\.jsonl' in ComfyUI's input folder"):
+        served.run(filter_prompt(three_masks, scores="none.jsonl"))
+    with pytest.raises(HostError, match="expected a name or a relative path"):
+        served.run(filter_prompt(three_masks, scores="../secret.jsonl"))
+
+
+def test_a_score_is_found_by_the_end_of_its_path(pack: SimpleNamespace, tmp_path: Path) -> None:
+    targets = {"out/a/images/1.png": 0.1, "out/a/images/deep/1.png": 0.2, "2.png": 0.3}
+    path = tmp_path / "scores.jsonl"
+    write_scores(path, [Score("new", target, "", value, None) for target, value in targets.items()])
+    assert pack.pair_scores.agreements(path, ["deep/1", "2", "images/1"]) == [0.2, 0.3, 0.1]
+    with pytest.raises(ValueError, match="several scores for 1"):
+        pack.pair_scores.agreements(path, ["1", "2"])

@@ -31,6 +31,7 @@ def pack() -> SimpleNamespace:
         hints,
         loader_nodes,
         pair_folder,
+        pair_scores,
         pictures,
         sampling,
         shapes,
@@ -39,7 +40,7 @@ def pack() -> SimpleNamespace:
 
     modules = (
         *(conditioning, conditioning_nodes, control, decoder, folders, hints, loader_nodes),
-        *(pair_folder, pictures, sampling, shapes, synthesize),
+        *(pair_folder, pair_scores, pictures, sampling, shapes, synthesize),
     )
     return SimpleNamespace(**{module.__name__.rsplit(".", 1)[1]: module for module in modules})
 

@@ -110,6 +110,19 @@ def test_masks_to_sample_come_from_as_many_groups_as_there_are() -> None:
     assert nuclei.one_from_each_group(crops, 50) == many
 
 
+def test_fewer_tiles_are_a_part_of_more_and_the_seed_decides_which() -> None:
+    image, mask = np.zeros((64, 64), np.uint8), np.eye(64, dtype=bool)
+    crops = [nuclei_crops.Crop(f"t{n // 3}_r0c{n % 3}", "g", image, mask) for n in range(90)]
+    ten, twenty, other = (
+        {crop.name for crop in nuclei_crops.of_tiles(crops, count, seed)}
+        for count, seed in ((10, 1), (20, 1), (10, 2))
+    )
+    assert (len(ten), len(twenty)) == (30, 60)
+    assert ten < twenty
+    assert ten != other
+    assert nuclei_crops.of_tiles(crops, 0, 1) == crops
+
+
 def test_prompt_samples_the_mask_with_the_caption_of_training(tmp_path: Path) -> None:
     study = nuclei.Nuclei(tmp_path, replace(nuclei.Settings(), sampling_steps=7, cfg=3.0))
     crop = nuclei_crops.Crop("a_r0c0", "a", np.zeros((64, 64), np.uint8), np.eye(64) > 0)
@@ -126,8 +139,8 @@ def test_prompt_samples_the_mask_with_the_caption_of_training(tmp_path: Path) ->
 def test_training_command_is_one_that_the_trainer_takes(tmp_path: Path) -> None:
     from siamese_diffusion.training.command_line import parse_args
 
-    settings = replace(nuclei.Settings(), recipe="mask_only", bf16=False)
-    command = nuclei.training_command(settings, tmp_path / "b", tmp_path / "p", tmp_path / "r", 3)
+    settings = replace(nuclei.Settings(), recipe="mask_only", bf16=False, seed=3)
+    command = nuclei.training_command(settings, tmp_path / "b", tmp_path / "p", tmp_path / "r")
     config = parse_args(command[2:])
     assert (config.recipe, config.seed, config.mixed_precision) == ("mask_only", 3, "no")
     assert config.flip_aug

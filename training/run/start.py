@@ -23,7 +23,7 @@ from .estimate import check_disk, describe_memory, estimate_disk
 from .gradient_update import check_deepspeed
 from .resume import Record, check_same_run, make_record, state_to_continue
 from .speed import check_settings
-from .states import read_state
+from .states import check_given_state
 from .trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def check(config: TrainConfig, host: Host) -> Accelerator:
     check_settings(config, accelerator.device)
     host.check(config)
     if config.resume is not None:
-        read_state(config.resume)
+        check_given_state(config.resume, config.ema_decay > 0)
     log.info("Processes: %s", describe_processes(accelerator))
     return accelerator
 

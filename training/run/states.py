@@ -74,6 +74,14 @@ def check_state(state: Path, has_ema: bool) -> None:
     read_optimizer(state, mmap=True)
 
 
+def check_given_state(state: Path, has_ema: bool) -> None:
+    """Raise ConfigError unless the folder given as --resume is a state that can be read."""
+    try:
+        read_state(state)
+    except DamagedStateError as error:
+        raise cannot_resume(state, error, has_ema) from error
+
+
 def cannot_resume(state: Path, reason: Exception, has_ema: bool) -> ConfigError:
     """The error for a damaged state: what is wrong, and the next older state that is whole."""
     if not fnmatchcase(state.name, STEP_PATTERN):

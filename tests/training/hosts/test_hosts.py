@@ -390,7 +390,7 @@ def test_masks_and_validation_are_alike(
     host_flags: list[str], base: Path, pairs: Path, tmp_path: Path
 ) -> None:
     flags = [
-        "--mask_mode=palette", "--validation_split=0.34", "--validate_every_n_steps=2",
+        "--mask_mode=palette", "--validation_split=0.5", "--validate_every_n_steps=2",
         "--max_train_steps=2", *host_flags,
     ]  # fmt: skip
     assert train(base, pairs, tmp_path, *flags) == 0
