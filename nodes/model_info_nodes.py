@@ -14,7 +14,7 @@ from torch import Tensor
 from ..models.metadata import FOLDER_HASH, SiameseMetadata, check_metadata
 from ..models.recipe import RECIPES
 from ..models.weights import ADVICE, DHI_KEY, SIAMESE_KINDS, WeightFile, read_weights
-from .schema import file_fingerprint, file_path, node_schema, show_text
+from .schema import checked, file_fingerprint, file_path, node_schema, show_text
 
 FOLDERS = ("controlnet", "checkpoints", "loras")
 
@@ -57,6 +57,7 @@ class SiameseModelInfo(io.ComfyNode):
         return file_fingerprint(*file_name.split("/", 1))
 
     @classmethod
+    @checked
     def execute(cls, file_name: str) -> io.NodeOutput:
         path = file_path(*file_name.split("/", 1))
         text = f"{file_name} ({_size(path)})\n{describe(read_weights(path))}"

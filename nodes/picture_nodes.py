@@ -14,7 +14,7 @@ from torch import Tensor
 from .hints import image_batch
 from .pictures import COLOURS, Pair, cell, contrast, overlay, pairs_of, sheet, side_by_side
 from .progress import with_progress
-from .schema import node_schema, show_text
+from .schema import checked, node_schema, show_text
 
 NAMED = 10  # dropped pairs in the text
 
@@ -59,6 +59,7 @@ class SiameseOverlay(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls, image: Tensor, mask: Tensor, colour: str, outline: int, tint: float
     ) -> io.NodeOutput:
@@ -97,6 +98,7 @@ class SiameseContactSheet(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls,
         image: list[Tensor],
@@ -161,6 +163,7 @@ class SiameseFilterPairs(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls, image: list[Tensor], mask: list[Tensor], minimum: list[float], stem: list[str]
     ) -> io.NodeOutput:
