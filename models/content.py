@@ -26,7 +26,7 @@ FLOATS = (
 )  # fmt: skip
 # Float8 has no sums.
 SUMMED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-LARGE, ROW_STEP = 1 << 16, 16  # values; above so many, one row in so many is checked
+LARGE, ROW_STEP = 1 << 16, 16  # values; above so many, the first of so many parts is checked
 # The parts of a checkpoint that are used; others, such as the samples of its schedule, are not.
 NETWORKS = ("control_model.", "model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
 # Constants of text encoders that are no weights: integers, and minus infinity above the diagonal.
@@ -138,7 +138,7 @@ def check_values(tensors: Mapping[str, Tensor], every: bool) -> None:
     """Raise ContentError unless all weights are floating point and finite.
 
     every: of all tensors; else of those that belong to a network of a checkpoint. Of large tensors
-    every ROW_STEP-th row counts, so that loading stays fast: training that diverged shows in all
+    the first of ROW_STEP parts counts, so that loading stays fast: training that diverged shows in all
     of them. What a single value elsewhere does, the check of the images finds before they are
     saved (nodes/pair_folder.py).
     """
@@ -160,7 +160,7 @@ def check_values(tensors: Mapping[str, Tensor], every: bool) -> None:
 
 def _is_finite(value: Tensor) -> bool:
     if value.numel() > LARGE:
-        value = value[::ROW_STEP]
+        value = value[: max(1, len(value) // ROW_STEP)]
     if value.dtype not in SUMMED:
         value = value.to(torch.float16)
     # NaN and infinity stay in a sum; one that only overflows needs the slower look.
