@@ -26,7 +26,7 @@ FLOATS = (
 )  # fmt: skip
 # Float8 has no sums.
 SUMMED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-LARGE, ROW_STEP = 1 << 16, 16  # values; above so many, the first of so many parts is checked
+LARGE, ROW_STEP = 1 << 16, 16  # above so many values, only the first 1/16 is checked
 # The parts of a checkpoint that are used; others, such as the samples of its schedule, are not.
 NETWORKS = ("control_model.", "model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
 # Constants of text encoders that are no weights: integers, and minus infinity above the diagonal.
@@ -138,7 +138,7 @@ def check_values(tensors: Mapping[str, Tensor], every: bool) -> None:
     """Raise ContentError unless all weights are floating point and finite.
 
     every: of all tensors; else of those that belong to a network of a checkpoint. Of large tensors
-    the first of ROW_STEP parts counts, so that loading stays fast: training that diverged shows in all
+    the first of ROW_STEP parts counts, so loading stays fast: training that diverged shows in all
     of them. What a single value elsewhere does, the check of the images finds before they are
     saved (nodes/pair_folder.py).
     """
