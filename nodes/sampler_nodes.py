@@ -17,7 +17,7 @@ from .sampling import (
     sampler_names,
     scheduler_names,
 )
-from .schema import node_schema, seed_input
+from .schema import checked, node_schema, seed_input
 
 
 class SiameseSampler(io.ComfyNode):
@@ -42,6 +42,7 @@ class SiameseSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(  # noqa: PLR0913 - one argument for each input of the node
         cls,
         *,
