@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import ConfigError
+from .metrics import NOT_FACTS
 
 log = logging.getLogger(__name__)
 
@@ -113,5 +114,5 @@ def _owner(file: IO[bytes]) -> str:
         file.seek(0)
         owner = json.loads(file.read(1000))
         return f"process {int(owner['process'])} on {str(owner['host'])!r}"
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (OSError, *NOT_FACTS):
         return "a process that has not yet said which"
