@@ -17,7 +17,7 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
-from ..common.arguments import USER_ERROR, interrupted
+from ..common.arguments import USER_ERROR, interrupted, unexpected
 from ..common.pairs import DatasetError
 from ..common.processes import is_first_on_machine, is_first_process
 from ..models.weights import WeightsError
@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_ERROR if isinstance(error, CacheError) else 1
     except KeyboardInterrupt:
         return interrupted()
+    except Exception as error:
+        return unexpected(error)
     return 0
 
 
