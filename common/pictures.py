@@ -131,9 +131,10 @@ def _check_size(image: Image.Image) -> None:
 
 def _is_wide(image: Image.Image) -> bool:
     """Whether the file's pixels have 16 bits; before they are decoded. Raises ValueError."""
-    if image.format not in ("PNG", "TIFF") or not image.tile:
+    tiles = getattr(image, "tile", [])
+    if image.format not in ("PNG", "TIFF") or not tiles:
         return False
-    arguments = image.tile[0][3]  # the raw mode, alone or first
+    arguments = tiles[0][3]  # the raw mode, alone or first
     raw = arguments if isinstance(arguments, str) else arguments[0]
     wide = "16" in str(raw) or image.mode.startswith("I;16")
     if wide and image.format == "TIFF" and image.mode.startswith("I"):

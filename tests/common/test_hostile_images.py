@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from siamese_diffusion.common import pictures
 from siamese_diffusion.common.pictures import read_image, read_mask, read_palette_mask
 from siamese_diffusion.common.pixel_budget import PixelBudget
@@ -217,7 +217,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(
     data[16:24] = struct.pack(">II", *size)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     (path := tmp_path / "x.png").write_bytes(data)
-    monkeypatch.setattr(pictures.ImageOps, "exif_transpose", None)  # decodes
+    monkeypatch.setattr(ImageOps, "exif_transpose", None)  # decodes
     with pytest.raises(ValueError, match=r"x\.png: .*at most 67 million pixels \(8192x8192\)"):
         read_image(path)
 

@@ -21,7 +21,7 @@ def test_what_the_system_refuses(number: int, capsys: pytest.CaptureFixture[str]
 
 def test_a_bug_names_its_trace_and_where_to_report_it(capsys: pytest.CaptureFixture[str]) -> None:
     try:
-        {}["no such key"]
+        {"key": 1}["no such key"]
     except KeyError as error:
         assert unexpected(error) == 1
     [line] = capsys.readouterr().err.splitlines()
