@@ -68,6 +68,7 @@ def palette_hint(palette: Tensor, channels: int) -> Tensor:
             "These weights were trained on binary masks, not on palette masks: connect 'mask' "
             "instead of 'palette'."
         )
+    check_finite(palette, "The palette")
     return _after_no_image(image_batch(palette), channels)
 
 
@@ -79,6 +80,7 @@ def image_hint(image: Tensor, hint: Tensor) -> Tensor:
     one mask for all images, or as many of both.
     """
     images = image_batch(image)
+    check_finite(images, "The image")
     channels = hint.shape[1]
     if channels == IMAGE_CHANNELS:
         return images
@@ -98,14 +100,13 @@ def image_hint(image: Tensor, hint: Tensor) -> Tensor:
 def image_batch(image: Tensor) -> Tensor:
     """ComfyUI IMAGE (B, H, W, 3 or 4) -> (B, 3, H, W) without alpha.
 
-    Raises ValueError for any other shape, or values that are not finite.
+    Raises ValueError for any other shape.
     """
     if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
         raise ValueError(
             f"The image has shape {list(image.shape)}; expected [batch, height, width, 3]. Connect "
             "an IMAGE output, such as that of 'Load Image'."
         )
-    check_finite(image, "The image")
     return image[..., :3].movedim(-1, 1)
 
 
