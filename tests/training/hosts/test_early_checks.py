@@ -161,6 +161,6 @@ def test_an_autoencoder_for_sd_scripts_that_is_missing(
 
 
 def test_what_is_right_is_read(touched: list[str], base: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="the dataset was read"):
-        main(command(base, tmp_path / "prompt.jsonl", tmp_path / "out"))
+    # What stands in for the reader raises.
+    assert main(command(base, tmp_path / "prompt.jsonl", tmp_path / "out")) == 1
     assert touched == ["dataset"]
