@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import tempfile
+import traceback
 from typing import NoReturn
 
 from .processes import is_first_on_machine
 
 USER_ERROR = 2
+FAILED = 1
+ISSUES = "https://github.com/siamese-diffusion/ComfyUI-Siamese-Diffusion/issues"
 INTERRUPTED = 130  # what shells call a program that Ctrl-C ended
 
 
@@ -26,3 +30,35 @@ def interrupted() -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     print("stopped by Ctrl-C", file=sys.stderr)
     return INTERRUPTED
+
+
+def unexpected(error: Exception) -> int:
+    """Say in one line what no check has foreseen; the exit code.
+
+    What the system refuses (full disk, read-only folder, file deleted) is named with its file.
+    Anything else is our bug: the line names a file with the stack trace, and where to report it.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {where}{error.strerror}. Make room, or check the path and its permissions, "
+            "and give the same command again.",
+            file=sys.stderr,
+        )
+        return USER_ERROR
+    trace = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="siamese-", suffix=".txt", delete=False, encoding="utf-8", errors="replace"
+        ) as file:
+            file.write(trace)
+        place = f"the trace is in {file.name}"
+    except OSError:
+        print(trace, file=sys.stderr)
+        place = "the trace is above"
+    print(
+        f"error: a bug in this program ({type(error).__name__}); {place}. Report it with that at "
+        f"{ISSUES}",
+        file=sys.stderr,
+    )
+    return FAILED

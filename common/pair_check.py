@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from .hashes import file_hash
 from .pairs import DatasetError, Listing, Pair
-from .pictures import Size, read_image, read_mask, read_palette_mask
+from .pictures import Size, pixel_count, read_image, read_mask, read_palette_mask
+from .pixel_budget import BUDGET
 from .processes import is_first_process
 
 MAX_COLOURS = 64
@@ -52,6 +53,11 @@ def check_pairs(source: str, listing: Listing, mask_mode: str) -> dict[Pair, Pai
 
 
 def _check_pair(pair: Pair, mask_mode: str) -> tuple[PairInfo | None, list[str]]:
+    with BUDGET.take(pixel_count(pair.image) + pixel_count(pair.mask)):
+        return _check_decoded(pair, mask_mode)
+
+
+def _check_decoded(pair: Pair, mask_mode: str) -> tuple[PairInfo | None, list[str]]:
     problems, pictures = [], []
     readers = {
         "image": read_image,
@@ -83,13 +89,20 @@ def _check_pair(pair: Pair, mask_mode: str) -> tuple[PairInfo | None, list[str]]
     if problems:
         return None, problems
     coverage = float((mask != 0).mean())
-    return PairInfo((width, height), coverage, colours, file_hash(pair.image)), []
+    try:
+        digest = file_hash(pair.image)
+    except OSError as error:  # it was there a moment ago
+        return None, [f"{pair.where}image {pair.image}: cannot be read ({error.strerror})"]
+    return PairInfo((width, height), coverage, colours, digest), []
 
 
 def packed(mask: np.ndarray) -> np.ndarray:
     """Colours (H, W, 3), uint8, as (H, W), 0xRRGGBB."""
-    red, green, blue = np.moveaxis(mask.astype(np.int64), -1, 0)
-    return red << 16 | green << 8 | blue
+    values = mask[..., 0].astype(np.int32)
+    for channel in (1, 2):  # one at a time: of large masks there is no room for more
+        values <<= 8
+        values |= mask[..., channel]
+    return values
 
 
 def hex_colour(colour: int) -> str:

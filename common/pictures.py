@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +16,45 @@ PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 # Whatever a file is called, no other decoder may try it: that of PostScript starts Ghostscript,
 # which would run the program that such a file is.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+MAX_PIXELS = 8192 * 8192  # of one file
+TOO_LARGE = (
+    f"at most {MAX_PIXELS / 1e6:.0f} million pixels (8192x8192) are read: scale it down, or cut it "
+    "into tiles"
+)
+# Of 65535: the largest value of 12-bit data, and a little more. Shown as 16 bits that is 16 of 255.
+NEARLY_BLACK = 4351
+SCALED = (16, 257)  # factors that take 12 and 8 bits to 16
+WHITE_IS_ZERO = {262: 0}  # TIFF's PhotometricInterpretation
 
 
 def read_image(path: Path) -> np.ndarray:
-    """RGB image (H, W, 3), uint8, without alpha. Raises ValueError naming the file."""
+    """RGB image (H, W, 3), uint8, without alpha. Raises ValueError naming the file.
+
+    Of 16 bits the high byte is kept. A 16-bit file whose largest value is at most 4351 holds data
+    of 8 or 12 bits that nobody has scaled, and is refused: it would be nearly black. True 16-bit
+    data have brighter pixels, or, where 8 or 12 bits were scaled, values that are all multiples of
+    257 or 16: these are read however dark they are, and so is a black file.
+    """
     return _read(path, _colours)
+
+
+def pixel_count(path: Path) -> int:
+    """Width times height as the file's header says; 0 for a file whose reading will fail."""
+    try:
+        with _open(path) as image:
+            return int(image.width * image.height)
+    except Exception:  # whatever it is, reading the file reports it
+        return 0
 
 
 def read_mask(path: Path) -> np.ndarray:
     """Binary mask (H, W), bool: true above half of the file's range, 127 of 255 as published.
 
     A black file is an empty mask. Raises ValueError with the name of a file that cannot be
-    decoded, or that is neither black nor above half anywhere, such as a mask of zeros and ones.
+    decoded, that is neither black nor above half anywhere, such as a mask of zeros and ones, or
+    whose transparency (alpha) says something else than its colours.
     """
-    grey = _read(path, _grey)
+    grey = _read(path, _mask_grey)
     largest = int(np.iinfo(grey.dtype).max)
     half, brightest = largest // 2, int(grey.max(initial=0))
     if 0 < brightest <= half:
@@ -41,50 +68,175 @@ def read_mask(path: Path) -> np.ndarray:
 
 def read_palette_mask(path: Path) -> np.ndarray:
     """A mask's colours (H, W, 3), uint8, as a viewer shows them. Raises ValueError."""
-    return _read(path, _colours)
+    return _read(path, _mask_colours)
 
 
-def _read(path: Path, convert: Callable[[Image.Image, bool], np.ndarray]) -> np.ndarray:
-    """Decode a file, rotated as its EXIF data say; `convert` is told whether it is a PNG.
+@dataclass(frozen=True)
+class _Decoded:
+    """An upright image, and whether its file has 16 bits: Pillow keeps 8 of them for colours."""
 
-    Raises ValueError with the file's name.
-    """
+    image: Image.Image
+    is_png: bool
+    is_wide: bool
+
+
+def _read(path: Path, convert: Callable[[_Decoded], np.ndarray]) -> np.ndarray:
+    """Decode a file, rotated as its EXIF data say. Raises ValueError with the file's name."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        _check_png(path)
+        with _open(path) as image:
             # Phones write a JPEG's preview as a second frame.
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if frames > 1:
                 raise ValueError(f"it holds {frames} images; save each in its own file")
-            return convert(ImageOps.exif_transpose(image), image.format == "PNG")
+            _check_size(image)
+            is_png, is_wide = image.format == "PNG", _is_wide(image)
+            return convert(_Decoded(ImageOps.exif_transpose(image), is_png, is_wide))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
         raise ValueError(f"{path}: cannot be decoded as an image ({known})") from None
+    except Image.DecompressionBombError as error:  # Pillow's own limit, of 179 million pixels
+        raise ValueError(f"{path}: too large; {TOO_LARGE}") from error
+    except MemoryError:
+        raise ValueError(f"{path}: out of memory; scale the image down") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
         raise ValueError(f"{path}: cannot be decoded as an image ({error})") from error
 
 
-def _grey(image: Image.Image, is_png: bool) -> np.ndarray:
-    if _has_16_bits(image, is_png):
-        return np.asarray(image).astype(np.uint16)
-    return np.asarray(image.convert("L"))
+def _open(path: Path) -> Image.Image:
+    """An image whose pixels are not decoded yet. Raises what Pillow raises."""
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+        raise ValueError("it is a folder or a device, not a file")
+    return Image.open(path, formats=FORMATS)
 
 
-def _colours(image: Image.Image, is_png: bool) -> np.ndarray:
-    if _has_16_bits(image, is_png):
+def _check_png(path: Path) -> None:
+    """Raise an error where a PNG's checksums are wrong: decoding it does not look at them."""
+    with _open(path) as image:
+        if image.format == "PNG":
+            try:
+                image.verify()
+            except SyntaxError as error:
+                raise ValueError(f"damaged: {error}; copy or save the file again") from error
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"it is {image.width}x{image.height}; {TOO_LARGE}")
+
+
+def _is_wide(image: Image.Image) -> bool:
+    """Whether the file's pixels have 16 bits; before they are decoded. Raises ValueError."""
+    tiles = getattr(image, "tile", [])
+    if image.format not in ("PNG", "TIFF") or not tiles:
+        return False
+    arguments = tiles[0][3]  # the raw mode, alone or first
+    raw = arguments if isinstance(arguments, str) else arguments[0]
+    wide = "16" in str(raw) or image.mode.startswith("I;16")
+    if wide and image.format == "TIFF" and image.mode.startswith("I"):
+        tags = getattr(image, "tag_v2", {})
+        if any(tags.get(tag) == value for tag, value in WHITE_IS_ZERO.items()):
+            raise ValueError("its 16-bit values count from white (WhiteIsZero); save it inverted")
+    return wide
+
+
+def _grey(decoded: _Decoded) -> np.ndarray:
+    if _has_16_bits(decoded):
+        return np.asarray(decoded.image).astype(np.uint16)
+    grey = np.asarray(decoded.image.convert("L"))
+    if decoded.is_wide:
+        _check_high_bytes(grey)
+    return grey
+
+
+def _colours(decoded: _Decoded) -> np.ndarray:
+    image = decoded.image
+    if _has_16_bits(decoded):
         # By the high byte, which is what Pillow does to 16-bit colours itself.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return np.asarray(image.convert("RGB"))
+        wide = np.asarray(image)
+        _check_16_bits(wide)
+        image = Image.fromarray((wide >> 8).astype(np.uint8))
+    colours = np.asarray(image.convert("RGB"))
+    if decoded.is_wide and image is decoded.image:
+        _check_high_bytes(colours)
+    return colours
 
 
-def _has_16_bits(image: Image.Image, is_png: bool) -> bool:
-    """Whether a grey image has 16 bits. Raises ValueError for a range that is not known."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and is_png):
-        return True
-    if image.mode in ("I", "F"):
+def _mask_grey(decoded: _Decoded) -> np.ndarray:
+    grey = _grey(decoded)
+    if (alpha := _alpha(decoded.image)) is not None:
+        half = int(np.iinfo(grey.dtype).max) // 2
+        _check_alpha(grey, alpha, bool(((grey > half) & (alpha < 128)).any()))
+    return grey
+
+
+def _mask_colours(decoded: _Decoded) -> np.ndarray:
+    colours = _colours(decoded)
+    if (alpha := _alpha(decoded.image)) is not None:
+        _check_alpha(colours, alpha, bool((colours.any(-1) & (alpha < 255)).any()))
+    return colours
+
+
+def _alpha(image: Image.Image) -> np.ndarray | None:
+    """Opacity (H, W), 255 where nothing shows through; None for a file without transparency."""
+    transparent = image.info.get("transparency")
+    if image.mode.startswith("I") and isinstance(transparent, int):
+        return np.where(np.asarray(image) == transparent, 0, 255).astype(np.uint8)
+    if transparent is None and not {"A", "a"} & set(image.getbands()):
+        return None
+    return np.asarray(image.convert("RGBA").getchannel("A"))
+
+
+def _check_alpha(pixels: np.ndarray, alpha: np.ndarray, hides_lesion: bool) -> None:
+    """Raise ValueError unless a mask reads the same with its transparency and without it.
+
+    pixels: (H, W) or (H, W, 3). alpha: (H, W). hides_lesion: a part of a lesion is transparent.
+    """
+    if alpha.min() == 255:
+        return
+    first = pixels[0, 0]
+    one_colour = bool((pixels == first).all())
+    if hides_lesion or (one_colour and alpha.min() < alpha.max()):
+        found = f"its colours are all {first.tolist()}" if one_colour else "the two do not agree"
         raise ValueError(
-            f"its pixels are of type {image.mode}, whose range is not known; save it with 8 or "
-            "16 bits"
+            f"the mask, or a part of it, is in its transparency (alpha, {alpha.min()} to "
+            f"{alpha.max()}), which is not read; {found}. Save it without transparency, the lesion "
+            "in its colour on black"
+        )
+
+
+def _has_16_bits(decoded: _Decoded) -> bool:
+    """Whether a grey image has 16 bits. Raises ValueError for a range that is not known."""
+    mode = decoded.image.mode
+    if mode.startswith("I;16") or (mode == "I" and decoded.is_png):
+        return True
+    if mode in ("I", "F"):
+        raise ValueError(
+            f"its pixels are of type {mode}, whose range is not known; save it with 8 or 16 bits"
         )
     return False
+
+
+def _check_16_bits(wide: np.ndarray) -> None:
+    largest = int(wide.max(initial=0))
+    if not 0 < largest <= NEARLY_BLACK:
+        return
+    if largest < 256 or all((wide % factor).any() for factor in SCALED):
+        bits = 8 if largest < 256 else 12
+        raise ValueError(
+            f"nearly black: its largest value is {largest} of 65535, values of {bits} bits in a "
+            f"file of 16; save it with 8 bits, or multiply by {65535 // (2**bits - 1)}"
+        )
+
+
+def _check_high_bytes(pixels: np.ndarray) -> None:
+    """Pillow has dropped the low bytes of colours: what has no high ones may be anything."""
+    if pixels.max(initial=0) <= NEARLY_BLACK >> 8:
+        raise ValueError(
+            f"nearly black: its largest value is below {NEARLY_BLACK + 1} of 65535, values of 8 or "
+            "12 bits in a file of 16, or nothing; save it with 8 bits"
+        )

@@ -16,6 +16,7 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
+from ..common.arguments import unexpected
 from ..common.pairs import DatasetError
 from .command_line import Request, parse_args
 from .errors import FeaturesError, OutputError
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; give the same command with --resume to go on", file=sys.stderr)
         return STOPPED
+    except Exception as error:
+        return unexpected(error)
     print(page)
     return 0
 

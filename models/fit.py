@@ -47,7 +47,8 @@ def _block_widths(encoder: Mapping[str, Tensor]) -> list[int]:
 
     def width(number: int) -> int:
         names = (f"input_blocks.{number}.0.{end}" for end in ends)
-        return next((encoder[name].shape[0] for name in names if name in encoder), 0)
+        shapes = (encoder[name].shape for name in names if name in encoder)
+        return next((shape[0] for shape in shapes if shape), 0)
 
     return list(takewhile(bool, map(width, count())))
 

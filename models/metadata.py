@@ -6,15 +6,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from ..common.text import shortened
 from .recipe import RECIPES, Recipe
-from .weights import DHI_KEY, WeightFile, WeightsError
+from .weights import DHI_KEY, WeightFile, WeightsError, first_line
 
 FORMAT_VERSION = 1
 FOLDER_HASH = "diffusers:"  # begins the base hash of a folder: no single file can have it
+BASE_HASH = re.compile(f"({FOLDER_HASH})?[0-9a-f]{{64}}")
+PREDICTION_TYPES = ("epsilon", "v")
+LARGEST_SIDE = 16_384  # pixels
+LAST_STEP = 10**9
+TEXT_WEIGHT = ".attn2.to_k.weight"  # its last dimension is the width of the text embeddings
 SD1_CONTEXT, SD2_CONTEXT = 768, 1024
 # ModelSpec's names of the 2.x base models; there is one of 1.x, whatever it predicts.
 SD1_ARCHITECTURE = "stable-diffusion-v1"
@@ -70,20 +77,23 @@ class SiameseMetadata:
 def read_metadata(strings: Mapping[str, str], what: str) -> SiameseMetadata | None:
     """Read `to_strings`'s output; None when the file has no `siamese.*` metadata.
 
-    Raises WeightsError for a newer format version or damaged values; `what` names the file.
+    Raises WeightsError for a newer format version, for damaged values and for those that no
+    training writes; `what` names the file. `check_metadata` compares them with the weights.
     """
-    if "siamese.format_version" not in strings:
+    if not any(key.startswith("siamese.") for key in strings):
         return None
     try:
         version = int(strings["siamese.format_version"])
         if version > FORMAT_VERSION:
             raise WeightsError(
-                f"{what}: written by a newer version of this pack (format {version}; this one "
-                f"reads up to {FORMAT_VERSION}). Update ComfyUI-Siamese-Diffusion."
+                f"{what}: written by a newer version of this pack (format {shortened(str(version))}"
+                f"; this one reads up to {FORMAT_VERSION}). Update ComfyUI-Siamese-Diffusion."
             )
+        if version < 1:
+            raise ValueError(f"format_version is {version}; expected 1 to {FORMAT_VERSION}")
         width, height = map(int, strings["siamese.resolution"].split("x"))
         architecture = strings.get("modelspec.architecture", "").removesuffix("/siamese")
-        return SiameseMetadata(
+        metadata = SiameseMetadata(
             recipe=Recipe.from_json(strings["siamese.recipe"]),
             resolution=(width, height),
             step=int(strings["siamese.step"]),
@@ -94,27 +104,74 @@ def read_metadata(strings: Mapping[str, str], what: str) -> SiameseMetadata | No
             host=strings.get("siamese.host", "standalone"),
             context_dim=SD2_CONTEXT if architecture in SD2_ARCHITECTURES.values() else SD1_CONTEXT,
         )
-    except (KeyError, ValueError) as error:
+        _check_ranges(metadata)
+        if architecture not in ("", metadata.architecture):
+            raise ValueError(f"architecture is {architecture!r}; expected {metadata.architecture}")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         if isinstance(error, WeightsError):
             raise
+        reason = f"no {error.args[0]}" if isinstance(error, KeyError) else first_line(error)
         raise WeightsError(
-            f"{what}: damaged metadata ({error!r}). Train or copy it again."
+            f"{what}: damaged metadata ({shortened(reason)}). Train or copy it again."
         ) from error
+    return metadata
 
 
-def read_recipe(weights: WeightFile) -> Recipe:
-    """The recipe in the metadata, which must allow the DHI's channels; else what these suggest.
+def _check_ranges(metadata: SiameseMetadata) -> None:
+    """Raise ValueError for values that no training writes."""
+    if not all(8 <= side <= LARGEST_SIDE and side % 8 == 0 for side in metadata.resolution):
+        width, height = metadata.resolution
+        raise ValueError(
+            f"resolution is {width}x{height}; expected multiples of 8 up to {LARGEST_SIDE}"
+        )
+    if not 0 <= metadata.step <= LAST_STEP:
+        raise ValueError(f"step is {metadata.step}; expected 0 to {LAST_STEP}")
+    if metadata.prediction_type not in PREDICTION_TYPES:
+        raise ValueError(
+            f"prediction_type is {metadata.prediction_type!r}; expected one of {PREDICTION_TYPES}"
+        )
+    if not BASE_HASH.fullmatch(metadata.base_hash):
+        raise ValueError(f"base_hash is {metadata.base_hash!r}; expected a SHA-256")
+    classes = metadata.mask_classes
+    if not isinstance(classes, dict) or not all(isinstance(n, str) for n in classes.values()):
+        raise ValueError("mask_classes is not a dictionary of names")
 
-    Raises WeightsError when they contradict each other.
+
+def check_metadata(weights: WeightFile) -> SiameseMetadata | None:
+    """The file's metadata, None without any. Raises WeightsError where its weights say otherwise.
+
+    Compared are the hint's channels, and the width of the base's text embeddings.
     """
-    channels = weights.control()[DHI_KEY].shape[1]
     metadata = read_metadata(weights.metadata, str(weights.path))
     if metadata is None:
-        return RECIPES["published" if channels == 3 else "concat"]
-    allowed = {metadata.recipe.hint_channels(n) for n in (1, 3)}
+        return None
+    control = weights.control()
+    channels = control[DHI_KEY].shape[1]
+    palette = any(value.startswith("#") for value in metadata.mask_classes)
+    values = (1, 3) if not metadata.mask_classes else (3,) if palette else (1,)
+    allowed = {metadata.recipe.hint_channels(n) for n in values}
     if channels not in allowed:
         raise WeightsError(
             f"{weights.path}: its recipe needs {sorted(allowed)} hint channels; its weights have "
             f"{channels}. The file is damaged or mixed from two; train it again."
         )
+    widths = {v.shape[-1] for k, v in control.items() if k.endswith(TEXT_WEIGHT) and v.ndim}
+    if widths - {metadata.context_dim}:
+        raise WeightsError(
+            f"{weights.path}: its metadata says {metadata.architecture}, with text embeddings of "
+            f"width {metadata.context_dim}; its weights have {max(widths)}. The file is damaged or "
+            "mixed from two; train it again."
+        )
+    return metadata
+
+
+def read_recipe(weights: WeightFile) -> Recipe:
+    """The recipe in the metadata, checked against the weights; else what these suggest.
+
+    Raises WeightsError when they contradict each other.
+    """
+    metadata = check_metadata(weights)
+    if metadata is None:
+        channels = weights.control()[DHI_KEY].shape[1]
+        return RECIPES["published" if channels == 3 else "concat"]
     return metadata.recipe

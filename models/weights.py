@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from pickle import UnpicklingError
+from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,19 +22,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..common.files import replacing
+from ..common.text import printable, shortened
+from .content import ContentError, check_pickle, check_values, named_tensors
 
 CONTROL = "control_model."
 UNET = "model.diffusion_model."
 DECODER = (UNET + "output_blocks.", UNET + "out.")
 DHI_KEY = "input_hint_block.0.initial_conv.weight"
+HINT_CHANNELS = (3, 4, 6)  # an image; or image and mask, which has one channel or three
 
 SAFETENSORS = (".safetensors", ".sft")  # files with other suffixes are read as pickles
 # How files start that `torch.save` writes: the present format and the one before.
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 # What torch's reader of pickles raises, for data that ends early or is no pickle at all too.
 UNREADABLE = (
-    UnpicklingError, RuntimeError, LookupError, EOFError, ValueError, struct.error,
-    AttributeError, TypeError,
+    UnpicklingError, BadZipFile, RuntimeError, LookupError, EOFError, ValueError, struct.error,
+    AttributeError, TypeError, ArithmeticError, AssertionError, ImportError, MemoryError,
     OSError,  # "invalid argument" for a zip whose last bytes are missing
 )  # fmt: skip
 # The part of torch's message that names what it refused; around it stands advice to load anyway.
@@ -44,6 +48,9 @@ StateDict = dict[str, Tensor]
 
 class WeightsError(ValueError):
     """A weight file is missing, damaged or of the wrong kind. The message is for the user."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class Kind(Enum):
@@ -63,6 +70,7 @@ class Kind(Enum):
 
 
 SIAMESE_KINDS = (Kind.MERGED, Kind.BUNDLE, Kind.CONTROL_ONLY)
+USED_KINDS = (*SIAMESE_KINDS, Kind.SD1, Kind.SD2)
 
 ADVICE = {
     Kind.MERGED: "Load it with the node 'Siamese Checkpoint Loader'.",
@@ -126,7 +134,7 @@ def identify(shapes: Mapping[str, tuple[int, ...]]) -> Kind:
         return Kind.LORA
     if whole_unet:
         context = shapes.get(UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
-        return Kind.SD2 if context is not None and context[-1] == 1024 else Kind.SD1
+        return Kind.SD2 if context is not None and context[-1:] == (1024,) else Kind.SD1
     if {"down_blocks", "up_blocks"} <= prefixes:
         return Kind.DIFFUSERS_UNET
     return Kind.UNKNOWN
@@ -135,18 +143,39 @@ def identify(shapes: Mapping[str, tuple[int, ...]]) -> Kind:
 def read_weights(path: str | os.PathLike[str], expect: Iterable[Kind] | None = None) -> WeightFile:
     """Read a .safetensors or pickle file (`weights_only=True`) on the CPU.
 
-    Raises WeightsError when the file is missing, damaged, or of a kind not in `expect`.
+    Raises WeightsError when the file is missing, damaged, of a kind not in `expect`, or holds what
+    cannot be used (models/content.py).
     """
     path = Path(path)
     check_is_file(path)
-    tensors, metadata = _read_any(path)
-    kind = identify({key: tuple(value.shape) for key, value in tensors.items()})
-    check_kind(path, kind, expect)
-    return WeightFile(path, kind, tensors, metadata)
+    try:
+        tensors, metadata = _read_any(path)
+        kind = identify({key: tuple(value.shape) for key, value in tensors.items()})
+        check_kind(path, kind, expect)
+        if kind in USED_KINDS:
+            check_values(tensors, every=kind is Kind.CONTROL_ONLY)
+    except ContentError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    weights = WeightFile(path, kind, tensors, metadata)
+    if kind in SIAMESE_KINDS:
+        _check_hint_channels(weights)
+    return weights
+
+
+def _check_hint_channels(weights: WeightFile) -> None:
+    """Raise WeightsError unless the DHI begins with the convolution it always begins with."""
+    shape = tuple(weights.control()[DHI_KEY].shape)
+    if len(shape) != 4 or shape[1] not in HINT_CHANNELS:
+        raise WeightsError(
+            f"{weights.path}: {DHI_KEY} has the shape {shape}; expected (16, C, 3, 3) with C one "
+            f"of {HINT_CHANNELS}, the hint's channels. Copy or train it again."
+        )
 
 
 def check_is_file(path: Path) -> None:
-    """Raise WeightsError for a folder, or for nothing."""
+    """Raise WeightsError for a folder, for nothing, or a name that no library can open."""
+    if printable(str(path)) != str(path):
+        raise WeightsError(f"{path}: the name is not UTF-8 text. Rename it, and try again.")
     if path.is_dir():
         raise WeightsError(
             f"{path}: a folder; expected a single file. {ADVICE[Kind.DIFFUSERS_UNET]}"
@@ -171,7 +200,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, *UNREADABLE) as error:
         raise _damaged(path, error) from error
 
 
@@ -179,19 +208,22 @@ def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
     if path.suffix in SAFETENSORS:
         return _read_safetensors(path)
     start = _first_bytes(path)
+    if not start.startswith((ZIP, PICKLE)):
+        raise WeightsError(
+            f"{path}: not a weight file ({path.stat().st_size} bytes, begins with {start!r}). Copy "
+            "or download it again."
+        )
     try:
+        check_pickle(path, zipped=start.startswith(ZIP))
         # Only the zip format can be memory-mapped.
         content = torch.load(
             path, map_location="cpu", weights_only=True, mmap=start.startswith(ZIP)
         )
+    except ContentError:
+        raise
     except UNREADABLE as error:
-        raise _unreadable(path, start, error) from error
-    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path}: expected a dictionary of tensors, found {type(content)}.")
-    named = {key: value for key, value in content.items() if isinstance(key, str)}
-    return {key: value for key, value in named.items() if isinstance(value, Tensor)}, {}
+        raise _unreadable(path, error) from error
+    return named_tensors(content, path.stat().st_size), {}
 
 
 def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
@@ -199,7 +231,7 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
-    except SafetensorError as error:
+    except (SafetensorError, *UNREADABLE) as error:
         raise _damaged(path, error) from error
 
 
@@ -210,16 +242,11 @@ def _damaged(path: Path, error: Exception, form: str = "safetensors") -> Weights
     )
 
 
-def _unreadable(path: Path, start: bytes, error: Exception) -> WeightsError:
-    """The error for a file that torch cannot read; `start`: its first bytes."""
-    if not start.startswith((ZIP, PICKLE)):
-        return WeightsError(
-            f"{path}: not a weight file ({path.stat().st_size} bytes, begins with {start!r}). Copy "
-            "or download it again."
-        )
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    """The error for a file that torch cannot read."""
     if isinstance(error, UnpicklingError):
         refused = REFUSED.search(str(error))
-        reason = f" ({refused[0]})" if refused else ""
+        reason = f" ({shortened(refused[0])})" if refused else ""
         return WeightsError(
             f"{path}: it holds more than tensors, which is refused because such a file can run "
             f"code{reason}. Convert it to .safetensors."
@@ -283,7 +310,8 @@ def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what
         ],
     }
     lines = [
-        f"{len(keys)} {problem}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+        f"{len(keys)} {problem}: "
+        + ", ".join([*map(shortened, keys[:5]), *(["..."] if len(keys) > 5 else [])])
         for problem, keys in problems.items()
         if keys
     ]

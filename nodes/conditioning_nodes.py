@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .conditioning import Conditioning, Timing, apply_both, apply_hint, siamese
 from .hints import THRESHOLD, mask_hint, palette_hint
-from .schema import node_schema
+from .schema import checked, node_schema
 
 
 class SiameseApplyMask(io.ComfyNode):
@@ -38,6 +38,7 @@ class SiameseApplyMask(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(  # noqa: PLR0913 - one argument for each input of the node
         cls,
         *,

@@ -20,7 +20,7 @@ from .folders import (
 from .hints import image_batch, mask_batch
 from .pair_folder import PairFolder, png_metadata
 from .progress import with_progress
-from .schema import node_schema
+from .schema import checked, node_schema
 
 
 class SiameseLoadMaskFolder(io.ComfyNode):
@@ -57,6 +57,7 @@ class SiameseLoadMaskFolder(io.ComfyNode):
         return folder_fingerprint(folder, subfolders)
 
     @classmethod
+    @checked
     def execute(cls, folder: str, subfolders: bool, start: int, count: int) -> io.NodeOutput:
         files = choose(image_files(input_folder(folder), subfolders), start, count)
         masks = [read_mask(path) for path in with_progress(files.values())]
@@ -117,6 +118,7 @@ class SiameseSavePairs(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls, image: Tensor, mask: Tensor, stem: str, folder: str, prompt: str
     ) -> io.NodeOutput:

@@ -14,7 +14,10 @@ IMAGE_CHANNELS = 3  # of hints with 4 or 6 channels, the first ones
 
 
 def mask_batch(mask: Tensor) -> Tensor:
-    """[H, W], [B, H, W] or [B, 1, H, W] -> (B, H, W). Raises ValueError for any other shape."""
+    """[H, W], [B, H, W] or [B, 1, H, W] -> (B, H, W).
+
+    Raises ValueError for any other shape, or values that are not finite.
+    """
     if mask.ndim == 4 and mask.shape[1] == 1:
         mask = mask[:, 0]
     if mask.ndim == 2:
@@ -24,7 +27,17 @@ def mask_batch(mask: Tensor) -> Tensor:
             f"The mask has shape {list(mask.shape)}; expected [height, width] or "
             "[batch, height, width]. Connect a MASK output, such as that of 'Load Image (as Mask)'."
         )
+    check_finite(mask, "The mask")
     return mask
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise ValueError for NaN or infinity, which would be drawn as black without a word."""
+    if not torch.isfinite(values).all():
+        raise ValueError(
+            f"{what} holds values that are not finite (NaN or infinity). Where a model made it: "
+            "start ComfyUI with --fp32-vae, or use other weights or settings."
+        )
 
 
 def binary_mask(mask: Tensor, threshold: float = THRESHOLD, invert: bool = False) -> Tensor:
@@ -55,6 +68,7 @@ def palette_hint(palette: Tensor, channels: int) -> Tensor:
             "These weights were trained on binary masks, not on palette masks: connect 'mask' "
             "instead of 'palette'."
         )
+    check_finite(palette, "The palette")
     return _after_no_image(image_batch(palette), channels)
 
 
@@ -66,6 +80,7 @@ def image_hint(image: Tensor, hint: Tensor) -> Tensor:
     one mask for all images, or as many of both.
     """
     images = image_batch(image)
+    check_finite(images, "The image")
     channels = hint.shape[1]
     if channels == IMAGE_CHANNELS:
         return images
@@ -83,7 +98,10 @@ def image_hint(image: Tensor, hint: Tensor) -> Tensor:
 
 
 def image_batch(image: Tensor) -> Tensor:
-    """ComfyUI IMAGE (B, H, W, 3 or 4) -> (B, 3, H, W) without alpha. Raises ValueError."""
+    """ComfyUI IMAGE (B, H, W, 3 or 4) -> (B, 3, H, W) without alpha.
+
+    Raises ValueError for any other shape.
+    """
     if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
         raise ValueError(
             f"The image has shape {list(image.shape)}; expected [batch, height, width, 3]. Connect "

@@ -20,7 +20,7 @@ from ..models.weights import (
 )
 from .control import load_control
 from .decoder import check_fits, unet_tensors, with_decoder
-from .schema import file_fingerprint, file_input, file_path, node_schema
+from .schema import checked, file_fingerprint, file_input, file_path, node_schema
 
 CONTROL_TOOLTIP = (
     "The ControlNet that turns masks into guidance. Connect it to 'Siamese Sampler' or "
@@ -64,6 +64,7 @@ class SiameseCheckpointLoader(io.ComfyNode):
         return file_fingerprint("checkpoints", ckpt_name)
 
     @classmethod
+    @checked
     def execute(cls, ckpt_name: str) -> io.NodeOutput:
         weights = read_weights(file_path("checkpoints", ckpt_name), expect=[Kind.MERGED])
         check_fits(weights, without_prefix(weights.tensors, UNET))
@@ -141,6 +142,7 @@ class SiameseBundleLoader(io.ComfyNode):
         return file_fingerprint("controlnet", bundle_name)
 
     @classmethod
+    @checked
     def execute(cls, model: Any, bundle_name: str, decoder_strength: float = 1.0) -> io.NodeOutput:
         weights = read_weights(
             file_path("controlnet", bundle_name), expect=[Kind.BUNDLE, Kind.CONTROL_ONLY]

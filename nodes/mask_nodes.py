@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .hints import binary_mask
 from .progress import with_progress
-from .schema import node_schema, seed_input
+from .schema import checked, node_schema, seed_input
 from .shapes import Changes, augment, random_mask
 
 AUGMENTED_TOOLTIP = (
@@ -65,6 +65,7 @@ class SiameseAugmentMask(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, *, mask: Tensor, seed: int, variants: int, **changes: float) -> io.NodeOutput:
         how = Changes(**changes)  # type: ignore[arg-type]  # one of them is a bool
         sources = [(item, generator(_seed_of(item, seed))) for item in binary_mask(mask).cpu()]
@@ -118,6 +119,7 @@ class SiameseRandomMask(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls,
         *,

@@ -11,10 +11,10 @@ import folder_paths
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..models.metadata import FOLDER_HASH, SiameseMetadata, read_metadata
+from ..models.metadata import FOLDER_HASH, SiameseMetadata, check_metadata
 from ..models.recipe import RECIPES
 from ..models.weights import ADVICE, DHI_KEY, SIAMESE_KINDS, WeightFile, read_weights
-from .schema import file_fingerprint, file_path, node_schema, show_text
+from .schema import checked, file_fingerprint, file_path, node_schema, show_text
 
 FOLDERS = ("controlnet", "checkpoints", "loras")
 
@@ -57,6 +57,7 @@ class SiameseModelInfo(io.ComfyNode):
         return file_fingerprint(*file_name.split("/", 1))
 
     @classmethod
+    @checked
     def execute(cls, file_name: str) -> io.NodeOutput:
         path = file_path(*file_name.split("/", 1))
         text = f"{file_name} ({_size(path)})\n{describe(read_weights(path))}"
@@ -69,7 +70,7 @@ def describe(weights: WeightFile) -> str:
     lines = [f"kind: {weights.kind.value}", ADVICE[weights.kind]]
     if weights.kind not in SIAMESE_KINDS:
         return "\n".join(lines)
-    metadata = read_metadata(weights.metadata, str(weights.path))
+    metadata = check_metadata(weights)
     if metadata is None:
         lines.append("metadata: none, as in the published files; recipe and base are not known")
     else:

@@ -22,7 +22,7 @@ from ..common.prompt_jsonl import (
     write_prompt_jsonl,
 )
 from .folders import relative_path
-from .hints import binary_mask
+from .hints import binary_mask, check_finite
 from .pictures import to_pixels
 
 INDEX = "prompt.jsonl"
@@ -74,8 +74,10 @@ class PairFolder:
     def write(self, name: str, image: Tensor, mask: Tensor, prompt: str) -> None:
         """Write image (H, W, 3) in [0, 1] and its mask (1, h, w), stretched to the image's size.
 
-        The mask's file has one channel with the values 0 and 255.
+        The mask's file has one channel with the values 0 and 255. Raises ValueError, and writes
+        neither, for an image that is not finite.
         """
+        check_finite(image, f"{self.image(name)}: not saved. The image")
         mask = functional.interpolate(
             binary_mask(mask)[:, None], image.shape[:2], mode="nearest-exact"
         )

@@ -17,7 +17,7 @@ from .hints import image_batch
 from .pair_scores import agreements
 from .pictures import COLOURS, Pair, cell, contrast, overlay, pairs_of, sheet, side_by_side
 from .progress import with_progress
-from .schema import node_schema, show_text
+from .schema import checked, node_schema, show_text
 
 NAMED = 10  # dropped pairs in the text
 
@@ -62,6 +62,7 @@ class SiameseOverlay(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls, image: Tensor, mask: Tensor, colour: str, outline: int, tint: float
     ) -> io.NodeOutput:
@@ -100,6 +101,7 @@ class SiameseContactSheet(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls,
         image: list[Tensor],
@@ -186,6 +188,7 @@ class SiameseFilterPairs(io.ComfyNode):
         return input_file_fingerprint(scores[0] if scores else "")
 
     @classmethod
+    @checked
     def execute(
         cls,
         image: list[Tensor],

@@ -17,7 +17,9 @@ from .sampling import (
     sampler_names,
     scheduler_names,
 )
-from .schema import node_schema, seed_input
+from .schema import checked, node_schema, seed_input
+
+MAX_SIZE = 4096  # pixels of an image's width and height
 
 
 class SiameseSampler(io.ComfyNode):
@@ -42,6 +44,7 @@ class SiameseSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(  # noqa: PLR0913 - one argument for each input of the node
         cls,
         *,
@@ -58,9 +61,20 @@ class SiameseSampler(io.ComfyNode):
         width: int = 0,
         height: int = 0,
     ) -> io.NodeOutput:
+        _check_size(mask, width, height)
         sources = Sources(model, positive, negative, control_net)
         settings = Settings(steps, cfg, sampler_name, scheduler, seed)
         return io.NodeOutput({"samples": sample_masks(sources, mask, (width, height), settings)})
+
+
+def _check_size(mask: Tensor, width: int, height: int) -> None:
+    """Raise ValueError where an image would have the size of a mask larger than any may be."""
+    sizes = width or mask.shape[-1], height or mask.shape[-2]
+    if max(sizes) > MAX_SIZE:
+        raise ValueError(
+            f"The image would have the mask's size, {sizes[0]}x{sizes[1]} pixels; at most "
+            f"{MAX_SIZE} are sampled. Set width and height; the mask is stretched to them."
+        )
 
 
 def model_inputs() -> list[io.Input]:
@@ -86,7 +100,7 @@ def _mask_input() -> io.Input:
 
 def sampling_inputs() -> list[io.Input]:
     """Seed, `Settings` and size."""
-    size = {"default": 0, "min": 0, "max": 4096, "step": DOWNSCALE, "optional": True}
+    size = {"default": 0, "min": 0, "max": MAX_SIZE, "step": DOWNSCALE, "optional": True}
     return [
         seed_input("Same seed, same image. Another seed makes another image of the same mask."),
         io.Int.Input(

@@ -1,17 +1,24 @@
-"""What the nodes share: category, search aliases, seed and model file inputs, text on a node."""
+"""What the nodes share: category, search aliases, seed and model file inputs, checks of inputs."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
 
+from ..common.text import printable, shortened
+
 CATEGORY = "Siamese-Diffusion"
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
+CHOICES = 10  # of a list, in a message
 
 
 def node_schema(*, search_aliases: Sequence[str] = (), **fields: Any) -> io.Schema:
@@ -52,3 +59,66 @@ def file_fingerprint(folder: str, name: str) -> str:
         return "missing"
     status = Path(path).stat()
     return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """A node's `execute`, after a check of its inputs: ComfyUI does not check all of them.
+
+    Older versions accept any choice in V3 nodes, and none checks the values of connections. Errors
+    whose text cannot be encoded, such as those with a file name that is not UTF-8, end ComfyUI's
+    queue: they are raised with that text escaped.
+    """
+    names = [*inspect.signature(execute).parameters][1:]
+
+    @wraps(execute)
+    def run(cls: type[io.ComfyNode], *arguments: Any, **inputs: Any) -> io.NodeOutput:
+        try:
+            schema = cls.define_schema()
+            given = {**dict(zip(names, arguments, strict=False)), **inputs}
+            check_inputs(schema.inputs, given, schema.is_input_list)
+            return execute(cls, *arguments, **inputs)
+        except Exception as error:
+            text = str(error)
+            if printable(text) == text:
+                raise
+            raise ValueError(printable(text)) from None
+
+    return run
+
+
+def check_inputs(inputs: Sequence[io.Input], given: Mapping[str, Any], lists: bool = False) -> None:
+    """Raise ValueError for a choice, number or text that the schema does not allow."""
+    for declared in inputs:
+        value = given.get(declared.id)
+        if value is None:
+            continue  # left out, or connected to nothing
+        for one in value if lists else [value]:
+            problem = _problem(declared, one)
+            if problem:
+                found = shortened(repr(one))
+                raise ValueError(f"{declared.id} is {found}; expected {problem}. Set it again.")
+
+
+def _problem(declared: io.Input, value: Any) -> str | None:
+    """What the input expects, where `value` is not that."""
+    if isinstance(declared, io.Combo.Input):
+        options = declared.options or []
+        more = ", ..." if len(options) > CHOICES else ""
+        listed = ", ".join(shortened(str(option)) for option in options[:CHOICES])
+        return (
+            None if value in options else f"one of: {listed or 'nothing, no file is there'}{more}"
+        )
+    if isinstance(declared, (io.Int.Input, io.Float.Input)):
+        low = -math.inf if declared.min is None else declared.min
+        high = math.inf if declared.max is None else declared.max
+        whole = isinstance(declared, io.Int.Input)
+        number = isinstance(value, Real)
+        # In this way NaN is out of every range, and infinity too.
+        good = number and -math.inf < value < math.inf and low <= value <= high
+        if good and not (whole and value != int(value)):
+            return None
+        return f"a {'whole ' if whole else ''}number from {low} to {high}"
+    if isinstance(declared, io.String.Input):
+        good = isinstance(value, str) and printable(value) == value
+        return None if good else "text without lone surrogates"
+    return None

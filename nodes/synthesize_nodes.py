@@ -13,7 +13,7 @@ from .folders import output_folder as folder_in_output
 from .pair_folder import PairFolder, png_metadata
 from .sampler_nodes import model_inputs, sampling_inputs
 from .sampling import Settings, Sources
-from .schema import node_schema, show_text
+from .schema import checked, node_schema, show_text
 from .synthesize import Work, plan
 
 SHOWN = 4  # of the new images, on the node
@@ -58,6 +58,7 @@ class SiameseSynthesizeDataset(io.ComfyNode):
         return float("nan")  # always run: it looks for itself what is there already
 
     @classmethod
+    @checked
     def execute(  # noqa: PLR0913 - one argument for each input of the node
         cls,
         *,

@@ -39,7 +39,8 @@ pytest.register_assert_rewrite("support")
 pytest_plugins = ["support.needs"]
 # Fixture -> the mark of every test that uses it, itself or through other fixtures.
 MARKED = {
-    "host": "server", "in_the_page": "browser", "trained": "slow", "evaluation_out": "slow",
+    "host": "server", "in_the_page": "browser", "pack": "comfyui", "trained": "slow",
+    "evaluation_out": "slow",
 }  # fmt: skip
 # Tests choose their training host themselves.
 SD_SCRIPTS = os.environ.pop("SD_SCRIPTS_DIR", None)

@@ -84,8 +84,12 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     path = path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # a number of 5,000 digits is no TOMLDecodeError
         raise ConfigError(f"--config_file {path}: {error}") from error
+    except RecursionError:
+        raise ConfigError(
+            f"--config_file {path}: nested too deeply; expected NAME = VALUE lines"
+        ) from None
     flat: dict[str, Any] = {}
     for name, value in content.items():
         flat |= value if isinstance(value, dict) else {name: value}

@@ -15,7 +15,7 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
-from ..common.arguments import USER_ERROR, Parser, interrupted
+from ..common.arguments import USER_ERROR, Parser, interrupted, unexpected
 from ..common.hashes import file_hash
 from ..models.fit import check_control
 from ..models.metadata import FOLDER_HASH, read_metadata, read_recipe
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_ERROR
     except KeyboardInterrupt:
         return interrupted()
+    except Exception as error:
+        return unexpected(error)
     print(given.merged)
     return 0
 

@@ -16,7 +16,7 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
-from ..common.arguments import USER_ERROR, Parser
+from ..common.arguments import USER_ERROR, Parser, unexpected
 from .prepare.items import PrepareError
 from .prepare.registry import DATASETS, Prepared, prepare
 from .prepare.write import count
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
+    except Exception as error:
+        return unexpected(error)
     _show(prepared, given.out)
     return 0
 

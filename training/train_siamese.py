@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 if not __package__:
@@ -16,7 +17,7 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
-from ..common.arguments import USER_ERROR, interrupted
+from ..common.arguments import USER_ERROR, interrupted, unexpected
 from ..common.pairs import DatasetError
 from ..common.processes import is_first_on_machine, is_first_process
 from ..models.weights import WeightsError
@@ -26,6 +27,7 @@ from .data.dataset import load_dataset
 from .errors import CacheError, ConfigError, NotFiniteError, TrainingError
 from .hosts.choose import choose_host
 from .run.folder import RunFolder
+from .run.lock import check_lock, lock
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_ERROR if isinstance(error, CacheError) else 1
     except KeyboardInterrupt:
         return interrupted()
+    except Exception as error:
+        return unexpected(error)
     return 0
 
 
@@ -68,8 +72,27 @@ def run(config: TrainConfig) -> None:
     from .run.start import check, start
 
     accelerator = check(config, host)
-    config, dataset = load_dataset(config, host.resolve_subsets)
-    start(config, dataset, host, accelerator)
+    # Here all processes have found each other: none checks the folder while the first holds it.
+    with _only_training(config):
+        config, dataset = load_dataset(config, host.resolve_subsets)
+        start(config, dataset, host, accelerator)
+
+
+@contextmanager
+def _only_training(config: TrainConfig) -> Iterator[None]:
+    """Keep other trainings out of the output folder, whatever number of processes this one has.
+
+    A dry run only looks. Raises ConfigError where one is running, or has finished meanwhile.
+    """
+    if not is_first_process():
+        yield
+    elif config.dry_run:
+        check_lock(config.output_dir)
+        yield
+    else:
+        with lock(config.output_dir):
+            RunFolder(config.output_dir, config.output_name).check()
+            yield
 
 
 if __name__ == "__main__":

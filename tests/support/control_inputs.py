@@ -36,6 +36,6 @@ def metadata(recipe: str) -> dict[str, str]:
         "siamese.recipe": recipe,
         "siamese.resolution": "64x64",
         "siamese.step": "3",
-        "siamese.base_hash": "0",
+        "siamese.base_hash": "0" * 64,
         "siamese.mask_classes": "{}",
     }

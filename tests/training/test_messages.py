@@ -27,7 +27,8 @@ from support.tiny_base import write_tiny_base
 @pytest.fixture
 def handler_kept() -> Iterator[None]:
     """A script that Ctrl-C has ended leaves Ctrl-C to the system."""
-    kept = signal.getsignal(signal.SIGINT)
+    # Ignored, where a shell has started the tests in the background.
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, kept)
 

@@ -14,7 +14,8 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from ...common.pictures import Size, read_image, read_mask, read_palette_mask
+from ...common.pictures import Size, pixel_count, read_image, read_mask, read_palette_mask
+from ...common.pixel_budget import BUDGET
 from ..method.base_model import BaseModel
 from ..method.noise_schedule import TIMESTEPS
 from ..method.objective import Batch
@@ -142,7 +143,8 @@ class TrainingData:
         if index in self._decoded:
             return self._decoded[index]
         pair = self.pairs[index]
-        decoded = self.framing.resize(read_image(pair.image), self._read_mask(pair.mask))
+        with BUDGET.take(pixel_count(pair.image) + pixel_count(pair.mask)):
+            decoded = self.framing.resize(read_image(pair.image), self._read_mask(pair.mask))
         if self._keep:
             self._decoded[index] = decoded
         return decoded

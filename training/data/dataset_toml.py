@@ -102,7 +102,11 @@ def _read(path: Path) -> Table:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DatasetError(path, [f"not UTF-8 ({error.reason} at byte {error.start})"]) from error
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise DatasetError(path, [f"cannot be read ({error.strerror})"]) from error
+    except RecursionError:
+        raise DatasetError(path, ["not TOML that can be read (nested too deeply)"]) from None
+    except ValueError as error:  # a number of 5,000 digits is no TOMLDecodeError
         advice = "; write Windows paths in single quotes" if "\\" in str(error) else ""
         raise DatasetError(path, [f"not TOML ({error}){advice}"]) from error
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ...common.natural_order import natural
@@ -55,11 +56,8 @@ def _image_files(folder: Path, other: Path, listing: Listing) -> dict[str, Path]
     files: dict[str, Path] = {}
     ignored: Counter[str] = Counter()
     skipped = other if folder in other.parents else None
-    for path in sorted(folder.rglob("*"), key=natural):
+    for path in sorted(_visible_files(folder, skipped, listing), key=natural):
         relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        if hidden or not path.is_file() or (skipped and skipped in path.parents):
-            continue
         if path.suffix.lower() not in PICTURE_SUFFIXES:
             ignored[path.suffix.lower() or path.name] += 1
             continue
@@ -74,6 +72,21 @@ def _image_files(folder: Path, other: Path, listing: Listing) -> dict[str, Path]
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(ignored.items()))
         listing.notes.append(f"{folder}: files that are not images were left out: {counts}")
     return files
+
+
+def _visible_files(folder: Path, skipped: Path | None, listing: Listing) -> Iterator[Path]:
+    """All below `folder` that is no folder and not hidden; what cannot be read is a problem."""
+
+    def unreadable(error: OSError) -> None:
+        listing.problems.append(f"{error.filename}: cannot be read ({error.strerror})")
+
+    # Not rglob: it passes over folders that cannot be read.
+    for place, folders, files in os.walk(folder, onerror=unreadable):
+        inside = Path(place)
+        folders[:] = [n for n in folders if not n.startswith(".") and inside / n != skipped]
+        for name in files:
+            if not name.startswith("."):
+                yield inside / name
 
 
 def _match(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
@@ -95,14 +108,10 @@ def _add_pairs(
     without = []
     for image, mask in matched:
         files = [image.with_suffix(suffix) for suffix in caption_suffixes]
-        file = next((file for file in files if file.is_file()), None)
+        file = next((file for file in files if os.path.lexists(file)), None)
         if file is None:
             without.append(image)
-        try:
-            caption = " ".join(file.read_text(encoding="utf-8-sig").split()) if file else ""
-        except UnicodeDecodeError as error:
-            caption = ""
-            listing.problems.append(f"{file}: not UTF-8 ({error.reason} at byte {error.start})")
+        caption = _caption(file, listing) if file else ""
         listing.pairs.append(Pair(image, mask, caption))
     if without:
         expected = " or ".join(caption_suffixes)
@@ -110,3 +119,17 @@ def _add_pairs(
             f"{len(without)} of {len(matched)} images have no {expected} file beside them and "
             f"train with the empty caption; the first: {without[0]}"
         )
+
+
+def _caption(file: Path, listing: Listing) -> str:
+    """A file's text in one line; empty where it cannot be read, which is a problem."""
+    try:
+        if file.exists() and not file.is_file():
+            listing.problems.append(f"{file}: a folder or a device; expected a caption's file")
+            return ""
+        return " ".join(file.read_text(encoding="utf-8-sig").split())
+    except UnicodeDecodeError as error:
+        listing.problems.append(f"{file}: not UTF-8 ({error.reason} at byte {error.start})")
+    except OSError as error:
+        listing.problems.append(f"{file}: cannot be read ({error.strerror})")
+    return ""

@@ -15,7 +15,10 @@ from typing import Any
 from ...common.files import replacing, stands_in_for, sync, sync_tree
 from ..errors import ConfigError
 from . import metrics
+from .metrics import NOT_FACTS
 from .states import STEP_DIGITS, STEP_PATTERN, write_facts
+
+LONGEST_PID = 1 << 22
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,14 @@ class RunFolder:
                 f"--output_dir {self.folder}: {place} cannot be written to. Give another folder, "
                 "or change its permissions."
             )
+        # The longest name is a temporary one; all usual file systems take 255 bytes.
+        longest = len(os.fsencode(f".{self.weights(0).name}.{LONGEST_PID}.tmp"))
+        if longest > 255:
+            bytes_ = len(os.fsencode(self.name))
+            raise ConfigError(
+                f"--output_name has {bytes_} bytes; at most {bytes_ - longest + 255} leave room "
+                "for step and ending in a file's name. Give a shorter one."
+            )
         if self.weights().is_file():
             raise ConfigError(
                 f"--output_dir: {self.weights()} exists, that run is finished. Choose another "
@@ -60,7 +71,7 @@ class RunFolder:
         """The name in config.json. Raises ConfigError where the file is damaged."""
         try:
             return str(json.loads(self.config.read_text(encoding="utf-8"))["output_name"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *NOT_FACTS) as error:
             raise ConfigError(
                 f"{self.config}: damaged ({error}). It says which run this folder holds. If it is "
                 "the run of this command, delete the file and give the command again: states keep "

@@ -9,6 +9,9 @@ from typing import Any
 
 from ..errors import ConfigError
 
+# What reading a value of damaged JSON raises: no JSON, deep nesting, other types, infinity.
+NOT_FACTS = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+
 
 def append(path: Path, step: int, values: Mapping[str, float]) -> None:
     with path.open("a", encoding="utf-8") as file:
@@ -52,5 +55,5 @@ def _step_of(line: str) -> int | None:
     """The step of a whole line, else None."""
     try:
         return int(json.loads(line)["step"]) if line.endswith("\n") else None
-    except (ValueError, KeyError, TypeError):
+    except NOT_FACTS:
         return None

@@ -12,6 +12,7 @@ import torch
 
 from ...models.weights import UNREADABLE, WeightsError, first_line, read_shapes
 from ..errors import ConfigError
+from .metrics import NOT_FACTS
 
 WEIGHTS = "weights.safetensors"  # a bundle
 EMA = "ema.safetensors"  # a bundle too, of the weights' moving average
@@ -38,7 +39,7 @@ def read_state(state: Path) -> tuple[int, dict[str, Any]]:
             config = state.parent.parent / "config.json"
             facts["record"] = json.loads(config.read_text(encoding="utf-8"))
         return int(facts["step"]), dict(facts["record"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *NOT_FACTS) as error:
         raise DamagedStateError(
             f"{state}: not a training state, or a damaged one ({FACTS}: {error}). Expected a "
             "folder such as OUTPUT_DIR/state/step00000500."

@@ -244,10 +244,11 @@ def test_a_dry_run_describes_and_writes_nothing(
     [
         ([], 4, "weights, gradients, AdamW; activations come on top"),
         (["--ema_decay=0.9"], 5, "weights, gradients, EMA, AdamW; activations come"),
+        (["--optimizer_type=SGDNesterov"], 3, "weights, gradients, SGDNesterov; activations come"),
         (
-            ["--optimizer_type=SGDNesterov"],
+            ["--optimizer_type=torch.optim.RAdam"],
             2,
-            "weights, gradients; activations and the state of SGDNesterov come on top",
+            "weights, gradients; activations and the state of torch.optim.RAdam come on top",
         ),
     ],
 )

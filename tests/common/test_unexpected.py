@@ -1,0 +1,33 @@
+"""What no check has foreseen ends in one line, whoever has caused it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+import pytest
+from siamese_diffusion.common.arguments import ISSUES, unexpected
+from support.paths import ROOT
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG])
+def test_what_the_system_refuses(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert unexpected(OSError(number, os.strerror(number), "runs/x")) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: runs/x: {os.strerror(number)}. ")
+
+
+def test_a_bug_names_its_trace_and_where_to_report_it(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        {"key": 1}["no such key"]
+    except KeyError as error:
+        assert unexpected(error) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    found = re.search(r"the trace is in (.*\.txt)\. Report", line)
+    assert found is not None and line.endswith(ISSUES)
+    assert "no such key" in Path(found[1]).read_text("utf-8")
+    Path(found[1]).unlink()
+    repository = re.search(r'Repository = "(.*)"', (ROOT / "pyproject.toml").read_text("utf-8"))
+    assert repository is not None and f"{repository[1]}/issues" == ISSUES
