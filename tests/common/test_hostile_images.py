@@ -155,7 +155,7 @@ def test_transparent_colours_of_a_palette(tmp_path: Path) -> None:
 def chunks(data: bytes) -> dict[str, int]:
     """Places in a PNG: in the header, the pixels and their checksums."""
     header, pixels = data.index(b"IHDR"), data.index(b"IDAT")
-    length = int.from_bytes(data[pixels - 4 : pixels])
+    length = int.from_bytes(data[pixels - 4 : pixels], "big")
     return {
         "width": header + 7, "depth": header + 12, "colour": header + 13,
         "header's checksum": header + 4 + 13, "first pixels": pixels + 12,
