@@ -272,8 +272,7 @@ def test_a_crash_after_the_state_sets_nothing_aside(
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "publish", crash)
-        with pytest.raises(MemoryError):
-            main(arguments)
+        assert main(arguments) == 1
     assert not list(out.glob("*.safetensors"))
     assert main(arguments) == 0
     assert not list(out.glob("set_aside*"))
@@ -362,8 +361,7 @@ def test_what_fails_at_the_end_is_done_again_without_training(
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "publish", fail)
-        with pytest.raises(OSError, match="no space left"):
-            main(arguments)
+        assert main(arguments) == 1
     history = (out / "metrics.jsonl").read_bytes()
     assert [path.name for path in (out / "state").iterdir()] == ["step00000002"]
     saved = read_weights(out / "state/step00000002/weights.safetensors").tensors
