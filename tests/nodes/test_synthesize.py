@@ -14,7 +14,7 @@ import torch
 from siamese_diffusion.benchmarks.measure import TensorMemory
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
-from support.waiting import wait_until
+from support.processes import wait_until
 from support.workflow_prompts import (
     CAPTION,
     bundle_prompt,

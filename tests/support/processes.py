@@ -6,11 +6,13 @@ import ctypes
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from support.paths import TRAIN_SCRIPT
 
+POLL_SECONDS = 0.01
 DEADLINE = 1800  # seconds; so that what hangs ends some day, never to measure anything
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1  # linux/prctl.h, linux/capability.h
 
@@ -66,3 +68,10 @@ def heed_permissions() -> None:
     """
     if os.geteuid() == 0 and ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0):
         raise OSError("root may not give up CAP_DAC_OVERRIDE here")
+
+
+def wait_until(happened: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not happened():
+        assert time.monotonic() < deadline, f"{what}: not in {DEADLINE} s"
+        time.sleep(POLL_SECONDS)

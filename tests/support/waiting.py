@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 from siamese_diffusion.tools.comfy_host import ComfyHost
 
 from support.processes import DEADLINE
-
-POLL_SECONDS = 0.01
-
-
-def wait_until(happened: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not happened():
-        assert time.monotonic() < deadline, f"{what}: not in {DEADLINE} s"
-        time.sleep(POLL_SECONDS)
 
 
 def queue_until(host: ComfyHost, prompt: dict[str, Any], event: str, node_id: str) -> str:

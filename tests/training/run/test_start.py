@@ -13,6 +13,7 @@ from siamese_diffusion.training.hosts.standalone import Standalone
 from siamese_diffusion.training.run import start, trainer
 from siamese_diffusion.training.run.start import describe_processes
 from siamese_diffusion.training.train_siamese import main
+from support.processes import wait_until
 from support.small_datasets import config
 from support.tiny_runs import flags, train
 
@@ -44,7 +45,8 @@ def test_trackers_have_the_projects_name_and_the_documented_folders(
     monkeypatch.setenv("WANDB_MODE", "offline")
     train(tiny, pairs, tmp_path, "--log_with=all", "--train_batch_size=2", "--max_train_steps=1")
     [file] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    assert b"siamese-diffusion" in file.read_bytes()
+    # wandb writes from a process of its own.
+    wait_until(lambda: b"siamese-diffusion" in file.read_bytes(), "the project in wandb's file")
     assert list(tmp_path.glob("logs/events.out.tfevents.*"))
 
 
