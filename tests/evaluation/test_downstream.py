@@ -17,6 +17,8 @@ from siamese_diffusion.evaluation.settings import Settings
 from siamese_diffusion.evaluation.train_segmenter import Trained, Training, train
 from support.evaluated_pairs import made_up, with_shuffled_masks
 
+pytestmark = pytest.mark.slow  # whole trainings
+
 SETTINGS = Settings(
     resolution=32,
     seeds=2,

@@ -11,6 +11,8 @@ from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from siamese_diffusion.tools.pairs import write_pairs
 from support.evaluation_run import BUDGET, evaluate
 
+pytestmark = pytest.mark.slow  # whole trainings
+
 pytest_plugins = ["support.evaluation_run"]
 
 

@@ -23,6 +23,8 @@ from support.processes import launch_script, run
 from support.small_runs import command
 from support.tiny_base import write_tiny_base
 
+pytestmark = pytest.mark.slow  # whole trainings
+
 
 @pytest.fixture
 def handler_kept() -> Iterator[None]:

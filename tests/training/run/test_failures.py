@@ -17,6 +17,8 @@ from support.small_runs import metrics
 from support.tiny_runs import flags, train
 from torch import Tensor
 
+pytestmark = pytest.mark.slow  # whole trainings
+
 FULL = "CUDA out of memory. Tried to allocate 20.00 MiB."
 DUE_EVERY_STEP = [
     "--train_batch_size=2", "--ema_decay=0.9", "--sample_every_n_steps=1",

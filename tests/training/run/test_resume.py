@@ -30,6 +30,8 @@ from support.small_runs import metrics
 from support.tiny_base import write_tiny_base
 from torch import Tensor
 
+pytestmark = pytest.mark.slow  # whole trainings
+
 STEPS = 8
 
 

@@ -35,6 +35,8 @@ from support.tiny_runs import ROUNDING, differing, flags, losses, train
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
+pytestmark = pytest.mark.slow  # whole trainings
+
 
 def test_compiling_without_a_compiler_is_refused(
     tiny: Path,

@@ -21,6 +21,8 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer, RMSprop
 from transformers import Adafactor
 
+pytestmark = pytest.mark.slow  # whole trainings
+
 
 def test_accumulation_equals_a_larger_batch(
     tiny: Path, pairs: Path, plain: StateDict, tmp_path: Path
