@@ -14,6 +14,7 @@ from support.mask_inputs import generator, square
 from support.workflow_prompts import write_mask
 from torch import Tensor
 
+pytestmark = pytest.mark.slow  # whole samplings
 pytest_plugins = ["support.comfy_inside", "support.served_models"]
 
 

@@ -23,6 +23,8 @@ from support.dataset_archives import BUILDERS, TILES, cvc_clinicdb, folders, les
 from support.paths import ROOT
 from support.processes import run
 
+pytestmark = pytest.mark.slow  # archives of the published size
+
 Archive = Callable[[str], Path]
 
 

@@ -18,7 +18,7 @@ from support.needs import Need
 from support.power_loss import DurableDisk
 from support.tiny_runs import flags
 
-pytestmark = Need.LINUX.unless(sys.platform == "linux")
+pytestmark = [pytest.mark.slow, Need.LINUX.unless(sys.platform == "linux")]
 
 STATE_FILES = {"weights.safetensors", "ema.safetensors", "optimizer.pt", "state.json"}
 
