@@ -80,7 +80,7 @@ def test_without_an_older_state_another_folder_is_advised(
     for state in (run / "state").iterdir():
         harm(state / "optimizer.pt", "missing")
     assert main(arguments(tiny, pairs, run)) == 2
-    assert "no older state: choose another --output_dir to begin anew" in capsys.readouterr().err
+    assert "no older state: choose another --output_dir to start over" in capsys.readouterr().err
 
 
 def test_damage_that_only_loading_finds_is_the_same_message(
