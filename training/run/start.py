@@ -77,7 +77,9 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
         log.info("%s", describe(config, training, held_out, trainer))
         return
     if 0 in counts:
-        log.warning("Note: in this run each pair is seen %s.", describe_counts(counts))
+        log.warning(
+            "Note: in this run each pair is seen %s.", describe_counts(counts, config.enable_bucket)
+        )
     if state is not None:
         trainer.resume(state)
     log.info("Memory: %s", describe_memory(config, trainer.checkpoints))
@@ -205,7 +207,9 @@ def describe(config: TrainConfig, training: Dataset, held_out: Dataset, trainer:
         "recipe": f"{config.recipe} {recipe.to_json()}",
         "steps": f"{config.max_train_steps} of {trainer.global_batch} pairs "
         f"({trainer.order.steps_per_epoch:.1f} steps an epoch)",
-        "each pair is seen": describe_counts(trainer.order.counts(config.max_train_steps)),
+        "each pair is seen": describe_counts(
+            trainer.order.counts(config.max_train_steps), config.enable_bucket
+        ),
         "parameters": f"{trained:,} trained, {frozen:,} frozen",
         "memory": describe_memory(config, trainer.checkpoints),
         "disk": estimate_disk(config, trainer.checkpoints).render(),
