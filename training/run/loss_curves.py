@@ -17,13 +17,13 @@ Line = Mapping[str, Any]  # of metrics.jsonl
 TITLES = {
     "mask": "mask branch",
     "image": "image branch",
-    "consistency": "noise consistency",
+    "consistency": "consistency",
     "augmentation": "augmentation",
 }
 INTERVALS = 50  # points of a curve: means over so many parts of the run
 BEGINNING = 0.05  # share of the steps that may lie outside a panel, which would flatten the rest
 # Inches: the figure's width, a panel with its title, and what is above and below all of them.
-WIDTH, PANEL, TOP, BOTTOM = 6.0, 1.6, 0.65, 0.55
+WIDTH, PANEL, TOP, BOTTOM = 5.0, 1.5, 0.65, 0.55
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#555555"  # colour-blind people can tell them apart
 
 
@@ -41,7 +41,7 @@ def draw_losses(lines: Sequence[Line]) -> Figure | None:
         return None
     height = TOP + PANEL * (len(terms) + 1) + BOTTOM
     figure = Figure(figsize=(WIDTH, height))
-    figure.subplots_adjust(0.14, BOTTOM / height, 0.97, 1 - TOP / height, hspace=0.45)
+    figure.subplots_adjust(0.16, BOTTOM / height, 0.97, 1 - TOP / height, hspace=0.5)
     panels = figure.subplots(len(terms) + 1, sharex=True)
     for term, axes in zip(terms, panels, strict=False):
         _draw_term(axes, term, lines)
