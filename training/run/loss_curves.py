@@ -76,7 +76,7 @@ def _draw_learning_rate(axes: Axes, lines: Sequence[Line]) -> None:
     axes.set_ylim(0, 1.1 * rates.max() or 1)
     _label(axes, "learning rate", f"{rates[-1]:.3g}")
     axes.set_xlabel("step")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
 
 
 def _label(axes: Axes, title: str, latest: str) -> None:

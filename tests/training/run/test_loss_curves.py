@@ -56,7 +56,7 @@ def test_a_curve_is_the_mean_over_parts_of_the_run() -> None:
 
 def test_validation_is_beside_training() -> None:
     _, validation = panels(lines())["mask branch"].get_lines()
-    assert [*validation.get_xdata()] == [100, 200, 300, 400]
+    assert np.array_equal(validation.get_xdata(), [100, 200, 300, 400])
     expected = 0.2 - 0.1 * (np.arange(1, 5) * 100 - 1) / STEPS
     assert np.allclose(validation.get_ydata(), 1.2 * expected)
     assert panels(lines())["mask branch"].get_title(loc="right") == "0.101, validation 0.120"
