@@ -124,7 +124,7 @@ class TrainConfig:
     )
     validation_split: float = option(
         "data",
-        "share of the file stems kept for the validation loss",
+        "share of the groups (without them, of the file stems) kept for the validation loss",
         0.0,
         range=Range(0, 1, below=True),
     )

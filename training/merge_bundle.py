@@ -5,6 +5,7 @@ python training/merge_bundle.py base.safetensors siamese.safetensors merged.safe
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,11 @@ from ..models.weights import (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0; 2 for files that are missing or do not belong together; 130 for Ctrl-C."""
-    parser = Parser(prog="merge_bundle.py", description=__doc__)
+    parser = Parser(
+        prog="merge_bundle.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("base", type=Path, help="the checkpoint that the bundle was trained on")
     parser.add_argument("bundle", type=Path, help="what train_siamese.py wrote")
     parser.add_argument("merged", type=Path, help=".safetensors file to write")

@@ -78,7 +78,7 @@ def load_base_model(path: Path, tokenizer_dir: Path | None, v_parameterization: 
     file = read_weights(path, expect=BASES)
     check_complete(file.tensors, str(path))
     if file.kind is Kind.MERGED:
-        log.info("%s: its own control_model is not used; the ControlNet starts anew", path)
+        log.info("%s: its control_model is not used; a new ControlNet is trained", path)
     tensors = {
         key: value.float() if value.is_floating_point() else value
         for key, value in file.base().items()
