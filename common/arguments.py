@@ -10,6 +10,7 @@ import traceback
 from typing import NoReturn
 
 from .processes import is_first_on_machine
+from .text import visible
 
 USER_ERROR = 2
 FAILED = 1
@@ -23,6 +24,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # Several processes have the same arguments: one says so.
         self.exit(USER_ERROR, f"error: {message}; see --help\n" if is_first_on_machine() else None)
+
+
+def say(error: object) -> None:
+    """Print an error's message, with what a terminal would take for commands as escapes."""
+    print(f"error: {visible(str(error))}", file=sys.stderr)
 
 
 def interrupted() -> int:
@@ -40,10 +46,9 @@ def unexpected(error: Exception) -> int:
     """
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"error: {where}{error.strerror}. Make room, or check the path and its permissions, "
-            "and give the same command again.",
-            file=sys.stderr,
+        say(
+            f"{where}{error.strerror}. Make room, or check the path and its permissions, and give "
+            "the same command again."
         )
         return USER_ERROR
     trace = "".join(traceback.format_exception(error))

@@ -137,8 +137,9 @@ def _add_features(group: argparse._ArgumentGroup) -> None:
         "--features",
         type=Path,
         metavar="FILE",
-        help="network for fidelity, diversity and memorisation: TorchScript, or weights of timm; "
-        "default: a segmenter trained on half of real_train",
+        help="network for fidelity, diversity and memorisation: TorchScript, which is a "
+        "program (only from people you trust), or weights of timm; default: a segmenter trained on "
+        "half of real_train",
     )
     group.add_argument(
         "--features_model", metavar="NAME", help="timm's name of the architecture of --features"

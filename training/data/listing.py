@@ -11,6 +11,7 @@ from pathlib import Path
 from ...common.natural_order import natural
 from ...common.pairs import Listing, Pair
 from ...common.pictures import PICTURE_SUFFIXES
+from ...common.text_files import read_text
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 MASK_ENDINGS = ("_mask", "_segmentation")
@@ -127,9 +128,9 @@ def _caption(file: Path, listing: Listing) -> str:
         if file.exists() and not file.is_file():
             listing.problems.append(f"{file}: a folder or a device; expected a caption's file")
             return ""
-        return " ".join(file.read_text(encoding="utf-8-sig").split())
-    except UnicodeDecodeError as error:
-        listing.problems.append(f"{file}: not UTF-8 ({error.reason} at byte {error.start})")
+        return " ".join(read_text(file).split())
+    except ValueError as error:
+        listing.problems.append(f"{file}: {error}")
     except OSError as error:
         listing.problems.append(f"{file}: cannot be read ({error.strerror})")
     return ""
