@@ -25,13 +25,16 @@ DAMAGED = "Copy or download it again, from a source that you trust."
 CONVERT = "Convert it to .safetensors, or download it again from a source that you trust."
 
 MARK = 0  # on the stack, below what a tuple or a list takes
+VALUES = (
+    *("NONE", "NEWTRUE", "NEWFALSE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"),
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"),
+    "GLOBAL",
+)
 # What the operations do that PyTorch's reader knows: how many values they take, and what they put.
 EFFECTS: dict[str, tuple[int, tuple[int, ...]]] = {
     "PROTO": (0, ()),
     "MARK": (0, (MARK,)),
-    **dict.fromkeys("NONE NEWTRUE NEWFALSE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT".split(), (0, (1,))),
-    **dict.fromkeys("EMPTY_SET BININT BININT1 BININT2 BINFLOAT LONG1".split(), (0, (1,))),
-    **dict.fromkeys("BINUNICODE SHORT_BINSTRING GLOBAL".split(), (0, (1,))),
+    **dict.fromkeys(VALUES, (0, (1,))),
     **dict.fromkeys(("REDUCE", "NEWOBJ"), (2, (1,))),
     **dict.fromkeys(("BUILD", "APPEND"), (1, ())),
     "SETITEM": (2, ()),

@@ -90,8 +90,8 @@ def check_inputs(inputs: Sequence[io.Input], given: Mapping[str, Any], lists: bo
     """Raise ValueError for a choice, number or text that the schema does not allow."""
     for declared in inputs:
         value = given.get(declared.id)
-        if value is None:
-            continue  # left out, or connected to nothing
+        if value is None and (declared.optional or declared.id not in given):
+            continue  # left out
         for one in value if lists else [value]:
             problem = _problem(declared, one)
             if problem:

@@ -15,6 +15,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+LARGEST = 1 << 20  # bytes
+MOST_DOTS = 200  # in a line; the reader's time grows with their square
+
 Table = Mapping[str, Any]
 
 
@@ -24,6 +27,10 @@ def read_toml(path: Path) -> Table:
         text = read_text(path)
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror}); check the path") from error
+    if len(text) > LARGEST:
+        raise ValueError(f"larger than {LARGEST >> 20} MiB; expected a configuration")
+    if any(line.count(".") > MOST_DOTS for line in text.splitlines()):
+        raise ValueError(f"a line has over {MOST_DOTS} dots; expected short names and values")
     try:
         return tomllib.loads(text)
     except RecursionError:

@@ -28,9 +28,11 @@ def read_folders(
     text file beside the image; without one it is empty.
     """
     listing = Listing()
-    missing = [folder for folder in (images, masks) if not folder.is_dir()]
+    missing = [folder for folder in (images, masks) if not _is_folder(folder)]
     if missing:
-        listing.problems += [f"{folder.absolute()}: no such folder" for folder in missing]
+        listing.problems += [
+            f"{folder.absolute()}: no such folder; check the path" for folder in missing
+        ]
         return listing
     image_files = _image_files(images, masks, listing)
     if images.resolve() == masks.resolve():
@@ -50,6 +52,13 @@ def read_folders(
         listing, [(image_files[name], mask) for name, mask in found.items()], caption_suffixes
     )
     return listing
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, or behind a folder that may not be searched
+        return False
 
 
 def _image_files(folder: Path, other: Path, listing: Listing) -> dict[str, Path]:
