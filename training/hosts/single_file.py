@@ -35,7 +35,7 @@ from ...models.weights import (
     without_prefix,
 )
 from ..method.base_model import Autoencoder, BaseModel, TextEncoder
-from ..method.ldm_keys import read_shape, unet_to_diffusers
+from ..method.ldm_keys import UNetShape, read_shape, unet_to_diffusers
 from ..method.noise_schedule import Prediction
 from .encoders import ClipTextEncoder, KLAutoencoder, TinyAutoencoder
 from .tokenizer import MAX_TOKENS, load_tokenizer
@@ -90,13 +90,7 @@ def load_base_model(path: Path, tokenizer_dir: Path | None, v_parameterization: 
         key: value.float() if value.is_floating_point() else value
         for key, value in file.base().items()
     }
-    unet_tensors = without_prefix(tensors, UNET)
-    shape = read_shape(unet_tensors, str(path))
-    unet = built(
-        lambda: UNet2DConditionModel(**shape.diffusers_config()),
-        unet_to_diffusers(unet_tensors, shape, str(path)),
-        f"{path}: UNet",
-    )
+    unet, shape = load_unet(tensors, str(path))
     prediction: Prediction = "v" if v_parameterization else "epsilon"
     return BaseModel(
         unet=unet,
@@ -106,6 +100,14 @@ def load_base_model(path: Path, tokenizer_dir: Path | None, v_parameterization: 
         prediction=prediction,
         base_hash=file_hash(path),
     )
+
+
+def load_unet(tensors: Mapping[str, Tensor], what: str) -> tuple[UNet2DConditionModel, UNetShape]:
+    """Read `model.diffusion_model.*`, and the shape that its tensors say."""
+    found, what = without_prefix(tensors, UNET), f"{what}: UNet"
+    shape = read_shape(found, what)
+    weights = unet_to_diffusers(found, shape, what)
+    return built(lambda: UNet2DConditionModel(**shape.diffusers_config()), weights, what), shape
 
 
 def load_autoencoder(tensors: Mapping[str, Tensor], what: str) -> Autoencoder:
