@@ -46,7 +46,8 @@ def ones(*shape: int) -> torch.Tensor:
     [
         (LAYER, ones()), (LAYER, ones(0, 32, 3, 3)), (LAYER, ones(7, 32, 3, 3)),
         (LAYER, ones(1 << 20, 32, 3, 3)), (LAYER, ones(1 << 40, 1)), (LAYER, None),
-        (TEXT, ones()), (TEXT, ones(64)), (TEXT, ones(64, 0)), (TEXT, ones(64, 1 << 30)), (TEXT, None),
+        (TEXT, ones()), (TEXT, ones(64)), (TEXT, ones(64, 0)), (TEXT, ones(64, 1 << 30)),
+        (TEXT, None),
         (PROJECTION, ones()), (PROJECTION, ones(64, 64)), (PROJECTION, ones(64, 64, 1, 1, 1)),
         (f"{UNET}input_blocks.1.1.norm.weight", None),
         (f"{UNET}input_blocks.1.0.op.weight", ones(1)),
