@@ -10,10 +10,11 @@ import traceback
 from typing import NoReturn
 
 from .processes import is_first_on_machine
-from .text import visible
+from .text import shortened, visible
 
 USER_ERROR = 2
 FAILED = 1
+LONGEST_MESSAGE = 2000
 ISSUES = "https://github.com/siamese-diffusion/ComfyUI-Siamese-Diffusion/issues"
 INTERRUPTED = 130  # what shells call a program that Ctrl-C ended
 
@@ -23,7 +24,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         # Several processes have the same arguments: one says so.
-        self.exit(USER_ERROR, f"error: {message}; see --help\n" if is_first_on_machine() else None)
+        said = f"error: {shortened(message, LONGEST_MESSAGE)}; see --help\n"
+        self.exit(USER_ERROR, said if is_first_on_machine() else None)
 
 
 def say(error: object) -> None:

@@ -23,6 +23,9 @@ Give the same command with --resume to go on after a stop. docs/evaluation.md ex
 """
 
 
+MOST = 10_000_000  # of steps, pairs in a batch, and trainings
+LARGEST = 4096  # pixels
+
 RUNS = "runs"  # the folder of finished trainings in --out
 
 
@@ -114,7 +117,7 @@ def build_parser() -> Parser:
     )
     run.add_argument("--resume", action="store_true", help="use the finished trainings in --out")
     run.add_argument("--device", type=_device, help="cpu or cuda (cuda where there is one)")
-    run.add_argument("--seed", type=int, help="decides every random choice (0)")
+    run.add_argument("--seed", type=_seed, help="decides every random choice (0)")
     _add_training(parser.add_argument_group("trainings"))
     _add_features(parser.add_argument_group("features"))
     _add_filter(parser.add_argument_group("filter"))
@@ -171,14 +174,22 @@ def _named_file(text: str) -> tuple[str, Path]:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to {MOST}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0 to 2**32 - 1")
     return int(text)
 
 
 def _resolution(text: str) -> int:
-    if not text.isdecimal() or int(text) < MULTIPLE or int(text) % MULTIPLE:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a multiple of {MULTIPLE}")
+    if not text.isdecimal() or not MULTIPLE <= int(text) <= LARGEST or int(text) % MULTIPLE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a multiple of {MULTIPLE} up to {LARGEST}"
+        )
     return int(text)
 
 

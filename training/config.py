@@ -333,6 +333,8 @@ class TrainConfig:
         """Blanks at the ends of a path are a slip of copy and paste."""
         for name, value in list(vars(self).items()):
             if isinstance(value, Path):
+                if "\0" in str(value):
+                    raise ConfigError(f"--{name} is {shown(str(value))}; no path has a null in it.")
                 object.__setattr__(self, name, Path(str(value).strip()))
 
     @property
