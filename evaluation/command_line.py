@@ -23,6 +23,9 @@ Give the same command with --resume to go on after a stop. docs/evaluation.md ex
 """
 
 
+MOST = 10_000_000  # of steps, pairs in a batch, and trainings
+LARGEST = 4096  # pixels
+
 RUNS = "runs"  # the folder of finished trainings in --out
 
 
@@ -145,7 +148,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         default=1,
         help="trainings at a time (1); on a GPU several, since one leaves most of it idle",
     )
-    group.add_argument("--seed", type=int, help="decides every random choice (0)")
+    group.add_argument("--seed", type=_seed, help="decides every random choice (0)")
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
@@ -168,8 +171,9 @@ def _add_features(group: argparse._ArgumentGroup) -> None:
         "--features",
         type=Path,
         metavar="FILE",
-        help="network for fidelity, diversity and memorisation: TorchScript, or weights of timm; "
-        "default: a segmenter trained on half of real_train",
+        help="network for fidelity, diversity and memorisation: TorchScript, which is a "
+        "program (only from people you trust), or weights of timm; default: a segmenter trained on "
+        "half of real_train",
     )
     group.add_argument(
         "--features_model", metavar="NAME", help="timm's name of the architecture of --features"
@@ -201,14 +205,22 @@ def _named_file(text: str) -> tuple[str, Path]:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to {MOST}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0 to 2**32 - 1")
     return int(text)
 
 
 def _resolution(text: str) -> int:
-    if not text.isdecimal() or int(text) < MULTIPLE or int(text) % MULTIPLE:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a multiple of {MULTIPLE}")
+    if not text.isdecimal() or not MULTIPLE <= int(text) <= LARGEST or int(text) % MULTIPLE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a multiple of {MULTIPLE} up to {LARGEST}"
+        )
     return int(text)
 
 

@@ -16,7 +16,7 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
-from ..common.arguments import USER_ERROR, unexpected
+from ..common.arguments import USER_ERROR, say, unexpected
 from ..common.pairs import DatasetError
 from .command_line import Request, parse_args
 from .errors import FeaturesError, OutputError
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         page = evaluate(parse_args(arguments))
     except (DatasetError, OutputError, FeaturesError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(error)
         return USER_ERROR
     except KeyboardInterrupt:
         print("stopped; give the same command with --resume to go on", file=sys.stderr)

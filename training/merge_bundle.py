@@ -16,7 +16,7 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
-from ..common.arguments import USER_ERROR, Parser, interrupted, unexpected
+from ..common.arguments import USER_ERROR, Parser, interrupted, say, unexpected
 from ..common.hashes import file_hash
 from ..models.fit import check_control
 from ..models.metadata import FOLDER_HASH, read_metadata, read_recipe
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         merge_files(given.base, given.bundle, given.merged)
     except WeightsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(error)
         return USER_ERROR
     except KeyboardInterrupt:
         return interrupted()

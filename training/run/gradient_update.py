@@ -99,7 +99,7 @@ class GradientUpdate:
             self._load_schedule(saved["scheduler"])
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(saved["scaler"])
-        except (LookupError, ValueError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise DamagedStateError(f"{folder / OPTIMIZER}: damaged ({error}).") from error
 
     def _load_schedule(self, saved: dict[str, Any]) -> None:
