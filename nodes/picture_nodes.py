@@ -17,7 +17,7 @@ from .hints import image_batch
 from .pair_scores import agreements
 from .pictures import COLOURS, Pair, cell, contrast, overlay, pairs_of, sheet, side_by_side
 from .progress import with_progress
-from .schema import checked, node_schema, show_text
+from .schema import checked, node_schema
 
 NAMED = 10  # dropped pairs in the text
 
@@ -177,7 +177,6 @@ class SiameseFilterPairs(io.ComfyNode):
                     display_name="text", tooltip="How many were dropped; also shown on the node."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
             is_input_list=True,
         )  # fmt: skip
 
@@ -214,7 +213,6 @@ class SiameseFilterPairs(io.ComfyNode):
                 f"{text}. Nothing is left: keep more by 'minimum', 'lowest' and 'highest', or look "
                 "at the images."
             )
-        show_text(cls.hidden.unique_id, text)
         images, masks = _as_comfy([*compress(pairs, kept)])
         stems = [*compress(stems, kept)]
         return io.NodeOutput(images, masks, stems, text, ui=ui.PreviewText(text))

@@ -45,13 +45,6 @@ def file_path(folder: str, name: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise(folder, name))
 
 
-def show_text(unique_id: str, text: str) -> None:
-    """Show a text on the node in the page; it stays until the node runs again."""
-    from server import PromptServer  # only where a server runs, not in tests without one
-
-    PromptServer.instance.send_progress_text(text, unique_id)
-
-
 def file_fingerprint(folder: str, name: str) -> str:
     """A value that changes with the file, so that a changed file is loaded again."""
     path = folder_paths.get_full_path(folder, name)

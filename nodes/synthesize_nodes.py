@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+import folder_paths
 from comfy_api.latest import io
 
 from .dataset_nodes import mask_folder_inputs, output_inputs, saved_result
@@ -13,7 +14,7 @@ from .folders import output_folder as folder_in_output
 from .pair_folder import PairFolder, png_metadata
 from .sampler_nodes import model_inputs, sampling_inputs
 from .sampling import Settings, Sources
-from .schema import checked, node_schema, show_text
+from .schema import checked, node_schema
 from .synthesize import Work, plan
 
 SHOWN = 4  # of the new images, on the node
@@ -49,7 +50,7 @@ class SiameseSynthesizeDataset(io.ComfyNode):
                     display_name="text", tooltip="How many pairs were made and where they are."
                 )
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )  # fmt: skip
 
@@ -75,14 +76,16 @@ class SiameseSynthesizeDataset(io.ComfyNode):
         **others: Any,
     ) -> io.NodeOutput:
         masks = choose(image_files(input_folder(folder), subfolders), start, count)
-        pairs = PairFolder(folder_in_output(output_folder), png_metadata(cls.hidden))
+        target = folder_in_output(output_folder)
+        pairs = PairFolder(target, png_metadata(cls.hidden))
         sources = Sources(**{field.name: others.pop(field.name) for field in fields(Sources)})
         settings = Settings(**others)
         work = Work(pairs, sources, vae, (width, height), settings, prompt)
         planned = plan(masks, images_per_mask)
         new = list(work.run(planned))
         there = len(planned) - len(new)
-        text = f"{len(planned)} pairs in {pairs.folder}: {len(new)} new, {there} were there already"
-        show_text(cls.hidden.unique_id, text)
+        # Not the whole path: the page saves the text with the workflow, and that in every picture.
+        where = f"output/{target.relative_to(folder_paths.get_output_directory()).as_posix()}"
+        text = f"{len(planned)} pairs in {where}: {len(new)} new, {there} were there already"
         shown = [saved_result(path) for path in new[-SHOWN:]]
         return io.NodeOutput(text, ui={"images": shown, "text": (text,)})
