@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from .dataset_nodes import mask_folder_inputs, output_inputs, saved_result
 from .folders import choose, image_files, input_folder
 from .folders import output_folder as folder_in_output
+from .painting import Backgrounds
 from .pair_folder import PairFolder, png_metadata
 from .sampler_nodes import model_inputs, sampling_inputs
 from .sampling import Settings, Sources
@@ -18,6 +19,7 @@ from .schema import checked, node_schema
 from .synthesize import Work, plan
 
 SHOWN = 4  # of the new images, on the node
+EDGE = 16  # pixels
 
 
 class SiameseSynthesizeDataset(io.ComfyNode):
@@ -44,6 +46,7 @@ class SiameseSynthesizeDataset(io.ComfyNode):
                     tooltip="How many different images to make of each mask.",
                 ),
                 *sampling_inputs(),
+                *_background_inputs(),
             ],
             outputs=[
                 io.String.Output(
@@ -73,6 +76,8 @@ class SiameseSynthesizeDataset(io.ComfyNode):
         vae: Any,
         width: int = 0,
         height: int = 0,
+        backgrounds: str = "",
+        edge: int = EDGE,
         **others: Any,
     ) -> io.NodeOutput:
         masks = choose(image_files(input_folder(folder), subfolders), start, count)
@@ -80,7 +85,8 @@ class SiameseSynthesizeDataset(io.ComfyNode):
         pairs = PairFolder(target, png_metadata(cls.hidden))
         sources = Sources(**{field.name: others.pop(field.name) for field in fields(Sources)})
         settings = Settings(**others)
-        work = Work(pairs, sources, vae, (width, height), settings, prompt)
+        behind = _backgrounds(backgrounds, edge)
+        work = Work(pairs, sources, vae, (width, height), settings, prompt, behind)
         planned = plan(masks, images_per_mask)
         new = list(work.run(planned))
         there = len(planned) - len(new)
@@ -89,3 +95,26 @@ class SiameseSynthesizeDataset(io.ComfyNode):
         text = f"{len(planned)} pairs in {where}: {len(new)} new, {there} were there already"
         shown = [saved_result(path) for path in new[-SHOWN:]]
         return io.NodeOutput(text, ui={"images": shown, "text": (text,)})
+
+
+def _background_inputs() -> list[io.Input]:
+    return [
+        io.String.Input(
+            "backgrounds", default="", optional=True,
+            tooltip="A folder in ComfyUI's input folder with images that show no lesion: lesions "
+            "are painted into them, and each pair has the size of its background. Empty: whole "
+            "images are made.",
+        ),
+        io.Int.Input(
+            "edge", default=EDGE, min=0, max=512, optional=True,
+            tooltip="With backgrounds: width in pixels of the edge around the lesion that blends "
+            "into the background. Beyond it, the background stays as it is.",
+        ),
+    ]  # fmt: skip
+
+
+def _backgrounds(folder: str, edge: int) -> Backgrounds | None:
+    """Raises ValueError for a folder that is not there or holds no images."""
+    if not folder.strip():
+        return None
+    return Backgrounds(list(image_files(input_folder(folder), subfolders=True).values()), edge)

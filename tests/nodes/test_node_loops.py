@@ -147,6 +147,8 @@ def test_nodes_take_masks_in_every_layout(name: str) -> None:
 @pytest.mark.usefixtures("progress")
 def test_an_image_that_is_no_number_is_dropped_and_counted() -> None:
 
+    from siamese_diffusion.nodes.picture_nodes import SiameseFilterPairs
+
     image = torch.rand((2, 64, 64, 3), generator=generator())
     image[1, 0, 0] = torch.nan
     found = SiameseFilterPairs.execute([image], [square()], [0.0], ["a", "b"])

@@ -53,10 +53,10 @@ def test_a_workflow_loads_runs_and_comes_back_from_its_picture(
     ("workflow", "models"),
     [
         (
-            "siamese_mask_to_image",
+            "1_mask_to_image",
             {"v1-5-pruned-emaonly.safetensors": "checkpoints", "siamese.safetensors": "controlnet"},
         ),
-        ("siamese_merged_checkpoint", {"merged_pytorch_model.pth": "checkpoints"}),
+        ("3_merged_checkpoint", {"merged_pytorch_model.pth": "checkpoints"}),
     ],
 )
 def test_the_page_names_missing_models_and_their_folders(
