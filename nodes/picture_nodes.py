@@ -17,7 +17,7 @@ from .hints import image_batch
 from .pair_scores import agreements
 from .pictures import COLOURS, Pair, cell, contrast, overlay, pairs_of, sheet, side_by_side
 from .progress import with_progress
-from .schema import checked, node_schema
+from .schema import ADVANCED, checked, node_schema
 
 NAMED = 10  # dropped pairs in the text
 
@@ -147,18 +147,18 @@ class SiameseFilterPairs(io.ComfyNode):
                     tooltip="Names of the pairs, from 'Siamese Load Mask Folder'.",
                 ),
                 io.String.Input(
-                    "scores", default="", optional=True,
+                    "scores", default="", optional=True, **ADVANCED,
                     tooltip="A second measure: a file in ComfyUI's input folder that "
                     "'siamese-evaluate --scores' wrote. Empty: contrast alone.",
                 ),
                 io.Float.Input(
-                    "lowest", default=0.5, min=0.0, max=1.0, step=0.01, optional=True,
+                    "lowest", default=0.5, min=0.0, max=1.0, step=0.01, optional=True, **ADVANCED,
                     tooltip="With scores: pairs with less agreement are dropped. Agreement is the "
                     "Dice, 0 to 1, between the mask and what segmenters trained on real pairs see "
                     "in the image.",
                 ),
                 io.Float.Input(
-                    "highest", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+                    "highest", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, **ADVANCED,
                     tooltip="With scores: pairs with more agreement are dropped. The easiest pairs "
                     "teach a segmenter least.",
                 ),

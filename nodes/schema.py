@@ -21,6 +21,12 @@ MAX_SEED = 0xFFFFFFFFFFFFFFFF
 CHOICES = 10  # of a list, in a message
 
 
+# For inputs that few people change: newer pages fold them away; older ComfyUIs refuse the word.
+ADVANCED: dict[str, Any] = (
+    {"advanced": True} if "advanced" in inspect.signature(io.Int.Input).parameters else {}
+)
+
+
 def node_schema(*, search_aliases: Sequence[str] = (), **fields: Any) -> io.Schema:
     """A schema in the pack's category, with search aliases if this ComfyUI supports them."""
     if any(field.name == "search_aliases" for field in dataclasses.fields(io.Schema)):
