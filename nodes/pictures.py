@@ -112,4 +112,4 @@ def side_by_side(pair: Pair, size: int) -> np.ndarray:
 
 def to_pixels(image: Tensor) -> np.ndarray:
     """(H, W) or (H, W, C) in [0, 1] -> the same in 0..255, uint8."""
-    return image.cpu().mul(255).round().clamp(0, 255).numpy().astype(np.uint8)
+    return image.float().cpu().mul(255).round().clamp(0, 255).numpy().astype(np.uint8)

@@ -20,6 +20,8 @@ pytest_plugins = ["support.browser", "support.served_models"]
 VALUES = {"steps": 2, "width": 64, "height": 64, "minimum": 0, "cell_size": 64}
 # Releases of the page beside the host's own: what the oldest supported ComfyUI has, and the newest.
 OLDEST, NEWEST = PAGES
+# A subgraph that needs nothing from outside: dropped on the page, it runs as it is.
+BLUEPRINT = ROOT / "subgraphs" / "Siamese mask folder to dataset.json"
 # A first visit would be shown the template browser.
 SETTINGS = {"Comfy.TutorialCompleted": True}
 
@@ -47,7 +49,7 @@ def test_every_workflow_runs_fits_its_groups_and_comes_back_from_its_picture(
     page_host: ComfyHost, in_the_page: InThePage, release: str | None
 ) -> None:
     """With classic nodes and with Nodes 2.0."""
-    workflows = sorted((ROOT / "workflows").glob("*.json"))
+    workflows = [*sorted((ROOT / "workflows").glob("*.json")), BLUEPRINT]
     values = json.dumps(VALUES)
     found = in_the_page(page_host.url, "workflows.mjs", values, *workflows, release=release)
     if release == OLDEST:  # its Nodes 2.0 are a first attempt that ignores the sizes of nodes

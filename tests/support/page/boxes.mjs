@@ -41,6 +41,7 @@ export async function misplaced(page) {
     nodes.slice(0, index).filter((other) => overlap(node, other))
       .map((other) => `${told(node)} overlaps ${told(other)}`),
   );
+  if (!groups.length) return over;
   const out = nodes
     .filter((node) => node[0] !== "MarkdownNote" && !groups.some((group) => inside(node, group)))
     .map((node) => `${told(node)} is in no group`);

@@ -24,9 +24,11 @@ function graph(page) {
 
 function setValues(page, values) {
   return page.evaluate((wanted) => {
-    for (const node of window.app.graph.nodes)
-      for (const widget of node.widgets ?? [])
-        if (widget.name in wanted) widget.value = wanted[widget.name];
+    const { graph } = window.app;
+    for (const { nodes } of [graph, ...(graph.subgraphs?.values() ?? [])])
+      for (const node of nodes)
+        for (const widget of node.widgets ?? [])
+          if (widget.name in wanted) widget.value = wanted[widget.name];
   }, JSON.parse(values));
 }
 
