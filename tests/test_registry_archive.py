@@ -83,6 +83,9 @@ def test_the_archive_holds_what_the_nodes_need_and_nothing_else() -> None:
     assert modules == reached(PurePosixPath("__init__.py")), "bring .comfyignore up to date"
     kinds = {path.suffix for path in archive_files() if len(path.parts) > 1}
     assert kinds == {".py", ".json", ".jpg", ".md", ".js"}
+    assert {path for path in archive_files() if path.parts[0] == "web"} == {
+        path.relative_to(ROOT) for path in (ROOT / "web").rglob("*") if path.is_file()
+    }
 
 
 def test_no_file_of_it_starts_processes_opens_connections_or_imports_by_name() -> None:

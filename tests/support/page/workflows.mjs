@@ -1,6 +1,7 @@
 // Uses workflows as a person does, in a real browser: drops each on ComfyUI's page, makes it small,
 // presses Run, and drops a picture that it made back onto the page; all of them with classic nodes,
-// then all with Nodes 2.0. Prints one JSON object: renderer, name of the workflow, what was found.
+// then all with Nodes 2.0. Prints one JSON object: the page's version; renderer, name of the workflow,
+// what was found.
 //
 //     node workflows.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL VALUES WORKFLOW.json ...
 //
@@ -61,7 +62,7 @@ async function use(page, values, workflow) {
 }
 
 await inPage(async (page, values, ...workflows) => {
-  const found = {};
+  const found = { version: await page.evaluate(() => window.__COMFYUI_FRONTEND_VERSION__) };
   for (const renderer of ["classic", "Nodes 2.0"]) {
     await useNodes2(page, renderer === "Nodes 2.0");
     found[renderer] = {};
