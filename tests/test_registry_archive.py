@@ -56,7 +56,8 @@ def findings(source: str) -> Iterator[str]:
 
 def reached(start: PurePosixPath) -> set[PurePosixPath]:
     """The modules of this package that a module imports, itself or through others."""
-    found, todo = set(), [start]
+    found: set[PurePosixPath] = set()
+    todo = [start]
     while todo:
         path = todo.pop()
         if path in found or not (ROOT / path).is_file():
