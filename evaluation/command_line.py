@@ -41,6 +41,7 @@ class Request:
     scores: Path | None
     keep: Band | None
     resolution: int | None
+    jobs: int
     changes: dict[str, Any]
 
     @property
@@ -114,6 +115,12 @@ def build_parser() -> Parser:
     )
     run.add_argument("--resume", action="store_true", help="use the finished trainings in --out")
     run.add_argument("--device", type=_device, help="cpu or cuda (cuda where there is one)")
+    run.add_argument(
+        "--jobs",
+        type=_count,
+        default=1,
+        help="trainings at a time (1); on a GPU several, since one leaves most of it idle",
+    )
     run.add_argument("--seed", type=int, help="decides every random choice (0)")
     _add_training(parser.add_argument_group("trainings"))
     _add_features(parser.add_argument_group("features"))

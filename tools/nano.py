@@ -90,7 +90,9 @@ def build_nano(
             images, captions = _read_images(Path(pairs), resolution)
             latents = _encode(images, first_stage)
             text, rows = _embed(ClipTextEncoder(clip, load_tokenizer(768, None)), captions)
-            train_unet(unet, BaseData(latents, text, rows), training, state)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            train_unet(unet.to(device), BaseData(latents, text, rows), training, state)
+            unet.cpu()
     tensors = {UNET + key: value for key, value in unet_to_ldm(unet.state_dict(), SHAPE).items()}
     tensors |= {TEXT_PREFIX + key: value.half() for key, value in clip.state_dict().items()}
     write_weights(path, {**tensors, **first_stage}, {"made_by": "tools/nano.py"})

@@ -58,6 +58,7 @@ class Settings:
     sampling_steps: int = 20
     cfg: float = 1.5
     bf16: bool = True
+    save_every: int = 50  # steps; a stopped run goes on from there
 
 
 class Nuclei:
@@ -222,14 +223,14 @@ def training_command(settings: Settings, base: Path, pairs: Path, run: Path) -> 
         "caption_dropout_rate": 0.1,
         "mixed_precision": "bf16" if settings.bf16 else "no",
         "seed": settings.seed,
-        "save_every_n_steps": 50,
+        "save_every_n_steps": settings.save_every,
         "keep_last_n": 1,
         "sample_every_n_steps": 0,
         "sample_steps": settings.sampling_steps,
         "sample_cfg": settings.cfg,
     }
     command = [sys.executable, str(ROOT / "training" / "train_siamese.py")]
-    command += ["--flip_aug", "--cache_latents_to_disk"]
+    command.append("--flip_aug")
     for name, value in flags.items():
         command += [f"--{name}", str(value)]
     return command

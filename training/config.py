@@ -162,6 +162,19 @@ class TrainConfig:
         None,
         choices=RECIPE_CHOICES["consistency"],
     )
+    image_weight: str | None = option(
+        "recipe",
+        "weight of the image branch's control over the steps; default: the recipe's",
+        None,
+        choices=RECIPE_CHOICES["image_weight"],
+    )
+    augmentation: str | None = option(
+        "recipe",
+        "online: train on latents as the image branch predicts them, from a third of the steps on; "
+        "default: the recipe's",
+        None,
+        choices=RECIPE_CHOICES["augmentation"],
+    )
     branches: str | None = option(
         "recipe",
         "mask: train the mask branch alone; default: the recipe's",
