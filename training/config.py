@@ -12,6 +12,7 @@ from typing import Any
 from ..models.recipe import RECIPE_CHOICES, RECIPES, Recipe
 from .errors import ConfigError
 from .options import AT_LEAST_0, AT_LEAST_1, SHARE, Range, check_option, option
+from .sd_scripts_options import SdScriptsOptions
 
 LR_SCHEDULERS = (
     "constant",
@@ -27,8 +28,8 @@ MOST_STEPS = 99_999_999  # file names have 8 digits for it, as sd-scripts'
 MOST_SAMPLE_STEPS = 999
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(SdScriptsOptions):
     """Everything that decides a run; written to the run folder as config.json."""
 
     pretrained_model_name_or_path: Path = option(
@@ -50,9 +51,6 @@ class TrainConfig:
     # sd-scripts' own flags, read by its own parser.
     host_options: Mapping[str, Any] = field(default_factory=dict)
 
-    v_parameterization: bool = option(
-        "model", "the base model predicts v (Stable Diffusion 2.1 at 768 px)", False
-    )
     tokenizer_cache_dir: Path | None = option(
         "model",
         "folder with a tokenizer's vocab.json and merges.txt; default: CLIP's own, included here",
@@ -290,6 +288,7 @@ class TrainConfig:
                 raise ConfigError(f"--{name} is {value}; it must be a finite number.")
         self._check_warmup()
         self._check_sizes()
+        self.check_schedule()
 
     def _check_sizes(self) -> None:
         """--resolution, and the buckets around it."""

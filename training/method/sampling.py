@@ -12,8 +12,13 @@ from .noise_schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
 from .objective import Objective, mask_hint
 
 
-def ddim_scheduler(prediction: Prediction, steps: int) -> DDIMScheduler:
-    """The published sampler's schedule: timesteps 1, 1 + 1000/steps, ...; ends at alpha_0."""
+def ddim_scheduler(
+    prediction: Prediction, steps: int, zero_terminal_snr: bool = False
+) -> DDIMScheduler:
+    """The published sampler's schedule: timesteps 1, 1 + 1000/steps, ...; ends at alpha_0.
+
+    zero_terminal_snr: begins at timestep 999, whose noise such a model has learnt to begin from.
+    """
     scheduler = DDIMScheduler(
         num_train_timesteps=TIMESTEPS,
         beta_start=BETA_START,
@@ -22,7 +27,8 @@ def ddim_scheduler(prediction: Prediction, steps: int) -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
-        timestep_spacing="leading",
+        timestep_spacing="trailing" if zero_terminal_snr else "leading",
+        rescale_betas_zero_snr=zero_terminal_snr,
         prediction_type="epsilon" if prediction == "epsilon" else "v_prediction",
     )
     scheduler.set_timesteps(steps)
@@ -46,7 +52,8 @@ class Conditions:
 def sample(objective: Objective, conditions: Conditions, steps: int, cfg: float) -> Tensor:
     """Latents (B, 4, h, w) from the mask branch alone, DDIM with eta 0, mask on both CFG sides."""
     nets = objective.nets
-    scheduler = ddim_scheduler(objective.schedule.prediction, steps)
+    schedule = objective.schedule
+    scheduler = ddim_scheduler(schedule.prediction, steps, schedule.zero_terminal_snr)
     hint = mask_hint(objective.recipe, conditions.mask)
     hint = torch.cat([hint, hint])
     text = torch.cat([conditions.empty_text, conditions.text])

@@ -20,15 +20,16 @@ from ..data.batch_order import BatchOrder
 from ..data.batches import TrainingData
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
-from ..method.noise_schedule import NoiseSchedule
-from ..method.objective import Backpropagate, Objective
+from ..method.objective import Backpropagate
 from .batch_reader import BatchReader
 from .checkpoint import Checkpoints
 from .ema import ema_weights
 from .failures import check_finite, device_failures
 from .folder import RunFolder
 from .gradient_update import make_gradient_update
+from .input_noise import add_input_noise
 from .metadata import bundle_metadata
+from .objective import make_objective
 from .reporting import Reporter
 from .resume import Record
 from .speed import make_networks
@@ -57,8 +58,9 @@ class Trainer:
         self.nets = make_networks(
             config, base, recipe.hint_channels(data.mask_channels), accelerator.device
         )
-        schedule = NoiseSchedule(base.prediction, accelerator.device)
-        self.objective = Objective(self.nets, schedule, recipe, config.max_train_steps)
+        self.objective = make_objective(
+            config, self.nets, base.prediction, recipe, accelerator.device
+        )
         self.gradients = make_gradient_update(config, host, self.nets, accelerator)
         parameters = self.gradients.parameters
         self.ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
@@ -89,6 +91,8 @@ class Trainer:
             logging_redirect_tqdm(),
             tqdm(total=total, initial=self.step, desc="training", disable=hidden) as bar,
         ):
+            if self.step == 0 and self.config.sample_at_first:
+                self._try("preview", lambda: self.reporter.preview(0))
             if self.folder.state(self.step).is_dir():  # of this run, not of another's folder
                 self._save_and_show(self._already_done())
             stop = False
@@ -180,6 +184,7 @@ class Trainer:
         self.nets.train()
         whole = self._batches.batch(self.step)
         whole = self.host.apply_noise_options(whole, self.config.seed, self.step)
+        whole = add_input_noise(self.config, whole, self.step)
         sums: dict[str, Tensor] = {}
         size = self.config.train_batch_size
         first = self.accelerator.process_index * self.process_batch
