@@ -9,6 +9,7 @@ import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
+from ..models.low_rank import expanded
 from ..models.weights import (
     UNET,
     Kind,
@@ -145,6 +146,8 @@ class SiameseBundleLoader(io.ComfyNode):
     @checked
     def execute(cls, model: Any, bundle_name: str, decoder_strength: float = 1.0) -> io.NodeOutput:
         weights = read_weights(
-            file_path("controlnet", bundle_name), expect=[Kind.BUNDLE, Kind.CONTROL_ONLY]
+            file_path("controlnet", bundle_name),
+            expect=[Kind.BUNDLE, Kind.LOW_RANK, Kind.CONTROL_ONLY],
         )
+        weights = expanded(weights, unet_tensors(model))
         return io.NodeOutput(with_decoder(model, weights, decoder_strength), load_control(weights))

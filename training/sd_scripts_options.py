@@ -32,10 +32,10 @@ class SdScriptsOptions:
         "(sd-scripts: .caption)",
         None,
     )
-    caption_prefix: str | None = option("data", "words before every caption of folders", None)
-    caption_suffix: str | None = option("data", "words after every caption of folders", None)
+    caption_prefix: str | None = option("data", "words before every caption", None)
+    caption_suffix: str | None = option("data", "words after every caption", None)
     dataset_repeats: int = option(
-        "data", "how often a folder's pairs are in an epoch", 1, range=AT_LEAST_1
+        "data", "how often a pair is seen in an epoch", 1, range=AT_LEAST_1
     )
     shuffle_caption: bool = option(
         "data",
@@ -86,6 +86,19 @@ class SdScriptsOptions:
     ip_noise_gamma_random_strength: bool = option(
         "training", "draw the strength of that noise for each step, from 0 to the one given", False
     )
+    network_dim: int = option(
+        "training",
+        "train factors of this rank (LoRA) instead of the copied layers' and the decoder's whole "
+        "weights; 0: whole weights, as published",
+        0,
+        range=AT_LEAST_0,
+    )
+    network_alpha: float | None = option(
+        "training",
+        "their scale is --network_alpha / --network_dim; default: --network_dim (sd-scripts: 1)",
+        None,
+        range=Range(0, above=True),
+    )
 
     save_precision: str = option(
         "output",
@@ -114,6 +127,11 @@ class SdScriptsOptions:
     wandb_run_name: str | None = option(
         "output", "name of the run in wandb; default: --output_name", None
     )
+
+    @property
+    def rank_alpha(self) -> float:
+        """`network_alpha`, which is --network_dim where it is not given."""
+        return float(self.network_dim if self.network_alpha is None else self.network_alpha)
 
     def check_schedule(self) -> None:
         """Raise ConfigError for a noise schedule that the base model cannot learn on."""

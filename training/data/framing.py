@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -124,6 +124,9 @@ class Framing:
                 "leave --bucket_no_upscale out."
             )
         return width // step * step, height // step * step
+
+    def without_augmentations(self) -> Framing:
+        return replace(self, flip=False, rotate=False)
 
     @property
     def name(self) -> str:

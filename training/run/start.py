@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
+import time
+from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
@@ -19,6 +20,7 @@ from ..data.summary import DatasetSummary, describe_counts
 from ..errors import ConfigError
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
+from .epochs import count_in_steps
 from .estimate import check_disk, describe_memory, estimate_disk
 from .gradient_update import check_deepspeed
 from .resume import Record, check_same_run, make_record, state_to_continue
@@ -56,6 +58,7 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
     not finite, DeviceError when a device fails in a step.
     """
     training, held_out = dataset.split(config.validation_split, config.seed)
+    config = count_in_steps(config, len(training.pairs), accelerator.num_processes)
     record = make_record(config, dataset.fingerprint(), accelerator.num_processes)
     state = state_to_continue(config, record)
     if accelerator.is_main_process:
@@ -136,15 +139,24 @@ def _check_trackers(config: TrainConfig) -> None:
 def start_trackers(config: TrainConfig, accelerator: Accelerator, record: Record) -> None:
     """Begin to log to the trackers, below the output folder."""
     made: list[GeneralTracker] = []
+    project = config.log_tracker_name or PROJECT
     for name in _trackers(config):
         if name == "tensorboard":
-            made.append(TensorBoardTracker("logs", config.output_dir))
+            made.append(TensorBoardTracker(*_tensorboard_folder(config)))
         else:  # wandb would write to the working directory
-            made.append(WandBTracker(PROJECT, dir=str(config.output_dir), name=config.output_name))
+            run = config.wandb_run_name or config.output_name
+            made.append(WandBTracker(project, dir=str(config.output_dir), name=run))
     if made:
         accelerator.log_with = made
         # TensorBoard takes no lists and no None.
-        accelerator.init_trackers(PROJECT, {name: str(value) for name, value in record.items()})
+        accelerator.init_trackers(project, {name: str(value) for name, value in record.items()})
+
+
+def _tensorboard_folder(config: TrainConfig) -> tuple[str, Path]:
+    """A name and the folder it is in: with --logging_dir one of the time, as sd-scripts has it."""
+    if config.logging_dir is None:
+        return "logs", config.output_dir
+    return f"{config.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}", config.logging_dir
 
 
 def training_data(
@@ -159,8 +171,7 @@ def training_data(
     data = TrainingData(training, Framing.of(config), cache)
     if not held_out.pairs:
         return data, None
-    not_augmented = replace(Framing.of(config), flip=False, rotate=False)
-    return data, TrainingData(held_out, not_augmented, cache)
+    return data, TrainingData(held_out, Framing.of(config), cache, augmented=False)
 
 
 def encode(

@@ -140,7 +140,7 @@ class Trainer:
         if due("state", config.save_every_n_steps):
             self.checkpoints.save(step)
             if not last and "weights" not in done:
-                self._on_main(lambda: self.checkpoints.publish(step, folder.weights(step)))
+                self._on_main(lambda: self._publish(folder.weights(step)))
             self._on_main(lambda: folder.prune(config.keep_last_n))
         if (validation := self.validation) and due("validation", config.validate_every_n_steps):
             self._try("validation", lambda: self.reporter.validate(step, validation))
@@ -148,9 +148,12 @@ class Trainer:
             self._try("preview", lambda: self.reporter.preview(step))
         if last:
             # Last, because this file says that the run is finished.
-            self._on_main(lambda: self.checkpoints.publish(step, folder.weights()))
+            self._on_main(lambda: self._publish(folder.weights()))
             if config.save_every_n_steps == 0:
                 self._on_main(folder.remove_states)
+
+    def _publish(self, path: Path) -> None:
+        self.checkpoints.publish(self.step, path, self.config.save_precision)
 
     def _on_main(self, action: Callable[[], None]) -> None:
         """Run on the main process; the others wait."""
