@@ -295,7 +295,8 @@ def merge(base: Mapping[str, Tensor], bundle: WeightFile) -> StateDict:
     """Base checkpoint + bundle = merged checkpoint, every value unchanged.
 
     Where the bundle's number format is the smaller one, its decoder takes the base's, so that the
-    UNet has one and is loaded as the base is. Raises WeightsError when the bundle's decoder keys or shapes are not the base's.
+    UNet has one and is loaded as the base is. Raises WeightsError when the bundle's decoder keys or
+    shapes are not the base's.
     """
     decoder = bundle.decoder()
     expected = {key: value for key, value in base.items() if key.startswith(DECODER)}

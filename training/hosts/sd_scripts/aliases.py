@@ -34,6 +34,7 @@ ALWAYS_SO = frozenset(
     {
         "cache_latents",
         "cache_text_encoder_outputs",
+        "cache_text_encoder_outputs_to_disk",
         "log_config",
         "mem_eff_attn",
         "save_state",
