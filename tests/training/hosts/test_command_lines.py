@@ -96,7 +96,10 @@ def test_a_command_line_of_the_documentation(
         (["--save_last_n_epochs=3"], {"keep_last_n": 3}),
         (["--save_last_n_epochs=3", "--save_last_n_epochs_state=1"], {"keep_last_n": 3}),
         (["--save_last_n_steps=1000"], {"keep_last_n": 3}),
-        (["--save_last_n_steps=250", "--save_every_n_steps=100"], {"keep_last_n": 3}),
+        (
+            ["--save_last_n_steps=250", "--save_every_n_steps=100"],
+            {"keep_last_n": 3, "save_every_n_steps": 100},
+        ),
         (
             ["--max_train_epochs=10", "--save_n_epoch_ratio=4"],
             {"save_every_n_epochs": 2, "max_train_epochs": 10},
