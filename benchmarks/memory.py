@@ -1,7 +1,7 @@
 """Memory of one training step at Stable Diffusion 1.5's size, counted without a GPU.
 
-Every tensor of a step is made as PyTorch's FakeTensor, which has a size and no values; what is alive
-at once is added up. A GPU takes more: its context (about half a GiB), workspaces of convolutions,
+Every tensor of a step is PyTorch's FakeTensor, which has a size and no values. What is alive at
+once is added up. A GPU takes more: its context (about half a GiB), workspaces of convolutions,
 and what the allocator does not give back.
 """
 
@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..models.recipe import RECIPES
 from ..training.method.ldm_keys import UNetShape
-from ..training.method.low_rank import base_weights, make_low_rank
+from ..training.method.low_rank import make_low_rank
 from ..training.method.networks import SiameseNetworks, new_controlnet
 from ..training.method.noise_schedule import NoiseSchedule
 from ..training.method.objective import Batch, Objective
@@ -49,7 +50,9 @@ class LiveMemory(TorchDispatchMode):
         self.now = self.peak = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, _types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         result = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
@@ -71,16 +74,17 @@ class LiveMemory(TorchDispatchMode):
         self.now -= size
 
 
-def count_step(batch_size: int, network_dim: int, eight_bit: bool, size: int = 384) -> dict[str, float]:
+def count_step(
+    batch_size: int, network_dim: int, eight_bit: bool, size: int = 384
+) -> dict[str, float]:
     """GiB of weights, optimizer and the whole step at its peak: bf16, gradient checkpointing."""
-    with FakeTensorMode():
+    with torch.device("meta"):
         unet = UNet2DConditionModel(**SD15.diffusers_config())
         nets = SiameseNetworks(unet, new_controlnet(unet, 3))
         if network_dim:
             make_low_rank(nets, network_dim, network_dim)
-        nets.cast_frozen(torch.bfloat16)
-        for weight in base_weights(nets):
-            weight.data = weight.data.to(torch.bfloat16)
+    with FakeTensorMode():
+        _make_fake(nets)
         nets.unet.enable_gradient_checkpointing()
         nets.controlnet.enable_gradient_checkpointing()
         nets.train()
@@ -102,6 +106,15 @@ def count_step(batch_size: int, network_dim: int, eight_bit: bool, size: int = 3
         "peak": (weights + optimizer + memory.peak) / gib,
         "trained_millions": sum(p.numel() for p in trained) / 1e6,
     }
+
+
+def _make_fake(nets: SiameseNetworks) -> None:
+    """FakeTensors for all weights: float32 for what is trained, bf16 for what is frozen."""
+    for module in nets.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            dtype = torch.float32 if weight.requires_grad else torch.bfloat16
+            fake = nn.Parameter(torch.empty(weight.shape, dtype=dtype), weight.requires_grad)
+            setattr(module, name, fake)
 
 
 def _batch(count: int, size: int) -> Batch:

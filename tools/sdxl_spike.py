@@ -24,9 +24,9 @@ from ..training.method.noise_schedule import NoiseSchedule
 from ..training.method.objective import Batch, Objective
 from ..training.method.sampling import Conditions, sample
 
-LATENT_SIDE = 16
+LATENT_SIDE = 8
 MAX_STEPS = 10
-TIME_IDS = (128.0, 128.0, 0.0, 0.0, 128.0, 128.0)  # original size, crop's corner, training size
+TIME_IDS = (64.0, 64.0, 0.0, 0.0, 64.0, 64.0)  # original size, crop's corner, training size
 
 
 @dataclass(frozen=True)

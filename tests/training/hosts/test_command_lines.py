@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 from siamese_diffusion.training.command_line import parse_args
 from siamese_diffusion.training.config import TrainConfig
 from siamese_diffusion.training.errors import ConfigError
@@ -32,6 +34,13 @@ def table() -> list[tuple[str, str, str]]:
     section = text.partition("\n## Command lines\n")[2].partition("\n## ")[0]
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
     return [(row[0], row[1].strip("`"), row[2]) for row in rows[2:]]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps its settings for the whole process; each line here has its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
