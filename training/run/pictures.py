@@ -55,7 +55,8 @@ def plot_losses(metrics_file: Path, path: Path) -> None:
         axes.plot(steps[width - 1 :], smooth, label=f"{name} (mean of {width})")
     axes.set(xlabel="step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
-    axes.legend()
+    if names:
+        axes.legend()
     save_image(figure, path)
 
 
