@@ -66,15 +66,14 @@ def random_batch(scale: Scale, augmented: int, device: torch.device | str = "cpu
     random = torch.Generator().manual_seed(1)
     latents = (scale.batch, 4, scale.pixels // 8, scale.pixels // 8)
     pixels = (scale.batch, 1, scale.pixels, scale.pixels)
-    batch = Batch(
+    return Batch(
         latents=torch.randn(latents, generator=random),
         noise=torch.randn(latents, generator=random),
         timesteps=torch.tensor(spread_timesteps(scale.batch, augmented)),
         text=torch.randn((scale.batch, 77, scale.shape.context_dim), generator=random),
         mask=(torch.rand(pixels, generator=random) > 0.5).float(),
         image=torch.rand(pixels, generator=random).repeat(1, 3, 1, 1),
-    )
-    return Batch(**{name: tensor.to(device) for name, tensor in vars(batch).items()})
+    ).to(torch.device(device))
 
 
 class Step:

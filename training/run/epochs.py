@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from ..config import TrainConfig
 
@@ -20,7 +21,7 @@ def count_in_steps(config: TrainConfig, pairs: int, processes: int) -> TrainConf
     def interval(epochs: int) -> int:
         return max(1, round(epochs * steps_per_epoch))
 
-    changed: dict[str, int] = {}
+    changed: dict[str, Any] = {}
     if config.max_train_epochs is not None:
         changed["max_train_steps"] = math.ceil(config.max_train_epochs * steps_per_epoch)
     if config.save_every_n_epochs is not None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from siamese_diffusion.training.data.captions import VARIANTS, CaptionStyle
+from siamese_diffusion.training.data.pair_settings import settings_of
 from siamese_diffusion.training.hosts.sd_scripts.library import Library
 from support.small_datasets import load, prepared, two_folders, write_list
 
@@ -75,7 +76,7 @@ def test_each_step_takes_one_of_the_variants(tmp_path: Path) -> None:
     data = prepared(dataset)
     texts = {data.batch([0], 3, step, 0.0).text.numpy().tobytes() for step in range(40)}
     assert len(texts) > 3
-    variants = pair.settings.variants  # type: ignore[union-attr, attr-defined]
+    variants = settings_of(pair).variants
     assert texts <= {data.text([variant]).numpy().tobytes() for variant in variants}
     again = {data.batch([0], 3, step, 0.0).text.numpy().tobytes() for step in range(40)}
     assert texts == again
