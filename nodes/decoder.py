@@ -46,8 +46,15 @@ def with_decoder(model: Any, weights: WeightFile, strength: float = 1.0) -> Any:
 
 
 def unet_tensors(model: Any) -> StateDict:
-    """The UNet's tensors of ComfyUI's MODEL, without a prefix, as they are before any patch."""
-    # Another bundle or a LoRA may be in place from an earlier run: ComfyUI keeps what was there.
+    """The UNet's tensors of ComfyUI's MODEL, without a prefix."""
+    return without_prefix(model.model_state_dict(HOST_UNET), HOST_UNET)
+
+
+def unpatched_tensors(model: Any) -> StateDict:
+    """As `unet_tensors`, as they are without any patch.
+
+    Another bundle or a LoRA may still be in place from an earlier run; ComfyUI keeps what was there.
+    """
     weights = model.get_key_patches(HOST_UNET)
     return without_prefix({key: patches[0][0] for key, patches in weights.items()}, HOST_UNET)
 

@@ -20,7 +20,7 @@ from ..models.weights import (
     without_prefix,
 )
 from .control import load_control
-from .decoder import check_fits, unet_tensors, with_decoder
+from .decoder import check_fits, unet_tensors, unpatched_tensors, with_decoder
 from .schema import checked, file_fingerprint, file_input, file_path, node_schema
 
 CONTROL_TOOLTIP = (
@@ -149,5 +149,5 @@ class SiameseBundleLoader(io.ComfyNode):
             file_path("controlnet", bundle_name),
             expect=[Kind.BUNDLE, Kind.LOW_RANK, Kind.CONTROL_ONLY],
         )
-        weights = expanded(weights, unet_tensors(model))
+        weights = expanded(weights, unpatched_tensors(model))
         return io.NodeOutput(with_decoder(model, weights, decoder_strength), load_control(weights))
