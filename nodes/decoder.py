@@ -51,9 +51,9 @@ def unet_tensors(model: Any) -> StateDict:
 
 
 def unpatched_tensors(model: Any) -> StateDict:
-    """As `unet_tensors`, as they are without any patch.
+    """As `unet_tensors`, without any patch.
 
-    Another bundle or a LoRA may still be in place from an earlier run; ComfyUI keeps what was there.
+    Another bundle or a LoRA may be in place from an earlier run; ComfyUI keeps what was there.
     """
     weights = model.get_key_patches(HOST_UNET)
     return without_prefix({key: patches[0][0] for key, patches in weights.items()}, HOST_UNET)

@@ -113,6 +113,12 @@ class SdScriptsOptions:
     sample_every_n_epochs: int | None = option(
         "output", "instead of --sample_every_n_steps: in epochs", None, range=AT_LEAST_1
     )
+    sample_prompts: Path | None = option(
+        "output",
+        "also sample these prompts: a .txt with `PROMPT --cn MASK` lines, a .toml or a .json of "
+        "sd-scripts",
+        None,
+    )
     sample_at_first: bool = option("output", "also make a preview before the first step", False)
     logging_dir: Path | None = option(
         "output", "where tensorboard's logs go; default: output_dir/logs", None

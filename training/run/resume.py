@@ -43,6 +43,7 @@ FREE_TO_CHANGE = {
     "save_every_n_epochs",
     "sample_every_n_epochs",
     "sample_at_first",
+    "sample_prompts",
     "gradient_checkpointing",
 }
 # Entries of a record that are no flags of ours.

@@ -30,6 +30,7 @@ from .gradient_update import make_gradient_update
 from .input_noise import add_input_noise
 from .metadata import bundle_metadata
 from .objective import make_objective
+from .prompt_previews import PromptPreviews
 from .reporting import Reporter
 from .resume import Record
 from .speed import make_networks
@@ -72,6 +73,7 @@ class Trainer:
         self.global_batch = self.gradients.global_batch
         self.order = BatchOrder(data.sizes, self.global_batch, config.seed)
         self.reporter = Reporter(config, self.folder, base, data, self.objective, accelerator)
+        self.prompts = PromptPreviews(config, base, self.objective, accelerator)
         self.step = 0
         self._stop = StopRequest()
         self._batches = BatchReader(config, data, self.order)
@@ -92,7 +94,7 @@ class Trainer:
             tqdm(total=total, initial=self.step, desc="training", disable=hidden) as bar,
         ):
             if self.step == 0 and self.config.sample_at_first:
-                self._try("preview", lambda: self.reporter.preview(0))
+                self._preview()
             if self.folder.state(self.step).is_dir():  # of this run, not of another's folder
                 self._save_and_show(self._already_done())
             stop = False
@@ -145,12 +147,16 @@ class Trainer:
         if (validation := self.validation) and due("validation", config.validate_every_n_steps):
             self._try("validation", lambda: self.reporter.validate(step, validation))
         if due("preview", config.sample_every_n_steps):
-            self._try("preview", lambda: self.reporter.preview(step))
+            self._preview()
         if last:
             # Last, because this file says that the run is finished.
             self._on_main(lambda: self._publish(folder.weights()))
             if config.save_every_n_steps == 0:
                 self._on_main(folder.remove_states)
+
+    def _preview(self) -> None:
+        self._try("preview of prompts", lambda: self.prompts.show(self.step, self.folder))
+        self._try("preview", lambda: self.reporter.preview(self.step))
 
     def _publish(self, path: Path) -> None:
         self.checkpoints.publish(self.step, path, self.config.save_precision)

@@ -57,11 +57,13 @@ def base(host_flags: list[str], request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def here(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the folder and the dataset TOML that the table names."""
+    """A working directory with the files that the table names."""
     text = (ROOT / "docs/sd-scripts.md").read_text(encoding="utf-8")
     example = text.partition("```toml\n")[2].partition("```")[0]
     (tmp_path / "polyps.toml").write_text(example, encoding="utf-8")
     (tmp_path / "polyps").symlink_to(pairs.parent)
+    mask = next((pairs.parent / "masks").iterdir())
+    (tmp_path / "prompts.txt").write_text(f"a polyp --n blurry --cn {mask}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

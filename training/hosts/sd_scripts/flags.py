@@ -61,9 +61,6 @@ _REASONS = {
     ),
     "the text encoder stays as it is": "train_text_encoder",
     "nothing is downloaded; use huggingface-cli, then --resume": "resume_from_huggingface",
-    "previews show pairs of the dataset; use --sample_count, --sample_steps and --sample_cfg": (
-        "sample_prompts"
-    ),
     "choose DeepSpeed with accelerate launch": (
         "deepspeed zero_stage offload_optimizer_device offload_optimizer_nvme_path "
         "offload_param_device offload_param_nvme_path zero3_init_flag zero3_save_16bit_model "
