@@ -40,7 +40,8 @@ def measure_files(scale: Scale, tiny: bool) -> Result:
     ranks = {rank: count_parameters(rank) for rank in RANKS}
     rows += [(f"`--network_dim {rank}`", _size(2 * count), "") for rank, count in ranks.items()]
     title = f"Weight files: sizes of SD 1.5; changes on {scale.name}, {scale.pixels} px"
-    raw = {"changes": changes, "parameters": {"whole": whole, **ranks}}
+    counts = {"whole": whole} | {f"rank {rank}": count for rank, count in ranks.items()}
+    raw = {"changes": changes, "parameters": counts}
     return Result("files", title, machine(), rows, raw, columns=COLUMNS)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from einops import reduce, repeat
@@ -52,7 +53,7 @@ class Batch:
         return self._map(lambda tensor: tensor[start:stop])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return Batch(**{k: None if t is None else change(t) for k, t in tensors.items()})
 
     @property
