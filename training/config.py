@@ -28,7 +28,7 @@ MOST_STEPS = 99_999_999  # file names have 8 digits for it, as sd-scripts'
 MOST_SAMPLE_STEPS = 999
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TrainConfig(SdScriptsOptions):
     """Everything that decides a run; written to the run folder as config.json."""
 
