@@ -22,7 +22,7 @@ from .workload import SD15, Scale, random_networks
 FORMATS = {"float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 RANKS = (16, 32, 64, 128)
 COLUMNS = ("flags", "size in SD 1.5", "change of a sampled latent")
-STEPS, CFG = 50, 9.0  # published
+STEPS, CFG = 20, 9.0
 
 
 def measure_files(scale: Scale, tiny: bool) -> Result:
@@ -39,7 +39,7 @@ def measure_files(scale: Scale, tiny: bool) -> Result:
     ]
     ranks = {rank: count_parameters(rank) for rank in RANKS}
     rows += [(f"`--network_dim {rank}`", _size(2 * count), "") for rank, count in ranks.items()]
-    title = f"Weight files: sizes of SD 1.5; changes on {scale.name}, {scale.pixels} px"
+    title = f"Weight files: SD 1.5; changes: {scale.name}, {scale.pixels} px, {STEPS} steps, CFG 9"
     counts = {"whole": whole} | {f"rank {rank}": count for rank, count in ranks.items()}
     raw = {"changes": changes, "parameters": counts}
     return Result("files", title, machine(), rows, raw, columns=COLUMNS)

@@ -83,7 +83,7 @@ ADVICE = {
     Kind.DIFFUSERS_CONTROLNET: "Load it with ComfyUI's own 'Load ControlNet Model' node.",
     Kind.SD1: "Load it with ComfyUI's 'Load Checkpoint' node, and add a Siamese bundle to it.",
     Kind.SD2: "Load it with ComfyUI's 'Load Checkpoint' node, and add a Siamese bundle to it.",
-    Kind.SDXL: "Siamese-Diffusion works with Stable Diffusion 1.x and 2.x only.",
+    Kind.SDXL: "Siamese-Diffusion works with Stable Diffusion 1.x and 2.x only, see docs/sdxl.md.",
     Kind.LORA: "Load it with ComfyUI's 'Load LoRA' node.",
     Kind.DIFFUSERS_UNET: "Use the model's single-file checkpoint; sd-scripts' "
     "tools/convert_diffusers20_original_sd.py makes one.",

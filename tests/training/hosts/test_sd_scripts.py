@@ -248,7 +248,13 @@ def test_another_autoencoder(
 def test_what_is_no_base_model(sd_scripts: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "base.ckpt")
     (tmp_path / "folder").mkdir()
-    for name, message in (("base.ckpt", "can run code"), ("folder", "not a Stable Diffusion")):
+    (tmp_path / "sdxl/unet").mkdir(parents=True)
+    (tmp_path / "sdxl/unet/config.json").write_text('{"cross_attention_dim": 2048}', "utf-8")
+    for name, message in (
+        ("base.ckpt", "can run code"),
+        ("folder", "not a Stable Diffusion"),
+        ("sdxl", r"width 2048 \(2048: SDXL\); supported are Stable Diffusion 1.x"),
+    ):
         with pytest.raises(WeightsError, match=message):
             load(sd_scripts, tmp_path, tmp_path / name)
 
