@@ -108,8 +108,8 @@ def _folder_context_dim(path: Path) -> int:
         ) from error
     if width not in (SD1_CONTEXT, SD2_CONTEXT):
         raise WeightsError(
-            f"{path}: a model with text features of width {width} (2048: SDXL); supported are Stable "
-            f"Diffusion 1.x ({SD1_CONTEXT}) and 2.x ({SD2_CONTEXT}), see docs/sdxl.md."
+            f"{path}: a model with text features of width {width} (2048: SDXL); supported are "
+            f"Stable Diffusion 1.x ({SD1_CONTEXT}) and 2.x ({SD2_CONTEXT}), see docs/sdxl.md."
         )
     return width
 
