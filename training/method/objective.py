@@ -53,8 +53,9 @@ class Batch:
         return self._map(lambda tensor: tensor[start:stop])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        tensors: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{k: None if t is None else change(t) for k, t in tensors.items()})
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {k: t if t is None else change(t) for k, t in tensors.items()}
+        return Batch(**changed)
 
     @property
     def noise_in_input(self) -> Tensor:
