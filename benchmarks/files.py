@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..models.recipe import RECIPES
 from ..training.method.bundle import bundle_tensors
+from ..training.method.ldm_keys import UNetShape
 from ..training.method.low_rank import make_low_rank
 from ..training.method.networks import SiameseNetworks, new_controlnet
 from ..training.method.noise_schedule import NoiseSchedule
@@ -28,7 +29,8 @@ STEPS, CFG = 20, 9.0
 def measure_files(scale: Scale, tiny: bool) -> Result:
     """Changes on random networks of the scale, where no weight is near zero but by chance."""
     changes = measure_changes(scale, 2 if tiny else STEPS)
-    whole = count_parameters(0)
+    shape = scale.shape if tiny else SD15
+    whole = count_parameters(shape, 0)
     rows = [
         (
             f"`--save_precision {name}`",
@@ -37,7 +39,7 @@ def measure_files(scale: Scale, tiny: bool) -> Result:
         )
         for name, dtype in FORMATS.items()
     ]
-    ranks = {rank: count_parameters(rank) for rank in RANKS}
+    ranks = {rank: count_parameters(shape, rank) for rank in RANKS}
     rows += [(f"`--network_dim {rank}`", _size(2 * count), "") for rank, count in ranks.items()]
     title = f"Weight files: SD 1.5; changes: {scale.name}, {scale.pixels} px, {STEPS} steps, CFG 9"
     counts = {"whole": whole} | {f"rank {rank}": count for rank, count in ranks.items()}
@@ -49,14 +51,14 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def count_parameters(network_dim: int) -> int:
-    """Values in a bundle of SD 1.5; network_dim 0: of whole weights."""
+def count_parameters(shape: UNetShape, network_dim: int) -> int:
+    """Values in a bundle; network_dim 0: of whole weights."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**SD15.diffusers_config())
+        unet = UNet2DConditionModel(**shape.diffusers_config())
         nets = SiameseNetworks(unet, new_controlnet(unet, 3))
         if network_dim:
             make_low_rank(nets, network_dim, network_dim)
-    return sum(tensor.numel() for tensor in bundle_tensors(nets, SD15).values())
+    return sum(tensor.numel() for tensor in bundle_tensors(nets, shape).values())
 
 
 def measure_changes(scale: Scale, steps: int) -> Mapping[str, float]:
