@@ -23,13 +23,13 @@ from .report import RESULTS, Result, quote_in_docs, read_results, table
 from .sampling import measure_sampling
 from .settings import measure_settings
 from .step import measure_step
-from .workload import NANO, SD15, TINY, Scale
+from .workload import NANO, SD15, SMALL, TINY, Scale
 
 THREADS = 2  # of the CPU, on any machine: the ratios are to be comparable
 CPU_SCALE = Scale("nano SD 1.5", NANO, batch=5, pixels=128, rounds=9)
 SAMPLING_SCALE = replace(CPU_SCALE, batch=1, rounds=3)
 GPU_SCALE = Scale("SD 1.5", SD15, batch=10, pixels=384, rounds=9)
-FILES_SCALE = replace(CPU_SCALE, batch=1, pixels=64, rounds=1)
+FILES_SCALE = Scale("a UNet of 64 and 128 channels", SMALL, batch=1, pixels=64, rounds=1)
 MEMORY_SCALE = Scale("SD 1.5", SD15, batch=5, pixels=384, rounds=1)
 SETTINGS_SCALE = GPU_SCALE if torch.cuda.is_available() else replace(CPU_SCALE, pixels=96, rounds=3)
 TINY_SCALE = Scale("tiny", TINY, batch=5, pixels=16, rounds=1)

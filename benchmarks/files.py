@@ -27,7 +27,7 @@ STEPS, CFG = 20, 9.0
 
 
 def measure_files(scale: Scale, tiny: bool) -> Result:
-    """Changes on random networks of the scale, where no weight is near zero but by chance."""
+    """Changes are those of random networks of the scale."""
     changes = measure_changes(scale, 2 if tiny else STEPS)
     shape = scale.shape if tiny else SD15
     whole = count_parameters(shape, 0)

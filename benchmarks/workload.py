@@ -21,6 +21,7 @@ LEARNING_RATE = 1e-5
 
 NANO = UNetShape((320, 320), (True, True), 1, 768, False)  # as tools/nano.py
 SD15 = UNetShape((320, 640, 1280, 1280), (True, True, True, False), 2, 768, False)
+SMALL = UNetShape((64, 128), (True, True), 1, 768, False)
 TINY = UNetShape((32,), (True,), 1, 32, False)  # shows that a benchmark runs, no more
 
 
