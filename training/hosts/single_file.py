@@ -44,6 +44,7 @@ BASES = (Kind.SD1, Kind.SD2, Kind.MERGED)
 AUTOENCODER = "first_stage_model."
 CLIP = "cond_stage_model.transformer."
 OPEN_CLIP = "cond_stage_model.model."
+TEXT_MODEL = "text_model."
 CLIP_EMBEDDING = CLIP + "text_model.embeddings.token_embedding.weight"
 OPEN_CLIP_EMBEDDING = OPEN_CLIP + "token_embedding.weight"
 
@@ -146,8 +147,15 @@ def load_text_encoder(
         weights = without_prefix(tensors, CLIP)
         module = CLIPTextModel(clip_config(weights))
     weights.pop("text_model.embeddings.position_ids", None)
-    load_checked(module, weights, f"{what}: text encoder")
+    load_checked(module, _named_as_in(module, weights), f"{what}: text encoder")
     return ClipTextEncoder(module, tokenizer)
+
+
+def _named_as_in(module: CLIPTextModel, weights: Mapping[str, Tensor]) -> StateDict:
+    """With the names of the installed transformers: from version 5 on without `text_model.`."""
+    if any(key.startswith(TEXT_MODEL) for key in module.state_dict()):
+        return dict(weights)
+    return {key.removeprefix(TEXT_MODEL): value for key, value in weights.items()}
 
 
 def clip_config(weights: Mapping[str, Tensor]) -> CLIPTextConfig:
