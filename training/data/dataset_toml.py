@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from ...common.pairs import DatasetError, Listing
+from ...common.text import shortened, shown
 from ..config import TrainConfig
 from ..errors import ConfigError
+from ..toml_files import Table, read_toml
 from .captions import CaptionStyle
 from .listing import CAPTION_SUFFIXES, read_folders
 from .pair_settings import own_settings, with_settings
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-Table = Mapping[str, Any]
 # A host's: a dataset TOML's content, and a list to add problems to -> the subsets with the keys
 # that they inherit, by the subset's name in messages.
 ResolveSubsets = Callable[[Table, list[str]], dict[str, Table]]
 
+MOST_PAIRS = 10_000_000  # with repeats
 # Keys that are flags, with the flag's name. A run has one of each of RUN_FLAGS; datasets may differ
 # in the others, and subsets in the last group.
 RUN_FLAGS = {"batch_size": "train_batch_size", "validation_split": "validation_split"}
@@ -70,7 +66,10 @@ def read_dataset_toml(
     As in sd-scripts the file wins over the command line, and its folders are relative to the
     working directory. Raises DatasetError naming every key that is wrong or cannot have an effect.
     """
-    content = _read(path)
+    try:
+        content = read_toml(path)
+    except ValueError as error:
+        raise DatasetError(path, [str(error)]) from error
     problems: list[str] = []
     subsets = resolve_subsets(content, problems)
     flags = _flags(subsets, config, problems)
@@ -83,11 +82,11 @@ def read_dataset_toml(
         raise DatasetError(path, [str(error)]) from error
     listing = Listing()
     for where, keys in subsets.items():
-        listing += _pairs(keys, run, own[where])
+        listing += _pairs(path, keys, run, own[where])
     return run, listing
 
 
-def _pairs(keys: Table, run: TrainConfig, own: TrainConfig) -> Listing:
+def _pairs(path: Path, keys: Table, run: TrainConfig, own: TrainConfig) -> Listing:
     """The pairs of a subset, each as often as it is to be seen in an epoch."""
     suffix = keys.get("caption_extension", run.caption_extension)
     found = read_folders(
@@ -99,28 +98,19 @@ def _pairs(keys: Table, run: TrainConfig, own: TrainConfig) -> Listing:
     style = replace(CaptionStyle.of(run), **chosen)
     settings = own_settings(run, own)
     found.pairs = [with_settings(pair, settings, style, run.seed) for pair in found.pairs]
-    found.pairs *= keys.get("num_repeats", run.dataset_repeats)
+    repeats = keys.get("num_repeats", run.dataset_repeats)
+    if len(found.pairs) * repeats > MOST_PAIRS:
+        raise DatasetError(path, [f"num_repeats {repeats} makes over {MOST_PAIRS} pairs; lower it"])
+    found.pairs *= repeats
     return found
-
-
-def _read(path: Path) -> Table:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DatasetError(path, [f"not UTF-8 ({error.reason} at byte {error.start})"]) from error
-    except OSError as error:
-        raise DatasetError(path, [f"cannot be read ({error.strerror})"]) from error
-    except RecursionError:
-        raise DatasetError(path, ["not TOML that can be read (nested too deeply)"]) from None
-    except ValueError as error:  # a number of 5,000 digits is no TOMLDecodeError
-        advice = "; write Windows paths in single quotes" if "\\" in str(error) else ""
-        raise DatasetError(path, [f"not TOML ({error}){advice}"]) from error
 
 
 def plain_subsets(content: Table, problems: list[str]) -> dict[str, Table]:
     """The keys of each subset with those that it inherits, by the subset's name in messages."""
     unknown = sorted(content.keys() - {"general", "datasets"})
-    problems += [f"{key}: unknown; expected [general] and [[datasets]]" for key in unknown]
+    problems += [
+        f"{shortened(key)}: unknown; expected [general] and [[datasets]]" for key in unknown
+    ]
     shared = check_table("[general]", content.get("general", {}), INHERITED, problems)
     found: dict[str, Table] = {}
     for number, dataset in enumerate(_tables(content, "datasets", "file", problems), start=1):
@@ -158,13 +148,13 @@ def check_table(where: str, table: Any, allowed: Set[str], problems: list[str]) 
     refused = [key for key in used if key not in allowed]
     if refused:
         problems.append(
-            f"{where}: {', '.join(refused)}: unknown, or without an effect on this training; "
+            f"{where}: {shortened(', '.join(refused))}: unknown, or without "
             f"correct or remove (understood here: {', '.join(sorted(allowed))})"
         )
     good = {}
     for key in used.keys() & allowed:
         if wrong := _wrong(key, used[key]):
-            problems.append(f"{where}: {key} is {used[key]!r}; expected {wrong}")
+            problems.append(f"{where}: {key} is {shown(used[key])}; expected {wrong}")
         else:
             good[key] = used[key]
     return good
