@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...common.text_files import parse_json, read_text
 from ..errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from ..toml_files import read_toml
 
 # The letters of a line's options -> the keys that a .toml or .json has for them, and their types.
 OPTIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
@@ -45,7 +40,7 @@ def read_sample_prompts(path: Path) -> list[SamplePrompt]:
     Raises ConfigError naming the prompt that is wrong.
     """
     try:
-        entries = _entries(path, path.read_text(encoding="utf-8-sig"))
+        entries = _entries(path)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"--sample_prompts {path}: cannot be read ({error}).") from error
     prompts = [_prompt(path, number, entry) for number, entry in enumerate(entries, start=1)]
@@ -54,13 +49,13 @@ def read_sample_prompts(path: Path) -> list[SamplePrompt]:
     return prompts
 
 
-def _entries(path: Path, text: str) -> list[Any]:
+def _entries(path: Path) -> list[Any]:
     if path.suffix == ".toml":
-        shared = tomllib.loads(text)["prompt"]
+        shared = dict(read_toml(path)["prompt"])
         return [{**shared, **subset} for subset in shared.pop("subset")]
     if path.suffix == ".json":
-        return list(json.loads(text))
-    lines = [line.strip() for line in text.splitlines()]
+        return list(parse_json(read_text(path)))
+    lines = [line.strip() for line in read_text(path).splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 
