@@ -9,6 +9,7 @@ import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
+from ..models.low_rank import expanded
 from ..models.weights import (
     UNET,
     Kind,
@@ -19,7 +20,7 @@ from ..models.weights import (
     without_prefix,
 )
 from .control import load_control
-from .decoder import check_fits, unet_tensors, with_decoder
+from .decoder import check_fits, unet_tensors, unpatched_tensors, with_decoder
 from .schema import ADVANCED, checked, file_fingerprint, file_input, file_path, node_schema
 
 CONTROL_TOOLTIP = (
@@ -154,6 +155,8 @@ class SiameseBundleLoader(io.ComfyNode):
     @checked
     def execute(cls, model: Any, bundle_name: str, decoder_strength: float = 1.0) -> io.NodeOutput:
         weights = read_weights(
-            file_path("controlnet", bundle_name), expect=[Kind.BUNDLE, Kind.CONTROL_ONLY]
+            file_path("controlnet", bundle_name),
+            expect=[Kind.BUNDLE, Kind.LOW_RANK, Kind.CONTROL_ONLY],
         )
+        weights = expanded(weights, unpatched_tensors(model))
         return io.NodeOutput(with_decoder(model, weights, decoder_strength), load_control(weights))
