@@ -25,8 +25,8 @@ Row = dict[str, Any]
 def grid_table(rows: Sequence[Row]) -> str:
     """Markdown: a line a cell."""
     lines = [
-        "| arm | real tiles | seed | alignment (95 % interval) | KID | Frechet | precision | recall "
-        "| spread |",
+        "| arm | real tiles | seed | alignment (95 % interval) | KID | Frechet | precision "
+        "| recall | spread |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: (row["cell"]["tiles"] or 9999, row["cell"]["arm"])):
