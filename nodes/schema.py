@@ -91,7 +91,7 @@ def check_inputs(inputs: Sequence[io.Input], given: Mapping[str, Any], lists: bo
         value = given.get(declared.id)
         if value is None and (declared.optional or declared.id not in given):
             continue  # left out
-        for one in value if lists else [value]:
+        for one in value if lists and value is not None else [value]:
             problem = _problem(declared, one)
             if problem:
                 raise ValueError(
