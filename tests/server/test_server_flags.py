@@ -1,4 +1,4 @@
-"""Flags of ComfyUI: previews while nodes sample, pictures without metadata, nothing kept in cache."""
+"""Flags of ComfyUI: previews while nodes sample, pictures without metadata, no cache."""
 
 from __future__ import annotations
 
