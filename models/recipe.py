@@ -6,6 +6,9 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Literal, get_args, get_type_hints
 
+from ..common.text import shown
+from ..common.text_files import parse_json
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -36,7 +39,7 @@ class Recipe:
         for name, allowed in RECIPE_CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise ValueError(f"recipe.{name} is {value!r}; it must be one of {allowed}.")
+                raise ValueError(f"recipe.{name} is {shown(value)}; it must be one of {allowed}.")
 
     def hint_channels(self, mask_channels: int = 1) -> int:
         """Input channels of the DHI; mask_channels is 1 for binary masks, 3 for palette masks."""
@@ -52,10 +55,10 @@ class Recipe:
     @classmethod
     def from_json(cls, text: str) -> Recipe:
         """Read `to_json`'s output. Raises ValueError for unknown fields or values."""
-        values = json.loads(text)
+        values = parse_json(text)
         known = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or set(values) - known:
-            raise ValueError(f"{text!r} is not a recipe; its fields are {sorted(known)}.")
+            raise ValueError(f"{shown(text)} is not a recipe; its fields are {sorted(known)}.")
         return cls(**values)
 
 

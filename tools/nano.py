@@ -101,7 +101,7 @@ def build_nano(
 
 
 def _read_images(index: Path, resolution: int) -> tuple[Tensor, list[str]]:
-    """Images (N, 3, resolution, resolution) in 0..1, each also mirrored, and their captions."""
+    """Images (N, 3, resolution, resolution) in 0..1, each flipped too, and their captions."""
     images, captions = [], []
     for pair in check(str(index), read_prompt_jsonl(index), "binary").pairs:
         image = Image.fromarray(read_image(pair.image)).resize(
