@@ -48,18 +48,16 @@ def lines() -> Iterator[tuple[str, Case]]:
         ("a comment", "// x", "line 2: not JSON"),
     ):
         yield f"line: {name}", Case(second_line(text), says)
+    wrong: list[Any] = [None, 1, 1.5, True, [], {}, [[[[]]]]]
     for key in ("source", "target", "prompt"):
-        for value in (None, 1, 1.5, True, [], {}, [[[[]]]]):
+        for value in wrong:
             text = json.dumps({**LINE, key: value})
             yield f"{key}: {value}", Case(second_line(text), f'line 2: "{key}" must be a string')
-    for value in (1.5, [], {}, float("nan")):
+    for value in (*wrong[4:6], 1.5, float("nan")):
         yield f"group: {value}", Case(changed_line(group=value), 'line 2: "group" must be')
     for key in ("prompt", "group"):
-        for value in ("\ud800", "a\udcff", "\udfff\ud800"):
-            yield (
-                f"{key}: {value!a}",
-                Case(changed_line(**{key: value}), f'line 2: "{key}" is'),
-            )
+        for half in ("\ud800", "a\udcff", "\udfff\ud800"):
+            yield f"{key}: {half!a}", Case(changed_line(**{key: half}), f'line 2: "{key}" is')
 
 
 def paths() -> Iterator[tuple[str, Case]]:
@@ -96,7 +94,7 @@ def lists() -> Iterator[tuple[str, Case]]:
         ("a JSON array", b"[" + text + b"]", "line 1: expected {"),
         ("over several lines", json.dumps(LINE, indent=1).encode(), "line 1: not JSON"),
     ):
-        yield f"list: {name}", Case(lambda f, d=data: (f / "prompt.jsonl").write_bytes(d), says)
+        yield f"list: {name}", Case(replaced("prompt.jsonl", holding(data)), says)
     yield "list: 3 GB of nothing", Case(sparse("prompt.jsonl"), "line 1: longer than")
     yield "list: no file", Case(lambda f: (f / "prompt.jsonl").unlink(), "no such file")
     yield "list: a pipe", Case(replaced("prompt.jsonl", os.mkfifo), "no such file")
@@ -113,18 +111,17 @@ def pictures() -> Iterator[tuple[str, Case]]:
     """The second image, and the second mask."""
     for name, data in PICTURES.items():
         for role in ("image", "mask"):
-            write = replaced(f"{role}s/1.png", lambda p, d=data: Path(p).write_bytes(d))
+            write = replaced(f"{role}s/1.png", holding(data))
             yield f"{role}: {name}", Case(write, f"line 2: {role}")
     for name, array in MASKS.items():
-        write = replaced("masks/1.png", lambda p, a=array: save(Path(p), a))
+        write = replaced("masks/1.png", showing(array))
         yield f"mask: {name}", Case(write, "line 2: mask")
     for name, array in (
         ("many colours", photo()),
         ("one colour", photo()[:1, :1].repeat(32, 0).repeat(32, 1)),
     ):
-        flags = {"mask_mode": "palette"}
         write = all_masks(array)
-        yield f"palette: {name}", Case(write, "colour", flags)
+        yield f"palette: {name}", Case(write, "colour", {"mask_mode": "palette"})
     classes = np.dstack([lesion() // 255] * 3)
     yield (
         "palette: class numbers",
@@ -207,6 +204,14 @@ def replaced(name: str, write: Callable[[str], object]) -> Damage:
         write(str(folder / name))
 
     return change
+
+
+def holding(data: bytes) -> Callable[[str], object]:
+    return lambda path: Path(path).write_bytes(data)
+
+
+def showing(array: np.ndarray) -> Callable[[str], object]:
+    return lambda path: save(Path(path), array)
 
 
 def sparse(name: str) -> Damage:

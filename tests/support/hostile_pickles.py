@@ -37,7 +37,8 @@ def as_zip(data: bytes, *more: tuple[str, bytes], comment: bytes = b"") -> Write
 
 def as_legacy(data: bytes) -> Write:
     """The same in torch's format before zip: that begins with a magic number and a version."""
-    begin = b"".join(pickle.dumps(v, 2) for v in (0x1950A86A20F9469CFC6C, 1001, {}))
+    values: list[Any] = [0x1950A86A20F9469CFC6C, 1001, {}]
+    begin = b"".join(pickle.dumps(value, 2) for value in values)
     return lambda path: path.write_bytes(begin + data + pickle.dumps([], 2))
 
 

@@ -245,8 +245,9 @@ def numbers() -> Iterator[tuple[str, Request]]:
         "steps": lambda value: bundle_prompt(steps=value),
         "decoder_strength": lambda value: bundle(decoder_strength=value),
     }
+    wrong: list[Any] = [math.nan, math.inf, -math.inf, "nan", "a", None, [], {}, 10**400, -1]
     for name, make in makers.items():
-        for value in (math.nan, math.inf, -math.inf, "nan", "a", None, [], {}, 10**400, -1):
+        for value in wrong:
             yield f"{name} {shown(value)}", Request(make(value), name)
 
 
@@ -280,21 +281,11 @@ def choices() -> Iterator[tuple[str, Request]]:
         "ckpt_name": checkpoint,
         "file_name": info,
     }
+    wrong: list[Any] = ["nope", SURROGATE, HUGE, None, 3, [], {}, "../../etc/passwd", "/etc", ""]
     for name, make in makers.items():
-        for value in (
-            "nope",
-            SURROGATE,
-            HUGE,
-            None,
-            3,
-            [],
-            {},
-            "../../etc/passwd",
-            "/etc/passwd",
-            "",
-        ):
+        for value in wrong:
             yield f"{name} {shown(value)}", Request(make(value), name)
-    for value in ("nope", SURROGATE, "../../etc/passwd"):  # after a model has been loaded
+    for value in (*wrong[:2], "../../etc/passwd"):  # after a model has been loaded
         yield f"bundle {shown(value)}", Request(bundle(bundle_name=value), "bundle_name")
         yield f"sampler {shown(value)}", Request(bundle_prompt(sampler_name=value), "sampler_name")
         yield f"scheduler {shown(value)}", Request(bundle_prompt(scheduler=value), "scheduler")

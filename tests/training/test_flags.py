@@ -46,9 +46,9 @@ def test_ranges_as_people_know_them(tmp_path: Path) -> None:
     assert refused(tmp_path, learning_rate=0.0).endswith("it must be above 0.")
     assert refused(tmp_path, validation_split=1.0).endswith("it must be at least 0 and below 1.")
     assert refused(tmp_path, ema_decay=1.5).endswith("it must be at least 0 and at most 1.")
-    assert refused(tmp_path, train_batch_size=0).endswith("it must be at least 1.")
+    assert refused(tmp_path, train_batch_size=0).endswith("at least 1 and at most 100000.")
     assert refused(tmp_path, sample_steps=1000).endswith("it must be at least 1 and at most 999.")
-    assert refused(tmp_path, sample_cfg=math.nan).endswith("it must be a finite number.")
+    assert refused(tmp_path, sample_cfg=math.nan).endswith("at least -100 and at most 100.")
     assert config(tmp_path, sample_cfg=-1.0, save_every_n_steps=0, seed=2**64 - 1)
 
 
@@ -83,7 +83,7 @@ def test_names_that_would_leave_the_folder(
     (base := tmp_path / "base.ckpt").touch()
     assert main(command(base, pairs, tmp_path / "runs/out", f"--output_name={name}")) == 2
     message = capsys.readouterr().err
-    assert message.startswith(f"error: --output_name is {name!r}; ")
+    assert message.startswith(f"error: --output_name is {name[:40]!r}"[:-1])
     assert expected in message
     assert [path.name for path in tmp_path.iterdir()] == ["base.ckpt"]
 

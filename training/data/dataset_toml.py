@@ -149,6 +149,7 @@ def check_table(where: str, table: Any, allowed: Set[str], problems: list[str]) 
     if refused:
         problems.append(
             f"{where}: {shortened(', '.join(refused))}: unknown, or without "
+            "an effect on this training; "
             f"correct or remove (understood here: {', '.join(sorted(allowed))})"
         )
     good = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from ..config import TrainConfig
-from ..data.dataset_toml import Table
+from ..toml_files import Table
 
 if TYPE_CHECKING:  # Seconds to import: only once the data is known to be good.
     from accelerate import Accelerator

@@ -51,16 +51,20 @@ def make_optimizer(
             "as torch.optim.RAdam."
         )
     try:
-        factory = getattr(importlib.import_module(module), kind)
+        factory: Any = getattr(importlib.import_module(module), kind)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"--optimizer_type {name}: {error}{package_advice(name)}") from error
-    if not (isinstance(factory, type) and issubclass(factory, Optimizer)):
+    if not _is_optimizer(factory):
         raise ConfigError(f"--optimizer_type {name}: {kind} is not an optimizer of PyTorch's.")
     options = {**defaults, **parse_arguments(arguments)}
     try:
         return factory(parameters, lr=learning_rate, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"--optimizer_args: {name} says: {error}") from error
+
+
+def _is_optimizer(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Optimizer)
 
 
 def package_advice(name: str) -> str:

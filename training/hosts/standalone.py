@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..config import TrainConfig
-from ..data.dataset_toml import Table, plain_subsets
+from ..data.dataset_toml import plain_subsets
+from ..toml_files import Table
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

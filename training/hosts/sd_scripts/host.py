@@ -23,12 +23,13 @@ from ....models.metadata import SD2_CONTEXT
 from ....models.weights import load_checked
 from ...config import TrainConfig
 from ...data.batch_order import generator
-from ...data.dataset_toml import FLAGS, FOLDERS, SUBSET_KEYS, Table, check_table
+from ...data.dataset_toml import FLAGS, FOLDERS, SUBSET_KEYS, check_table
 from ...errors import ConfigError
 from ...method.base_model import BaseModel
 from ...method.ldm_keys import read_diffusers_shape
 from ...method.noise_schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
 from ...method.objective import Batch
+from ...toml_files import Table
 from ..encoders import KLAutoencoder
 from ..optimizers import package_advice, parse_arguments
 from ..tokenizer import load_tokenizer, tokenizer_folder
