@@ -63,6 +63,7 @@ def build_nano(
     training: BaseTraining | None = None,
     resolution: int = 64,
     autoencoder: str | Path = ASSET,
+    shape: UNetShape = SHAPE,
 ) -> Path:
     """Write a nano checkpoint (430 MB) to `path` and return it; the seed decides every weight.
 
@@ -71,6 +72,7 @@ def build_nano(
         training: how it learns them; without it the UNet stays random.
         resolution: width and height in pixels that the images are resized to, a multiple of 16.
         autoencoder: file with `first_stage_model.*`, copied into the checkpoint.
+        shape: of the UNet; another is not taken for Stable Diffusion 1.5 by ComfyUI.
 
     Raises:
         ValueError: pairs without training or the reverse, or a resolution that does not fit.
@@ -83,7 +85,7 @@ def build_nano(
     state = Path(path).with_suffix(".state")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        unet: Any = UNet2DConditionModel(**SHAPE.diffusers_config())
+        unet: Any = UNet2DConditionModel(**shape.diffusers_config())
         clip = CLIPTextModel(CLIP_L).eval()
         first_stage = read_weights(autoencoder).tensors
         if pairs is not None and training is not None:
@@ -91,7 +93,7 @@ def build_nano(
             latents = _encode(images, first_stage)
             text, rows = _embed(ClipTextEncoder(clip, load_tokenizer(768, None)), captions)
             train_unet(unet, BaseData(latents, text, rows), training, state)
-    tensors = {UNET + key: value for key, value in unet_to_ldm(unet.state_dict(), SHAPE).items()}
+    tensors = {UNET + key: value for key, value in unet_to_ldm(unet.state_dict(), shape).items()}
     tensors |= {TEXT_PREFIX + key: value.half() for key, value in clip.state_dict().items()}
     write_weights(path, {**tensors, **first_stage}, {"made_by": "tools/nano.py"})
     state.unlink(missing_ok=True)
