@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import signal
 import sys
 import tempfile
 import traceback
 from typing import NoReturn
 
+from .files import describe_error
 from .processes import is_first_on_machine
 
 USER_ERROR = 2
 FAILED = 1
 ISSUES = "https://github.com/siamese-diffusion/ComfyUI-Siamese-Diffusion/issues"
+# What only shows while something is written: no fault of the command that was given.
+WHILE_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# How torch tells that a device or the machine has no memory left.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 INTERRUPTED = 130  # what shells call a program that Ctrl-C ended
 
 
@@ -35,17 +41,25 @@ def interrupted() -> int:
 def unexpected(error: Exception) -> int:
     """Say in one line what no check has foreseen; the exit code.
 
-    What the system refuses (full disk, read-only folder, file deleted) is named with its file.
-    Anything else is our bug: the line names a file with the stack trace, and where to report it.
+    What the system refuses (full disk, read-only folder, file deleted) is named with its file, and
+    so is a machine that has no memory left. Anything else is our bug: the line names a file with
+    the stack trace, and where to report it.
     """
     if isinstance(error, OSError) and error.errno is not None:
-        where = f"{error.filename}: " if error.filename else ""
         print(
-            f"error: {where}{error.strerror}. Make room, or check the path and its permissions, "
+            f"error: {describe_error(error)}. Make room, or check the path and its permissions, "
             "and give the same command again.",
             file=sys.stderr,
         )
-        return USER_ERROR
+        return FAILED if error.errno in WHILE_WRITING else USER_ERROR
+    said = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or any(phrase in said for phrase in OUT_OF_MEMORY):
+        print(
+            f"error: not enough memory ({said[:200] or type(error).__name__}). End other programs, "
+            "or use a machine with more.",
+            file=sys.stderr,
+        )
+        return FAILED
     trace = "".join(traceback.format_exception(error))
     try:
         with tempfile.NamedTemporaryFile(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..common.files import replacing
+from ..common.files import replacing, system_error
 from .overlap import METRICS
 from .pair_sets import PairSet
 from .segmenters import Segmenter, colour_statistics
@@ -70,8 +71,12 @@ class Store:
 
     def write_weights(self, key: str, segmenter: Segmenter) -> None:
         tensors = {name: value.contiguous() for name, value in segmenter.state_dict().items()}
-        with replacing(self.folder / f"{key}.safetensors") as temporary:
-            save_file(tensors, temporary)
+        path = self.folder / f"{key}.safetensors"
+        with replacing(path) as temporary:
+            try:
+                save_file(tensors, temporary)
+            except SafetensorError as error:
+                raise system_error(error, path) or error from error
 
 
 def remembered(

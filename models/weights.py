@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..common.files import replacing
+from ..common.files import replacing, system_error
 from ..common.text import printable, shortened
 from .content import ContentError, check_pickle, check_values, named_tensors
 
@@ -267,15 +267,18 @@ def first_line(error: Exception) -> str:
 def write_weights(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write a .safetensors file atomically: a temporary name in the same folder, then a rename."""
+    """Write a .safetensors file atomically: a temporary name in the same folder, then a rename.
+
+    Raises OSError where the system refuses, as on a full disk; nothing of the file is left then.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
-            temporary,
-            metadata=dict(metadata),
-        )
+        values = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        try:
+            save_file(values, temporary, metadata=dict(metadata))
+        except SafetensorError as error:
+            raise system_error(error, path) or error from error
         temporary.chmod(0o666 & ~_umask())  # safetensors leaves it to its owner alone
 
 

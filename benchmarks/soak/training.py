@@ -22,7 +22,7 @@ from ...training.method.ldm_keys import UNetShape
 from .watch import Sample, Watch, findings
 
 TINY = UNetShape((32,), (True,), 1, 768, False)
-SIZE = 32  # pixels
+SIZE = 16  # pixels
 STATES = 40  # that a run saves
 POLL_SECONDS = 1.0
 

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
+from ...common.pair_check import check_unchanged
 from ...common.pictures import Size, pixel_count, read_image, read_mask, read_palette_mask
 from ...common.pixel_budget import BUDGET
 from ..method.base_model import BaseModel
@@ -143,6 +144,7 @@ class TrainingData:
         if index in self._decoded:
             return self._decoded[index]
         pair = self.pairs[index]
+        check_unchanged(pair, self._infos[index])
         with BUDGET.take(pixel_count(pair.image) + pixel_count(pair.mask)):
             decoded = self.framing.resize(read_image(pair.image), self._read_mask(pair.mask))
         if self._keep:

@@ -20,6 +20,7 @@ from ..errors import ConfigError
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
 from .estimate import check_disk, describe_memory, estimate_disk
+from .failures import file_failures
 from .gradient_update import check_deepspeed
 from .resume import Record, check_same_run, make_record, state_to_continue
 from .speed import check_settings
@@ -53,7 +54,7 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
     """Train, or resume what the same command began; with `--dry_run`, only describe it.
 
     Raises ConfigError, CacheError or WeightsError for bad input, NotFiniteError when the loss is
-    not finite, DeviceError when a device fails in a step.
+    not finite, DeviceError when a device fails in a step, FileError when a file does meanwhile.
     """
     training, held_out = dataset.split(config.validation_split, config.seed)
     record = make_record(config, dataset.fingerprint(), accelerator.num_processes)
@@ -89,7 +90,8 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
         trainer.folder.begin(record, trainer.step)
     accelerator.wait_for_everyone()
     start_trackers(config, accelerator, record)
-    trainer.train()
+    with file_failures(lambda: trainer.step, trainer.folder.latest_state):
+        trainer.train()
     accelerator.end_training()
 
 
