@@ -39,6 +39,7 @@ class Request:
     features: Path | None
     features_model: str | None
     scores: Path | None
+    anonymous: bool
     keep: Band | None
     resolution: int | None
     changes: dict[str, Any]
@@ -113,6 +114,11 @@ def build_parser() -> Parser:
         "--quick", action="store_true", help="smoke run: all figures in minutes, none meaningful"
     )
     run.add_argument("--resume", action="store_true", help="use the finished trainings in --out")
+    run.add_argument(
+        "--anonymous",
+        action="store_true",
+        help="leave paths, names, groups and real images out of the report",
+    )
     run.add_argument("--device", type=_device, help="cpu or cuda (cuda where there is one)")
     run.add_argument("--seed", type=int, help="decides every random choice (0)")
     _add_training(parser.add_argument_group("trainings"))

@@ -23,7 +23,7 @@ from .estimate import check_disk, describe_memory, estimate_disk
 from .failures import file_failures
 from .gradient_update import check_deepspeed
 from .resume import Record, check_same_run, make_record, state_to_continue
-from .speed import check_settings
+from .speed import check_settings, make_deterministic
 from .states import check_given_state
 from .trainer import Trainer
 
@@ -40,6 +40,7 @@ def check(config: TrainConfig, host: Host) -> Accelerator:
     Raises ConfigError for flags that cannot work, WeightsError for what is no base model.
     """
     _check_trackers(config)
+    make_deterministic(config)
     accelerator = make_accelerator(config)
     check_deepspeed(config, accelerator)
     check_settings(config, accelerator.device)
@@ -128,6 +129,11 @@ def _trackers(config: TrainConfig) -> list[str]:
 
 
 def _check_trackers(config: TrainConfig) -> None:
+    if config.anonymous and config.log_with:
+        raise ConfigError(
+            f"--log_with {config.log_with}: trackers write the name of this machine, and more, by "
+            "themselves: leave it or --anonymous out. metrics.jsonl has the same figures."
+        )
     for name in _trackers(config):
         if not TRACKERS[name]():
             raise ConfigError(
