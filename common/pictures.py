@@ -54,8 +54,9 @@ def pixel_count(path: Path) -> int:
 def read_mask(path: Path) -> np.ndarray:
     """Binary mask (H, W), bool: true above half of the file's range, 127 of 255 as published.
 
-    A black file is an empty mask. Raises PictureError for a file that cannot be decoded, that is neither black nor above half anywhere, such as a mask of zeros and ones, or
-    whose transparency (alpha) says something else than its colours.
+    A black file is an empty mask. Raises PictureError for a file that cannot be decoded, that is
+    neither black nor above half anywhere, such as a mask of zeros and ones, or whose transparency
+    (alpha) says something else than its colours.
     """
     grey = _read(path, _mask_grey)
     largest = int(np.iinfo(grey.dtype).max)

@@ -96,7 +96,7 @@ def write_prompt_jsonl(path: Path, entries: Iterable[Entry]) -> None:
 
 
 def append_entry(path: Path, entry: Entry) -> None:
-    """Add a line at the end, on a line of its own; where the system refuses, none of it is there."""
+    """Add a line at the end, on a line of its own; of one that does not fit, nothing is there."""
     with path.open("ab+", buffering=0) as file:
         before = file.seek(0, os.SEEK_END)
         if before:

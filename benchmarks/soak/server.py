@@ -58,7 +58,7 @@ def soak_masks(folder: Path, count: int) -> dict[str, Any]:
 
 
 def _served(folder: Path, masks: int) -> ComfyHost:
-    """A server with a base model, a bundle trained on it for one step, and so many masks or more."""
+    """A server with a base model, a bundle trained on it, and so many masks or more."""
     host = ComfyHost(folder / "comfyui")
     host.provision()
     base, bundle = host.models / "checkpoints" / BASE, host.models / "controlnet" / BUNDLE

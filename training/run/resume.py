@@ -48,7 +48,8 @@ OTHERS = {
 def make_record(config: TrainConfig, dataset: str, num_processes: int) -> Record:
     """Configuration, resolved recipe, and what else decides the result; `dataset`: fingerprint.
 
-    With --anonymous without paths: what they lead to is known by its hashes. The session adds `base_hash` as soon as the base model is loaded.
+    With --anonymous without paths: what they lead to is known by its hashes. The session adds
+    `base_hash` as soon as the base model is loaded.
     """
     more = {"dataset": dataset, "num_processes": num_processes}
     values = json.loads(config.to_json())

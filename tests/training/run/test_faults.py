@@ -89,7 +89,9 @@ def full_for_weights(_data: Path, out: Path) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def full_for_the_optimizer(_data: Path, out: Path) -> Iterator[Callable[[], None]]:
-    sizes = [(out / SAVED / name).stat().st_size for name in ("weights.safetensors", "optimizer.pt")]
+    sizes = [
+        (out / SAVED / name).stat().st_size for name in ("weights.safetensors", "optimizer.pt")
+    ]
     assert sizes[0] < sizes[1]
     with full_disk(sizes[0] + 1) as disturb:
         yield disturb
