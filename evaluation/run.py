@@ -95,7 +95,9 @@ def anonymised(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _numbered(groups: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
-    return groups and [{**row, "group": number} for number, row in enumerate(groups, 1)]
+    if groups is None:
+        return None
+    return [{**row, "group": number} for number, row in enumerate(groups, 1)]
 
 
 def _by_number(name: str, pair: Mapping[str, Any]) -> dict[str, Any]:

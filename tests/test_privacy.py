@@ -24,7 +24,7 @@ from support.tiny_runs import flags
 
 pytest_plugins = ["support.evaluation_run"]
 
-linux = Need.LINUX.unless(no_network.AVAILABLE)
+linux: pytest.MarkDecorator = Need.LINUX.unless(no_network.AVAILABLE)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,8 @@ FLAGS = [
 ]  # fmt: skip
 SAVED = "state/step00000001"
 
-Disturbance = AbstractContextManager[Callable[[], object]]  # what to call; ends by putting it right
+Disturb = Callable[[], object]
+Disturbance = AbstractContextManager[Disturb]  # gives what disturbs; ends by putting it right
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def reading_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 def disturbed(
     arguments: list[str],
     step: int,
-    disturb: Callable[[], object],
+    disturb: Disturb,
     capsys: pytest.CaptureFixture[str],
     code: int = 1,
 ) -> str:
@@ -76,19 +77,19 @@ def weights(out: Path) -> StateDict:
 
 
 @contextmanager
-def full_disk(size: int) -> Iterator[Callable[[], None]]:
+def full_disk(size: int) -> Iterator[Disturb]:
     with ExitStack() as stack:
         yield lambda: stack.enter_context(at_most(size))
 
 
 @contextmanager
-def full_for_weights(_data: Path, out: Path) -> Iterator[Callable[[], None]]:
+def full_for_weights(_data: Path, out: Path) -> Iterator[Disturb]:
     with full_disk((out / SAVED / "weights.safetensors").stat().st_size - 1) as disturb:
         yield disturb
 
 
 @contextmanager
-def full_for_the_optimizer(_data: Path, out: Path) -> Iterator[Callable[[], None]]:
+def full_for_the_optimizer(_data: Path, out: Path) -> Iterator[Disturb]:
     sizes = [
         (out / SAVED / name).stat().st_size for name in ("weights.safetensors", "optimizer.pt")
     ]
@@ -98,13 +99,13 @@ def full_for_the_optimizer(_data: Path, out: Path) -> Iterator[Callable[[], None
 
 
 @contextmanager
-def full_for_metrics(_data: Path, out: Path) -> Iterator[Callable[[], None]]:
+def full_for_metrics(_data: Path, out: Path) -> Iterator[Disturb]:
     with full_disk((out / "metrics.jsonl").read_bytes().index(b"\n") + 20) as disturb:
         yield disturb
 
 
 @contextmanager
-def moved(path: Path, kept: Path) -> Iterator[Callable[[], None]]:
+def moved(path: Path, kept: Path) -> Iterator[Disturb]:
     yield lambda: path.rename(kept)
     kept.rename(path)
 
@@ -118,7 +119,7 @@ def without_cache(_data: Path, out: Path) -> Disturbance:
 
 
 @contextmanager
-def with_other_masks(data: Path, _out: Path) -> Iterator[Callable[[], None]]:
+def with_other_masks(data: Path, _out: Path) -> Iterator[Disturb]:
     masks, kept = data.parent / "masks", data.parent / "elsewhere"
 
     def turn() -> None:
@@ -134,7 +135,7 @@ def with_other_masks(data: Path, _out: Path) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def with_a_file_in_place_of_the_states(_data: Path, out: Path) -> Iterator[Callable[[], None]]:
+def with_a_file_in_place_of_the_states(_data: Path, out: Path) -> Iterator[Disturb]:
     states, kept = out / "state", out / "elsewhere"
 
     def replace() -> None:
@@ -147,7 +148,7 @@ def with_a_file_in_place_of_the_states(_data: Path, out: Path) -> Iterator[Calla
 
 
 @contextmanager
-def read_only(_data: Path, out: Path) -> Iterator[Callable[[], None]]:
+def read_only(_data: Path, out: Path) -> Iterator[Disturb]:
     with ExitStack() as stack:
 
         def forbid() -> None:
@@ -159,7 +160,7 @@ def read_only(_data: Path, out: Path) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def no_memory(_data: Path, _out: Path) -> Iterator[Callable[[], None]]:
+def no_memory(_data: Path, _out: Path) -> Iterator[Disturb]:
     """Python's own error; torch's are in test_failures.py."""
 
     def fail(*_: object) -> None:
