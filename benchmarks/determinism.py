@@ -29,7 +29,7 @@ from ..tools.pairs import write_pairs
 from ..training.method.ldm_keys import UNetShape
 from ..training.train_siamese import main as train
 from .measure import machine
-from .report import RELIABILITY, Result, table
+from .report import RELIABILITY, RELIABILITY_DOCS, Result, quote_in_docs, read_results, table
 
 STEPS, BATCH = 4, 4
 NAME = "determinism"
@@ -189,6 +189,8 @@ def main(argv: list[str] | None = None) -> int:
     result = as_result(given.out.stem, modes)
     print(table(result))
     result.write(given.out.parent)
+    if given.out.parent == RELIABILITY:
+        quote_in_docs(read_results(RELIABILITY), RELIABILITY_DOCS)
     return 0
 
 

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from ..measure import machine
-from ..report import RELIABILITY, ROOT, Result, table
+from ..report import (
+    RELIABILITY,
+    RELIABILITY_DOCS,
+    ROOT,
+    Result,
+    quote_in_docs,
+    read_results,
+    table,
+)
 from .server import soak_masks, soak_prompts
 from .training import soak_training
 
@@ -51,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
             write_part(given.out, name, soak(given.work, count))
     result = as_result(read_parts(given.out))
     print(table(result))
+    if given.out == RELIABILITY:
+        quote_in_docs(read_results(RELIABILITY), RELIABILITY_DOCS)
     return 0 if all(part["good"] for part in result.raw.values()) else 1
 
 

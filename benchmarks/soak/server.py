@@ -27,34 +27,40 @@ Prompt = dict[str, dict[str, Any]]
 
 
 def soak_prompts(folder: Path, count: int) -> dict[str, Any]:
-    """`count` different prompts on one server; the last has the seed of the first."""
     with _served(folder, masks=1) as host:
-        watch, pictures = Watch(_process(host)), []
-        for number in tqdm(range(count), "prompts"):
-            prompt = _mask_to_image(seed=number % (count - 1))
-            [path] = host.images(host.run(prompt, DAY))
-            watch.sample(number + 1)
-            pictures.append(path)
-        equal = _same_pixels(pictures[0], pictures[-1])
-        distinct = not _same_pixels(pictures[0], pictures[1])
-    return findings(watch.samples, equal and distinct)
+        return prompts_on(host, count)
 
 
 def soak_masks(folder: Path, count: int) -> dict[str, Any]:
-    """One prompt that makes a dataset of `count` masks; then its first pair once more."""
     with _served(folder, masks=count) as host:
-        images = host.output / "soak" / "images"
-        _remove_pairs(images.parent)
-        prompt = _masks_to_dataset(count)
-        number = host.queue(prompt)
-        watch = _watch_until_done(host, images, count)
-        host.wait(number, DAY)
-        first = images / "m00000_1.png"
-        kept = first.rename(images.parent / "first.png")
-        (images.parent / "masks" / first.name).unlink()
-        host.run(prompt, DAY)
-        equal = _same_pixels(kept, first)
-    return findings(watch, equal)
+        return masks_on(host, count)
+
+
+def prompts_on(host: ComfyHost, count: int) -> dict[str, Any]:
+    """`count` different prompts on one server; the last has the seed of the first."""
+    watch, pictures = Watch(_process(host)), []
+    for number in tqdm(range(count), "prompts"):
+        [path] = host.images(host.run(_mask_to_image(seed=number % (count - 1)), DAY))
+        watch.sample(number + 1)
+        pictures.append(path)
+    equal = _same_pixels(pictures[0], pictures[-1])
+    distinct = not _same_pixels(pictures[0], pictures[1])
+    return findings(watch.samples, equal and distinct)
+
+
+def masks_on(host: ComfyHost, count: int) -> dict[str, Any]:
+    """One prompt that makes a dataset of `count` masks; then its first pair once more."""
+    images = host.output / "soak" / "images"
+    _remove_pairs(images.parent)
+    prompt = _masks_to_dataset(count)
+    number = host.queue(prompt)
+    samples = _watch_until_done(host, images, count)
+    host.wait(number, DAY)
+    first = images / "m00000_1.png"
+    kept = first.rename(images.parent / "first.png")
+    (images.parent / "masks" / first.name).unlink()
+    host.run(prompt, DAY)
+    return findings(samples, _same_pixels(kept, first))
 
 
 def _served(folder: Path, masks: int) -> ComfyHost:
@@ -64,20 +70,24 @@ def _served(folder: Path, masks: int) -> ComfyHost:
     base, bundle = host.models / "checkpoints" / BASE, host.models / "controlnet" / BUNDLE
     if not base.is_file():
         build_nano(base)
-    random = np.random.default_rng(0)
-    place = host.input / "soak"
-    place.mkdir(exist_ok=True)
-    for number in range(masks):
-        image, mask = make_pair(SIZE, random)
-        Image.fromarray(mask).save(place / f"m{number:05}.png")
-        if number == 0:
-            _write_pair(folder / "pairs", image, mask)
+    write_masks(host, masks)
+    _write_pair(folder / "pairs")
     if not bundle.is_file():
         _train_bundle(base, folder / "pairs" / "prompt.jsonl", bundle)
     return host
 
 
-def _write_pair(folder: Path, image: np.ndarray, mask: np.ndarray) -> None:
+def write_masks(host: ComfyHost, count: int) -> None:
+    random = np.random.default_rng(0)
+    place = host.input / "soak"
+    place.mkdir(exist_ok=True)
+    for number in range(count):
+        _, mask = make_pair(SIZE, random)
+        Image.fromarray(mask).save(place / f"m{number:05}.png")
+
+
+def _write_pair(folder: Path) -> None:
+    image, mask = make_pair(SIZE, np.random.default_rng(0))
     folder.mkdir(exist_ok=True)
     Image.fromarray(image).save(folder / "image.png")
     Image.fromarray(mask).save(folder / "mask.png")
@@ -128,7 +138,7 @@ def _watch_until_done(host: ComfyHost, images: Path, count: int) -> list[Sample]
             bar.update(done - bar.n)
             if done:
                 watch.sample(done)
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS if done < count else 0)
     return watch.samples
 
 
