@@ -18,10 +18,9 @@ from ...models.weights import read_weights
 from ...tools.comfy_host import ROOT
 from ...tools.nano import build_nano
 from ...tools.pairs import write_pairs
-from ...training.method.ldm_keys import UNetShape
+from ..determinism import TINY
 from .watch import Sample, Watch, findings
 
-TINY = UNetShape((32,), (True,), 1, 768, False)
 SIZE = 16  # pixels
 STATES = 40  # that a run saves
 POLL_SECONDS = 1.0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from siamese_diffusion.benchmarks import determinism
-from siamese_diffusion.benchmarks.determinism import RESUMED, Trainings
+from siamese_diffusion.benchmarks.determinism import RESUMED, TINY, Trainings
 from siamese_diffusion.benchmarks.report import (
     RELIABILITY,
     RELIABILITY_DOCS,
@@ -15,7 +15,7 @@ from siamese_diffusion.benchmarks.report import (
     tables,
 )
 from siamese_diffusion.benchmarks.soak.server import BASE, BUNDLE, masks_on, prompts_on, write_masks
-from siamese_diffusion.benchmarks.soak.training import TINY, soak_training
+from siamese_diffusion.benchmarks.soak.training import soak_training
 from siamese_diffusion.benchmarks.soak.watch import Growth, Sample
 from siamese_diffusion.tools.comfy_host import ComfyHost
 from support import workflow_prompts
