@@ -3,8 +3,8 @@
 python -m siamese_diffusion.benchmarks.determinism                       # for docs/reliability.md
 python -m siamese_diffusion.benchmarks.determinism --out measured.json
 
-Trains a nano model (on a CPU a tiny one) with random weights on made-up pairs for a few steps, again
-and again: the same command, resumed, in other batches, in half precision, with and without
+Trains a nano model (on a CPU a tiny one) with random weights on made-up pairs for a few steps,
+again and again: the same command, resumed, in other batches, in half precision, with and without
 --deterministic.
 """
 

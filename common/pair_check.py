@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .hashes import file_hash
 from .pairs import DatasetError, Listing, Pair
-from .pictures import PictureError, Size, pixel_count, read_image, read_mask, read_palette_mask
+from .pictures import Size, pixel_count, read_image, read_mask, read_palette_mask
 from .pixel_budget import BUDGET
 from .processes import is_first_process
 
@@ -107,14 +107,14 @@ def _stamp(path: Path) -> Stamp:
 
 
 def check_unchanged(pair: Pair, info: PairInfo) -> None:
-    """Raise PictureError where a file is gone, or not the one that was checked."""
+    """Raise ValueError where a file is gone, or not the one that was checked."""
     for path, stamp in zip((pair.image, pair.mask), info.stamps, strict=False):
         try:
             found = _stamp(path)
         except OSError as error:
-            raise PictureError(f"{path}: cannot be read any more ({error.strerror})") from error
+            raise ValueError(f"{path}: cannot be read any more ({error.strerror})") from error
         if found != stamp:
-            raise PictureError(
+            raise ValueError(
                 f"{path}: has changed since training began; a run needs the same data throughout"
             )
 

@@ -27,12 +27,8 @@ SCALED = (16, 257)  # factors that take 12 and 8 bits to 16
 WHITE_IS_ZERO = {262: 0}  # TIFF's PhotometricInterpretation
 
 
-class PictureError(ValueError):
-    """A file cannot be read as what it should be; the message begins with its name."""
-
-
 def read_image(path: Path) -> np.ndarray:
-    """RGB image (H, W, 3), uint8, without alpha. Raises PictureError.
+    """RGB image (H, W, 3), uint8, without alpha. Raises ValueError naming the file.
 
     Of 16 bits the high byte is kept. A 16-bit file whose largest value is at most 4351 holds data
     of 8 or 12 bits that nobody has scaled, and is refused: it would be nearly black. True 16-bit
@@ -54,15 +50,15 @@ def pixel_count(path: Path) -> int:
 def read_mask(path: Path) -> np.ndarray:
     """Binary mask (H, W), bool: true above half of the file's range, 127 of 255 as published.
 
-    A black file is an empty mask. Raises PictureError for a file that cannot be decoded, that is
-    neither black nor above half anywhere, such as a mask of zeros and ones, or whose transparency
-    (alpha) says something else than its colours.
+    A black file is an empty mask. Raises ValueError with the name of a file that cannot be
+    decoded, that is neither black nor above half anywhere, such as a mask of zeros and ones, or
+    whose transparency (alpha) says something else than its colours.
     """
     grey = _read(path, _mask_grey)
     largest = int(np.iinfo(grey.dtype).max)
     half, brightest = largest // 2, int(grey.max(initial=0))
     if 0 < brightest <= half:
-        raise PictureError(
+        raise ValueError(
             f"{path}: the mask's brightest value is {brightest} of {largest}; expected a lesion "
             f"above {half}, or a black image for an empty mask. Multiply by "
             f"{largest // brightest}, or paint the lesion white."
@@ -71,7 +67,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def read_palette_mask(path: Path) -> np.ndarray:
-    """A mask's colours (H, W, 3), uint8, as a viewer shows them. Raises PictureError."""
+    """A mask's colours (H, W, 3), uint8, as a viewer shows them. Raises ValueError."""
     return _read(path, _mask_colours)
 
 
@@ -85,7 +81,7 @@ class _Decoded:
 
 
 def _read(path: Path, convert: Callable[[_Decoded], np.ndarray]) -> np.ndarray:
-    """Decode a file, rotated as its EXIF data say. Raises PictureError."""
+    """Decode a file, rotated as its EXIF data say. Raises ValueError with the file's name."""
     try:
         _check_png(path)
         with _open(path) as image:
@@ -97,18 +93,18 @@ def _read(path: Path, convert: Callable[[_Decoded], np.ndarray]) -> np.ndarray:
             is_png, is_wide = image.format == "PNG", _is_wide(image)
             return convert(_Decoded(ImageOps.exif_transpose(image), is_png, is_wide))
     except FileNotFoundError:
-        raise PictureError(f"{path}: no such file") from None
+        raise ValueError(f"{path}: no such file") from None
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
-        raise PictureError(f"{path}: cannot be decoded as an image ({known})") from None
+        raise ValueError(f"{path}: cannot be decoded as an image ({known})") from None
     except Image.DecompressionBombError as error:  # Pillow's own limit, of 179 million pixels
-        raise PictureError(f"{path}: too large; {TOO_LARGE}") from error
+        raise ValueError(f"{path}: too large; {TOO_LARGE}") from error
     except MemoryError:
-        raise PictureError(f"{path}: out of memory; scale the image down") from None
+        raise ValueError(f"{path}: out of memory; scale the image down") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         if isinstance(error, OSError) and error.errno is not None:
-            raise PictureError(f"{path}: cannot be read ({error.strerror})") from error
-        raise PictureError(f"{path}: cannot be decoded as an image ({error})") from error
+            raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ValueError(f"{path}: cannot be decoded as an image ({error})") from error
 
 
 def _open(path: Path) -> Image.Image:

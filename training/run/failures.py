@@ -11,7 +11,6 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from ...common.files import describe_error
-from ...common.pictures import PictureError
 from ...models.weights import first_line
 from ..config import TrainConfig
 from ..errors import CacheError, DeviceError, FileError, NotFiniteError
@@ -65,7 +64,7 @@ def file_failures(step: Callable[[], int], latest: LatestState) -> Iterator[None
     """
     try:
         yield
-    except (OSError, PictureError, CacheError) as error:
+    except (OSError, FileError, CacheError) as error:
         reason = describe_error(error) if isinstance(error, OSError) else str(error)
         state = latest()
         kept = f"is kept: {state}" if state else "was saved yet"
