@@ -235,7 +235,7 @@ def test_a_full_disk_leaves_no_half_pair_and_no_half_line(
     index = tmp_path / "prompt.jsonl"
     pairs = pack.pair_folder.PairFolder(tmp_path)
     noise, mask = torch.rand(64, 64, 3), torch.ones(1, 64, 64)
-    with at_most(500), pytest.raises(OSError, match="File too large: .*images/a.png"):
+    with at_most(500), pytest.raises(OSError, match=r"File too large: .*images/a.png"):
         pairs.write("a", noise, mask, "")
     assert files(tmp_path) == ["masks/a.png"] and not pairs.has("a")
     with at_most(500), pytest.raises(OSError, match="File too large"):
