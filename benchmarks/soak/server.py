@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ...common.pictures import read_image
 from ...tools.comfy_host import ROOT, ComfyHost
 from ...tools.nano import build_nano
 from ...tools.pairs import make_pair
@@ -155,5 +156,4 @@ def _remove_pairs(folder: Path) -> None:
 
 
 def _same_pixels(first: Path, second: Path) -> bool:
-    with Image.open(first) as one, Image.open(second) as two:
-        return bool(np.array_equal(np.asarray(one), np.asarray(two)))
+    return bool(np.array_equal(read_image(first), read_image(second)))

@@ -21,7 +21,8 @@ from ...tools.pairs import write_pairs
 from ..determinism import TINY
 from .watch import Sample, Watch, findings
 
-SIZE = 16  # pixels
+SIZE = 32  # pixels of the pairs, the smallest that can be made
+RESOLUTION = 16  # that they are trained at
 STATES = 40  # that a run saves
 POLL_SECONDS = 1.0
 
@@ -39,7 +40,7 @@ def soak_training(folder: Path, steps: int) -> dict[str, Any]:
     every = max(1, steps // STATES)
     flags = {
         "host": "standalone", "pretrained_model_name_or_path": base,
-        "train_data": pairs / "prompt.jsonl", "resolution": SIZE, "train_batch_size": 1,
+        "train_data": pairs / "prompt.jsonl", "resolution": RESOLUTION, "train_batch_size": 1,
         "max_train_steps": steps, "learning_rate": 1e-4, "ema_decay": 0.99,
         "save_every_n_steps": every, "sample_every_n_steps": every, "sample_steps": 2,
         "sample_count": 2,
