@@ -49,6 +49,8 @@ def device_failures(config: TrainConfig, step: int, latest: LatestState) -> Iter
         said = first_line(Exception(*error.args[:1] or [type(error).__name__]))  # a code may follow
         if is_out_of_memory(error):
             reason = f"out of memory ({said}). {memory_advice(config)}"
+        elif config.deterministic and "eterministic" in said:
+            reason = f"--deterministic: {said}. Leave that flag out; it may be when resuming."
         elif isinstance(error, ACCELERATOR_ERROR):
             reason = f"the device failed ({said})."
         else:

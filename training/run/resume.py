@@ -37,6 +37,7 @@ FREE_TO_CHANGE = {
     "log_with",
     "anonymous",
     "gradient_checkpointing",
+    "deterministic",
 }
 # Entries of a record that are no flags of ours.
 OTHERS = {
