@@ -56,7 +56,7 @@ def test_who_sends_is_killed() -> None:
 @linux
 @pytest.mark.slow
 def test_training_and_merging_send_nothing(base: Path, pairs: Path, tmp_path: Path) -> None:
-    """Two pages of flags: all that could look for a file, a model or a server elsewhere."""
+    """With all that could look for a file, a model or a server elsewhere."""
     everything = [
         "--host=standalone", "--train_batch_size=2", "--ema_decay=0.9", "--log_with=tensorboard",
         "--cache_latents_to_disk", "--validation_split=0.34", "--validate_every_n_steps=1",
