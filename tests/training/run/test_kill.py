@@ -27,6 +27,7 @@ from support.small_runs import metrics as lines_of
 pytestmark = pytest.mark.slow  # whole trainings
 
 KILLS = 20
+LATEST = 0.7  # of the time that the whole run takes
 STEPS = 6
 EVERYTHING = [  # that is written, or has a state
     "--resolution=64", "--train_batch_size=2", f"--max_train_steps={STEPS}", "--flip_aug",
@@ -115,7 +116,7 @@ def test_a_run_killed_at_random_moments_loses_nothing_that_it_has_saved(
         folder = tmp_path / f"{finished}/out"
         folder.parent.mkdir(exist_ok=True)
         killed = Killed(processes, arguments, folder)
-        while killed.start(random.uniform(0, duration) if kills < KILLS else None):
+        while killed.start(random.uniform(0, LATEST * duration) if kills < KILLS else None):
             kills += 1
         finished += 1
         found = read_weights(folder / "siamese.safetensors").tensors
