@@ -64,6 +64,7 @@ def build_nano(
     resolution: int = 64,
     autoencoder: str | Path = ASSET,
     shape: UNetShape = SHAPE,
+    text_encoder: CLIPTextConfig = CLIP_L,
 ) -> Path:
     """Write a nano checkpoint (430 MB) to `path` and return it; the seed decides every weight.
 
@@ -72,7 +73,7 @@ def build_nano(
         training: how it learns them; without it the UNet stays random.
         resolution: width and height in pixels that the images are resized to, a multiple of 16.
         autoencoder: file with `first_stage_model.*`, copied into the checkpoint.
-        shape: of the UNet; another is not taken for Stable Diffusion 1.5 by ComfyUI.
+        shape, text_encoder: others are not taken for Stable Diffusion 1.5 by ComfyUI.
 
     Raises:
         ValueError: pairs without training or the reverse, or a resolution that does not fit.
@@ -86,7 +87,7 @@ def build_nano(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         unet: Any = UNet2DConditionModel(**shape.diffusers_config())
-        clip = CLIPTextModel(CLIP_L).eval()
+        clip = CLIPTextModel(text_encoder).eval()
         first_stage = read_weights(autoencoder).tensors
         if pairs is not None and training is not None:
             images, captions = _read_images(Path(pairs), resolution)

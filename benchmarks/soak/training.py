@@ -18,7 +18,7 @@ from ...models.weights import read_weights
 from ...tools.comfy_host import ROOT
 from ...tools.nano import build_nano
 from ...tools.pairs import write_pairs
-from ..determinism import TINY
+from ..determinism import TEXT, TINY
 from .watch import Sample, Watch, findings
 
 SIZE = 32  # pixels of the pairs, the smallest that can be made
@@ -35,7 +35,7 @@ def soak_training(folder: Path, steps: int) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     base, pairs = folder / "tiny.safetensors", folder / "pairs"
     if not base.is_file():
-        build_nano(base, shape=TINY)
+        build_nano(base, shape=TINY, text_encoder=TEXT)
         write_pairs(pairs, count=6, size=SIZE, seed=0)
     every = max(1, steps // STATES)
     flags = {
