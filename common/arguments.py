@@ -10,11 +10,14 @@ import tempfile
 import traceback
 from typing import NoReturn
 
+from .bootstrap import missing_package
 from .files import describe_error
 from .processes import is_first_on_machine
+from .text import shortened, visible
 
 USER_ERROR = 2
 FAILED = 1
+LONGEST_MESSAGE = 2000
 ISSUES = "https://github.com/siamese-diffusion/ComfyUI-Siamese-Diffusion/issues"
 # What only shows while something is written: no fault of the command that was given.
 WHILE_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -28,7 +31,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         # Several processes have the same arguments: one says so.
-        self.exit(USER_ERROR, f"error: {message}; see --help\n" if is_first_on_machine() else None)
+        said = f"error: {shortened(message, LONGEST_MESSAGE)}; see --help\n"
+        self.exit(USER_ERROR, said if is_first_on_machine() else None)
+
+
+def say(error: object) -> None:
+    """Print an error's message, with what a terminal would take for commands as escapes."""
+    print(f"error: {visible(str(error))}", file=sys.stderr)
 
 
 def interrupted() -> int:
@@ -42,22 +51,23 @@ def unexpected(error: Exception) -> int:
     """Say in one line what no check has foreseen; the exit code.
 
     What the system refuses (full disk, read-only folder, file deleted) is named with its file, and
-    so is a machine that has no memory left. Anything else is our bug: the line names a file with
-    the stack trace, and where to report it.
+    so is a machine that has no memory left; a package that is not installed by its name. Anything
+    else is our bug: the line names a file with the stack trace, and where to report it.
     """
+    if message := missing_package(error):
+        print(f"error: {message}", file=sys.stderr)
+        return USER_ERROR
     if isinstance(error, OSError) and error.errno is not None:
-        print(
-            f"error: {describe_error(error)}. Make room, or check the path and its permissions, "
-            "and give the same command again.",
-            file=sys.stderr,
+        say(
+            f"{describe_error(error)}. Make room, or check the path and its permissions, and give "
+            "the same command again."
         )
         return FAILED if error.errno in WHILE_WRITING else USER_ERROR
     said = str(error).partition("\n")[0]
     if isinstance(error, MemoryError) or any(phrase in said for phrase in OUT_OF_MEMORY):
-        print(
-            f"error: not enough memory ({said[:200] or type(error).__name__}). End other programs, "
-            "or use a machine with more.",
-            file=sys.stderr,
+        say(
+            f"not enough memory ({shortened(said) or type(error).__name__}). End other programs, "
+            "or use a machine with more."
         )
         return FAILED
     trace = "".join(traceback.format_exception(error))

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .errors import MessageError
+from .text import one_line
+
 PROBLEMS_SHOWN = 50
 
 
-class DatasetError(ValueError):
+class DatasetError(MessageError, ValueError):
     """One report of everything that is wrong with a dataset, meant for its owner."""
 
     def __init__(self, source: object, problems: Sequence[str]) -> None:
-        shown = "".join(f"\n  {problem}" for problem in problems[:PROBLEMS_SHOWN])
+        shown = "".join(f"\n  {one_line(problem)}" for problem in problems[:PROBLEMS_SHOWN])
         more = len(problems) - PROBLEMS_SHOWN
         rest = f"\n  ... and {more} more" if more > 0 else ""
         count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")

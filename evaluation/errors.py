@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from ..common.errors import MessageError
 
-class OutputError(ValueError):
+
+class OutputError(MessageError, ValueError):
     """The output folder cannot be used."""
 
 
-class MeasuringError(RuntimeError):
+class MeasuringError(MessageError, RuntimeError):
     """Measuring cannot go on; the message says why, and what is kept."""
 
 
-class FeaturesError(ValueError):
+class FeaturesError(MessageError, ValueError):
     """A file given as --features cannot be used."""

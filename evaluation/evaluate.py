@@ -16,7 +16,7 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
-from ..common.arguments import FAILED, USER_ERROR, unexpected
+from ..common.arguments import FAILED, USER_ERROR, say, unexpected
 from ..common.files import describe_error
 from ..common.pairs import DatasetError
 from .command_line import RUNS, Request, parse_args
@@ -24,7 +24,6 @@ from .errors import FeaturesError, MeasuringError, OutputError
 from .inputs import read_inputs
 
 STOPPED = 130
-PACKAGES = ("monai", "segmentation_models_pytorch", "torchmetrics", "prdc", "fastrad", "jinja2")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,17 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         page = evaluate(parse_args(arguments))
     except (DatasetError, OutputError, FeaturesError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(error)
         return USER_ERROR
     except MeasuringError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(error)
         return FAILED
-    except ModuleNotFoundError as error:
-        if error.name not in PACKAGES:
-            raise
-        install = "pip install 'siamese-diffusion[evaluate]'"
-        print(f"error: {error.name} is missing; install it with {install}", file=sys.stderr)
-        return USER_ERROR
     except KeyboardInterrupt:
         print("stopped; give the same command with --resume to go on", file=sys.stderr)
         return STOPPED

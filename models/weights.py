@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,9 +22,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..common.errors import MessageError
 from ..common.files import replacing, system_error
-from ..common.text import printable, shortened
-from .content import ContentError, check_pickle, check_values, named_tensors
+from ..common.pickles import ZIP, ContentError, check_pickle
+from ..common.text import one_line, printable, shortened
+from .content import check_count, check_values, named_tensors
 
 CONTROL = "control_model."
 UNET = "model.diffusion_model."
@@ -32,8 +35,7 @@ DHI_KEY = "input_hint_block.0.initial_conv.weight"
 HINT_CHANNELS = (3, 4, 6)  # an image; or image and mask, which has one channel or three
 
 SAFETENSORS = (".safetensors", ".sft")  # files with other suffixes are read as pickles
-# How files start that `torch.save` writes: the present format and the one before.
-ZIP, PICKLE = b"PK\x03\x04", b"\x80"
+PICKLE = b"\x80"  # begins a file of torch's format before ZIP
 # What torch's reader of pickles raises, for data that ends early or is no pickle at all too.
 UNREADABLE = (
     UnpicklingError, BadZipFile, RuntimeError, LookupError, EOFError, ValueError, struct.error,
@@ -46,11 +48,8 @@ REFUSED = re.compile(r"unsupported (?:global|operand).*?(?=\. |\.?$)", re.IGNORE
 StateDict = dict[str, Tensor]
 
 
-class WeightsError(ValueError):
-    """A weight file is missing, damaged or of the wrong kind. The message is for the user."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+class WeightsError(MessageError, ValueError):
+    """A weight file is missing, damaged or of the wrong kind."""
 
 
 class Kind(Enum):
@@ -172,16 +171,32 @@ def _check_hint_channels(weights: WeightFile) -> None:
         )
 
 
+def is_safetensors(path: Path) -> bool:
+    """By the name: whether the file is read as safetensors, not as a pickle."""
+    return path.suffix.lower() in SAFETENSORS
+
+
 def check_is_file(path: Path) -> None:
-    """Raise WeightsError for a folder, for nothing, or a name that no library can open."""
+    """Raise WeightsError for what cannot be opened, or is no file."""
     if printable(str(path)) != str(path):
         raise WeightsError(f"{path}: the name is not UTF-8 text. Rename it, and try again.")
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            path.open("rb").close()
+            return
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file. Check the path.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(
+            f"{path}: cannot be read ({reason}). Check the path and its permissions."
+        ) from error
+    if stat.S_ISDIR(mode):
         raise WeightsError(
             f"{path}: a folder; expected a single file. {ADVICE[Kind.DIFFUSERS_UNET]}"
         )
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file.")
+    raise WeightsError(f"{path}: a pipe or a device; expected a file. Check the path.")
 
 
 def check_kind(path: Path, kind: Kind, expect: Iterable[Kind] | None) -> None:
@@ -205,7 +220,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
-    if path.suffix in SAFETENSORS:
+    if is_safetensors(path):
         return _read_safetensors(path)
     start = _first_bytes(path)
     if not start.startswith((ZIP, PICKLE)):
@@ -214,7 +229,7 @@ def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
             "or download it again."
         )
     try:
-        check_pickle(path, zipped=start.startswith(ZIP))
+        check_pickle(path)
         # Only the zip format can be memory-mapped.
         content = torch.load(
             path, map_location="cpu", weights_only=True, mmap=start.startswith(ZIP)
@@ -229,8 +244,11 @@ def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
 def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
+            check_count(len(file.keys()))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
+    except ContentError:
+        raise
     except (SafetensorError, *UNREADABLE) as error:
         raise _damaged(path, error) from error
 
@@ -261,7 +279,7 @@ def _first_bytes(path: Path) -> bytes:
 
 def first_line(error: Exception) -> str:
     """The first line of an error's message, at most 120 characters; without one, its type."""
-    return str(error).split("\n", 1)[0][:120] or type(error).__name__
+    return one_line(str(error).split("\n", 1)[0][:120]) or type(error).__name__
 
 
 def write_weights(

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .hints import binary_mask
+from .limits import check_pixels
 from .progress import with_progress
 from .schema import checked, node_schema, seed_input
 from .shapes import Changes, augment, random_mask
@@ -68,7 +69,10 @@ class SiameseAugmentMask(io.ComfyNode):
     @checked
     def execute(cls, *, mask: Tensor, seed: int, variants: int, **changes: float) -> io.NodeOutput:
         how = Changes(**changes)  # type: ignore[arg-type]  # one of them is a bool
-        sources = [(item, generator(_seed_of(item, seed))) for item in binary_mask(mask).cpu()]
+        masks = binary_mask(mask).cpu()
+        count, height, width = masks.shape
+        check_pixels(count * variants, width, height, "masks", "Lower variants.")
+        sources = [(item, generator(_seed_of(item, seed))) for item in masks]
         wanted = [each for each in sources for _ in range(variants)]
         made = [augment(item, how, source) for item, source in with_progress(wanted)]
         return io.NodeOutput(torch.stack(made))
@@ -133,6 +137,7 @@ class SiameseRandomMask(io.ComfyNode):
     ) -> io.NodeOutput:
         if smallest > largest:
             raise ValueError(f"smallest is {smallest:g} % and largest {largest:g} %: swap them.")
+        check_pixels(count, width, height, "masks", "Lower count, width or height.")
         source = generator(seed)
         area = (smallest / 100, largest / 100)
         drawn = with_progress(range(count))

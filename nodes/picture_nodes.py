@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .folders import input_file, input_file_fingerprint
 from .hints import image_batch
+from .limits import check_pixels
 from .pair_scores import agreements
 from .pictures import COLOURS, Pair, cell, contrast, overlay, pairs_of, sheet, side_by_side
 from .progress import with_progress
@@ -110,10 +111,15 @@ class SiameseContactSheet(io.ComfyNode):
         mask: list[Tensor] | None = None,
     ) -> io.NodeOutput:
         size = cell_size[0]
+        images = [one for batch in image for one in image_batch(batch).split(1)]
+        if not images:
+            raise ValueError("No images to show: the list is empty. Connect another.")
+        check_pixels(
+            len(images), 2 * size if mask else size, size, "cells", "Lower cell_size, or show less."
+        )
         if mask:
             cells = [side_by_side(pair, size) for pair in with_progress(pairs_of(image, mask))]
         else:
-            images = [one for batch in image for one in image_batch(batch).split(1)]
             cells = [cell(one, size) for one in with_progress(images)]
         wide = cells[0].shape[1] / size
         across = columns[0] or max(1, round(math.sqrt(len(cells) / wide)))

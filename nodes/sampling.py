@@ -13,10 +13,12 @@ import comfy.utils
 import latent_preview
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..models.dhi import DOWNSCALE
 from .conditioning import Conditioning, apply_mask
-from .hints import mask_batch
+from .hints import binary_mask, check_finite, mask_batch
+from .limits import check_sampled_size
 
 Callback = Callable[[int, Tensor, Tensor, int], None]  # step, x0, x, number of steps
 
@@ -66,18 +68,25 @@ def sample_masks(
     size: (width, height) in pixels, 0 for the mask's. Raises ValueError when mask, size or
     ControlNet do not fit together.
     """
+    latents = empty_latents(mask, *size)
+    # The control resizes its hint to the latents in the same way: here it takes less memory.
+    shape = tuple(DOWNSCALE * side for side in latents.shape[-2:])
+    mask = functional.interpolate(binary_mask(mask)[:, None], shape, mode="nearest-exact")
     positive, negative = apply_mask(sources.positive, sources.negative, sources.control_net, mask)
-    empty = comfy.sample.fix_empty_latent_channels(sources.model, empty_latents(mask, *size))
+    empty = comfy.sample.fix_empty_latent_channels(sources.model, latents)
     noise = comfy.sample.prepare_noise(empty, settings.seed)
-    return sample(sources.model, noise, positive, negative, settings, callback)
+    found = sample(sources.model, noise, positive, negative, settings, callback)
+    check_finite(found, "Sampling has failed: the latent")
+    return found
 
 
 def empty_latents(mask: Tensor, width: int, height: int) -> Tensor:
     """Zeros (B, 4, h, w) for B masks; width and height in pixels, 0 for the mask's.
 
-    Raises ValueError when a size is not a multiple of 8.
+    Raises ValueError when a size is not a multiple of 8, or larger than any may be.
     """
     masks = mask_batch(mask)
+    check_sampled_size(width or masks.shape[-1], height or masks.shape[-2])
     wrong = [
         f"{name} is {size}"
         for name, size in (("width", width), ("height", height))

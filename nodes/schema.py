@@ -14,7 +14,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..common.text import printable, shortened
+from ..common.text import printable, shortened, shown, visible
 
 CATEGORY = "Siamese-Diffusion"
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
@@ -79,9 +79,9 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
             return execute(cls, *arguments, **inputs)
         except Exception as error:
             text = str(error)
-            if printable(text) == text:
+            if visible(text) == text:
                 raise
-            raise ValueError(printable(text)) from None
+            raise ValueError(visible(text)) from None
 
     return run
 
@@ -90,13 +90,14 @@ def check_inputs(inputs: Sequence[io.Input], given: Mapping[str, Any], lists: bo
     """Raise ValueError for a choice, number or text that the schema does not allow."""
     for declared in inputs:
         value = given.get(declared.id)
-        if value is None:
-            continue  # left out, or connected to nothing
+        if value is None and (declared.optional or declared.id not in given):
+            continue  # left out
         for one in value if lists else [value]:
             problem = _problem(declared, one)
             if problem:
-                found = shortened(repr(one))
-                raise ValueError(f"{declared.id} is {found}; expected {problem}. Set it again.")
+                raise ValueError(
+                    f"{declared.id} is {shown(one)}; expected {problem}. Set it again."
+                )
 
 
 def _problem(declared: io.Input, value: Any) -> str | None:
@@ -106,7 +107,9 @@ def _problem(declared: io.Input, value: Any) -> str | None:
         more = ", ..." if len(options) > CHOICES else ""
         listed = ", ".join(shortened(str(option)) for option in options[:CHOICES])
         return (
-            None if value in options else f"one of: {listed or 'nothing, no file is there'}{more}"
+            None
+            if isinstance(value, str) and value in options
+            else f"one of: {listed or 'nothing, no file is there'}{more}"
         )
     if isinstance(declared, (io.Int.Input, io.Float.Input)):
         low = -math.inf if declared.min is None else declared.min
@@ -118,6 +121,8 @@ def _problem(declared: io.Input, value: Any) -> str | None:
         if good and not (whole and value != int(value)):
             return None
         return f"a {'whole ' if whole else ''}number from {low} to {high}"
+    if isinstance(declared, io.Boolean.Input):
+        return None if isinstance(value, bool) else "true or false"
     if isinstance(declared, io.String.Input):
         good = isinstance(value, str) and printable(value) == value
         return None if good else "text without lone surrogates"

@@ -187,16 +187,21 @@ class ComfyHost:
         """Node id -> its description (inputs, outputs, category), for every node of the server."""
         return self._call("/object_info")
 
-    def queue(self, prompt: dict[str, Any], client_id: str | None = None) -> str:
+    def queue(
+        self, prompt: dict[str, Any], client_id: str | None = None, extra_pnginfo: Any = None
+    ) -> str:
         """Queue a workflow in API format and return its prompt id.
 
-        client_id: that of a WebSocket which is to be told of each node.
+        client_id: that of a WebSocket which is to be told of each node. extra_pnginfo: what the
+        page would send for the metadata of saved pictures.
 
         Raises:
             HostError: the server refused it; one line for each input that is wrong.
         """
-        client = {} if client_id is None else {"client_id": client_id}
-        answer = self._call("/prompt", {"prompt": prompt, **client})
+        more: dict[str, Any] = {} if client_id is None else {"client_id": client_id}
+        if extra_pnginfo is not None:
+            more["extra_data"] = {"extra_pnginfo": extra_pnginfo}
+        answer = self._call("/prompt", {"prompt": prompt, **more})
         if answer["node_errors"]:  # the outputs without an error were queued all the same
             raise HostError(_validation_message(answer))
         return str(answer["prompt_id"])

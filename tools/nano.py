@@ -93,7 +93,9 @@ def build_nano(
             images, captions = _read_images(Path(pairs), resolution)
             latents = _encode(images, first_stage)
             text, rows = _embed(ClipTextEncoder(clip, load_tokenizer(768, None)), captions)
-            train_unet(unet, BaseData(latents, text, rows), training, state)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            train_unet(unet.to(device), BaseData(latents, text, rows), training, state)
+            unet.cpu()
     tensors = {UNET + key: value for key, value in unet_to_ldm(unet.state_dict(), shape).items()}
     tensors |= {TEXT_PREFIX + key: value.half() for key, value in clip.state_dict().items()}
     write_weights(path, {**tensors, **first_stage}, {"made_by": "tools/nano.py"})
@@ -102,7 +104,7 @@ def build_nano(
 
 
 def _read_images(index: Path, resolution: int) -> tuple[Tensor, list[str]]:
-    """Images (N, 3, resolution, resolution) in 0..1, each also mirrored, and their captions."""
+    """Images (N, 3, resolution, resolution) in 0..1, each flipped too, and their captions."""
     images, captions = [], []
     for pair in check(str(index), read_prompt_jsonl(index), "binary").pairs:
         image = Image.fromarray(read_image(pair.image)).resize(

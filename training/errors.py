@@ -1,11 +1,13 @@
 """Errors whose message is for the person at the command line."""
 
+from ..common.errors import MessageError
 
-class ConfigError(ValueError):
+
+class ConfigError(MessageError, ValueError):
     """A flag or a configuration file is wrong; the message begins with the flag's name."""
 
 
-class TrainingError(RuntimeError):
+class TrainingError(MessageError, RuntimeError):
     """Training cannot go on; the message says why, and what to do."""
 
 
@@ -21,5 +23,5 @@ class FileError(TrainingError):
     """A file of a running training cannot be read or written; the message says what is kept."""
 
 
-class CacheError(RuntimeError):
+class CacheError(MessageError, RuntimeError):
     """A file of the cache on disk cannot be read or written by this process."""

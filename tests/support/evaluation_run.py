@@ -11,7 +11,7 @@ import pytest
 from siamese_diffusion.tools.pairs import write_pairs
 
 from support import no_network
-from support.paths import EVALUATE_SCRIPT
+from support.paths import EVALUATE_SCRIPT, ROOT
 from support.processes import Finished, run
 
 SIZE = 32
@@ -23,6 +23,15 @@ def evaluate(*flags: object) -> Finished:
     return run(
         [*no_network.PREFIX, sys.executable, EVALUATE_SCRIPT, *flags], env={"OMP_NUM_THREADS": "1"}
     )
+
+
+def evaluate_as_module(folder: Path, *flags: object) -> Finished:
+    """The same as `python -m siamese_diffusion.evaluation.evaluate`, from an empty folder."""
+    (place := folder / "packages").mkdir()
+    (place / "siamese_diffusion").symlink_to(ROOT, target_is_directory=True)
+    command = [sys.executable, "-m", "siamese_diffusion.evaluation.evaluate"]
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(place)}
+    return run([*command, *flags], cwd=place, env=env)
 
 
 def with_groups(path: Path, size: int) -> Path:

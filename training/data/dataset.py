@@ -11,6 +11,7 @@ from ...common.hashes import file_hash
 from ...common.pair_check import PairInfo, check_pairs, hex_colour
 from ...common.pairs import DatasetError, Listing, Pair
 from ...common.prompt_jsonl import read_prompt_jsonl
+from ...common.text import as_bytes
 from ..config import TrainConfig
 from ..errors import ConfigError
 from .dataset_toml import ResolveSubsets, read_dataset_toml
@@ -59,7 +60,7 @@ class Dataset:
         """
         groups = sorted(
             {_group(pair) for pair in self.pairs},
-            key=lambda name: hashlib.sha256(f"{seed}/validation/{name}".encode()).digest(),
+            key=lambda name: hashlib.sha256(as_bytes(f"{seed}/validation/{name}")).digest(),
         )
         count = max(1, round(fraction * len(groups))) if fraction > 0 else 0
         if count >= len(groups):

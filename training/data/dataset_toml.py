@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...common.pairs import DatasetError, Listing, Pair
+from ...common.text import shortened, shown
 from ..config import TrainConfig
 from ..errors import ConfigError
+from ..toml_files import Table, read_toml
 from .listing import CAPTION_SUFFIXES, read_folders
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-Table = Mapping[str, Any]
 # A host's: a dataset TOML's content, and a list to add problems to -> the subsets with the keys
 # that they inherit, by the subset's name in messages.
 ResolveSubsets = Callable[[Table, list[str]], dict[str, Table]]
 
+MOST_PAIRS = 10_000_000  # with repeats
 # Keys that are flags of the whole run. A subset may hold the second group only.
 DATASET_FLAGS = {
     "resolution": "resolution",
@@ -72,7 +68,10 @@ def read_dataset_toml(
     As in sd-scripts the file wins over the command line, and its folders are relative to the
     working directory. Raises DatasetError naming every key that is wrong or cannot have an effect.
     """
-    content = _read(path)
+    try:
+        content = read_toml(path)
+    except ValueError as error:
+        raise DatasetError(path, [str(error)]) from error
     problems: list[str] = []
     subsets = resolve_subsets(content, problems)
     flags = _flags(subsets, config, problems)
@@ -92,23 +91,14 @@ def read_dataset_toml(
         )
         around = subset.get("caption_prefix"), subset.get("caption_suffix")
         found.pairs = [_with_caption(pair, *around) for pair in found.pairs]
-        found.pairs *= subset.get("num_repeats", 1)
+        repeats = subset.get("num_repeats", 1)
+        if len(found.pairs) * repeats > MOST_PAIRS:
+            raise DatasetError(
+                path, [f"num_repeats {repeats} makes over {MOST_PAIRS} pairs; lower it"]
+            )
+        found.pairs *= repeats
         listing += found
     return config, listing
-
-
-def _read(path: Path) -> Table:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DatasetError(path, [f"not UTF-8 ({error.reason} at byte {error.start})"]) from error
-    except OSError as error:
-        raise DatasetError(path, [f"cannot be read ({error.strerror})"]) from error
-    except RecursionError:
-        raise DatasetError(path, ["not TOML that can be read (nested too deeply)"]) from None
-    except ValueError as error:  # a number of 5,000 digits is no TOMLDecodeError
-        advice = "; write Windows paths in single quotes" if "\\" in str(error) else ""
-        raise DatasetError(path, [f"not TOML ({error}){advice}"]) from error
 
 
 def _with_caption(pair: Pair, prefix: str | None, suffix: str | None) -> Pair:
@@ -119,7 +109,9 @@ def _with_caption(pair: Pair, prefix: str | None, suffix: str | None) -> Pair:
 def plain_subsets(content: Table, problems: list[str]) -> dict[str, Table]:
     """The keys of each subset with those that it inherits, by the subset's name in messages."""
     unknown = sorted(content.keys() - {"general", "datasets"})
-    problems += [f"{key}: unknown; expected [general] and [[datasets]]" for key in unknown]
+    problems += [
+        f"{shortened(key)}: unknown; expected [general] and [[datasets]]" for key in unknown
+    ]
     shared = check_table("[general]", content.get("general", {}), INHERITED, problems)
     found: dict[str, Table] = {}
     for number, dataset in enumerate(_tables(content, "datasets", "file", problems), start=1):
@@ -157,13 +149,13 @@ def check_table(where: str, table: Any, allowed: Set[str], problems: list[str]) 
     refused = [key for key in used if key not in allowed]
     if refused:
         problems.append(
-            f"{where}: {', '.join(refused)}: unknown, or without an effect on this training; "
+            f"{where}: {shortened(', '.join(refused))}: unknown, or without "
             f"correct or remove (understood here: {', '.join(sorted(allowed))})"
         )
     good = {}
     for key in used.keys() & allowed:
         if wrong := _wrong(key, used[key]):
-            problems.append(f"{where}: {key} is {used[key]!r}; expected {wrong}")
+            problems.append(f"{where}: {key} is {shown(used[key])}; expected {wrong}")
         else:
             good[key] = used[key]
     return good

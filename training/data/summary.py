@@ -81,13 +81,15 @@ class DatasetSummary:
         )
 
 
-def describe_counts(counts: Sequence[int]) -> str:
+def describe_counts(counts: Sequence[int], buckets: bool) -> str:
     """How often the pairs are seen in a run, and the factor between most and least often."""
     least, most = min(counts), max(counts)
     if not least:
+        # A bucket with fewer images than a batch has to wait for its first batch.
+        others = "with smaller batches, or without --enable_bucket"
         return (
             f"0 to {most} times; {counts.count(0)} of {len(counts)} pairs are never seen: train "
-            "more steps, with smaller batches, or without --enable_bucket"
+            f"more steps, {others if buckets else 'or with larger batches'}"
         )
     times = str(most) if least == most else f"{least} to {most}"
     return f"{times} times (most / least: {most / least:.2f})"

@@ -79,7 +79,8 @@ class Objective:
                 hint_image = image_hint(self.recipe, batch.mask, batch.image)
                 # (2)
                 control_image = self.nets.control(noisy, batch.timesteps, batch.text, hint_image)
-                weight = step / self.max_steps
+                ramp = self.recipe.image_weight == "ramp"
+                weight = step / self.max_steps if ramp else 1.0
                 joint = joint_control(self.recipe, control_mask, control_image, weight)
                 output_image = decode(encoded, batch.text, joint)  # (4)
                 losses["image"] = per_sample_mse(output_image, target)  # L_i, (6)
@@ -96,7 +97,8 @@ class Objective:
         done(losses["mask"] + losses.get("consistency", 0.0))
         del control_mask, output_mask
 
-        if output_image is not None and step > self.max_steps * AUGMENTATION_START:
+        augmented = self.recipe.augmentation == "online"
+        if output_image is not None and augmented and step > self.max_steps * AUGMENTATION_START:
             losses["augmentation"] = self._augmentation(batch, hint_mask, noisy, output_image, done)
         return {n: v.detach() for n, v in losses.items()} if backpropagate else losses
 
@@ -145,7 +147,7 @@ def image_hint(recipe: Recipe, mask: Tensor, image: Tensor) -> Tensor:
 
 
 def joint_control(recipe: Recipe, mask: Control, image: Control, weight: float) -> Control:
-    """Control of the image branch, in (4); `weight` is w = step / max_steps."""
+    """Control of the image branch, in (4); `weight` is w."""
     mask_weight = 1.0 if recipe.joint_control == "add" else 1.0 - weight
     return mask.detach().weighted_sum(image, mask_weight, weight)
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ...common.text import shown
 from ..config import TrainConfig
 from ..errors import ConfigError
 from ..hosts.sd_scripts.flags import HOST_FLAGS
@@ -120,7 +121,7 @@ def differences(previous: Mapping[str, Any], record: Record, free: set[str]) -> 
     given = (previous.keys() | record.keys()) & HOST_FLAGS
     names = sorted((previous.keys() & record.keys()) | given)
     return [
-        OTHERS.get(name, f"--{name} was {previous.get(name)!r}, is {record.get(name)!r}")
+        OTHERS.get(name, f"--{name} was {shown(previous.get(name))}, is {shown(record.get(name))}")
         for name in names
         if name not in free and not name.startswith("metadata_")
         if previous.get(name) != record.get(name)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import replace
+from importlib.util import find_spec
 
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 
+from ...models.weights import first_line
 from ..config import TrainConfig
 from ..data.batches import TrainingData
 from ..data.cache import DiskCache, MemoryCache
@@ -41,6 +43,8 @@ def check(config: TrainConfig, host: Host) -> Accelerator:
     """
     _check_trackers(config)
     make_deterministic(config)
+    if find_spec("matplotlib") is None:
+        raise ConfigError("matplotlib, which draws the losses, is missing; pip install matplotlib")
     accelerator = make_accelerator(config)
     check_deepspeed(config, accelerator)
     check_settings(config, accelerator.device)
@@ -75,13 +79,16 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
         log.info("%s", describe(config, training, held_out, trainer))
         return
     if 0 in counts:
-        log.warning("Note: in this run each pair is seen %s.", describe_counts(counts))
+        log.warning(
+            "Note: in this run each pair is seen %s.", describe_counts(counts, config.enable_bucket)
+        )
     if state is not None:
         trainer.resume(state)
     log.info("Memory: %s", describe_memory(config, trainer.checkpoints))
     log.info("Disk: %s", estimate_disk(config, trainer.checkpoints).render())
     if trainer.step < config.max_train_steps:
         check_disk(config, trainer.checkpoints)
+    start_trackers(config, accelerator, record)
     # Encoding is the last that can take long: nothing that fails above has lost it.
     for part in (data, validation):
         if part is not None:
@@ -90,7 +97,6 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
     if accelerator.is_main_process:
         trainer.folder.begin(record, trainer.step)
     accelerator.wait_for_everyone()
-    start_trackers(config, accelerator, record)
     with file_failures(lambda: trainer.step, trainer.folder.latest_state):
         trainer.train()
     accelerator.end_training()
@@ -142,17 +148,31 @@ def _check_trackers(config: TrainConfig) -> None:
 
 
 def start_trackers(config: TrainConfig, accelerator: Accelerator, record: Record) -> None:
-    """Begin to log to the trackers, below the output folder."""
+    """Begin to log to the trackers, below the output folder. Raises ConfigError."""
     made: list[GeneralTracker] = []
     for name in _trackers(config):
         if name == "tensorboard":
             made.append(TensorBoardTracker("logs", config.output_dir))
-        else:  # wandb would write to the working directory
-            made.append(WandBTracker(PROJECT, dir=str(config.output_dir), name=config.output_name))
+        else:
+            made.append(_start_wandb(config))
     if made:
         accelerator.log_with = made
         # TensorBoard takes no lists and no None.
         accelerator.init_trackers(PROJECT, {name: str(value) for name, value in record.items()})
+
+
+def _start_wandb(config: TrainConfig) -> WandBTracker:
+    """Raises ConfigError where wandb refuses, as without a login."""
+    import wandb
+
+    try:
+        # By itself it would write to the working directory.
+        return WandBTracker(PROJECT, dir=str(config.output_dir), name=config.output_name)
+    except wandb.Error as error:
+        raise ConfigError(
+            f"--log_with {config.log_with}: wandb says: {first_line(error)}. Run `wandb login`, "
+            "or set WANDB_MODE=offline to log to files only."
+        ) from error
 
 
 def training_data(
@@ -195,7 +215,9 @@ def describe(config: TrainConfig, training: Dataset, held_out: Dataset, trainer:
         "recipe": f"{config.recipe} {recipe.to_json()}",
         "steps": f"{config.max_train_steps} of {trainer.global_batch} pairs "
         f"({trainer.order.steps_per_epoch:.1f} steps an epoch)",
-        "each pair is seen": describe_counts(trainer.order.counts(config.max_train_steps)),
+        "each pair is seen": describe_counts(
+            trainer.order.counts(config.max_train_steps), config.enable_bucket
+        ),
         "parameters": f"{trained:,} trained, {frozen:,} frozen",
         "memory": describe_memory(config, trainer.checkpoints),
         "disk": estimate_disk(config, trainer.checkpoints).render(),

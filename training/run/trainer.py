@@ -61,7 +61,9 @@ class Trainer:
         self.objective = Objective(self.nets, schedule, recipe, config.max_train_steps)
         self.gradients = make_gradient_update(config, host, self.nets, accelerator)
         parameters = self.gradients.parameters
-        self.ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
+        self.ema = (
+            EMAModel(parameters, decay=config.ema_decay, foreach=True) if config.ema_decay else None
+        )
         metadata = partial(bundle_metadata, config, host, base, data.mask_classes)
         self.checkpoints = Checkpoints(
             self.folder, record, base.shape, self.nets, self.gradients, self.ema, metadata

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from ....common.hashes import file_hash
+from ....common.text_files import parse_json, read_text
 from ....models.metadata import FOLDER_HASH
 from ....models.weights import UNET, Kind, WeightsError, check_kind, identify, read_shapes
 from .library import Library, english
@@ -100,9 +100,9 @@ def context_dim(path: Path) -> int:
 
 def _folder_context_dim(path: Path) -> int:
     try:
-        config = json.loads((path / "unet/config.json").read_text(encoding="utf-8"))
+        config = parse_json(read_text(path / "unet/config.json"))
         return int(config["cross_attention_dim"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise WeightsError(
             f"{path}: not a Stable Diffusion 1.x or 2.x model in diffusers layout ({error})."
         ) from error
