@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 OUTPUT = ROOT / "demo_output"
-WORKFLOW = "siamese_mask_to_image"
+WORKFLOW = "1_mask_to_image"
 WORKFLOW_API = ROOT / "workflows" / "api" / f"{WORKFLOW}.json"
 BASE_NAME = "nano_sd15.safetensors"
 BUNDLE_NAME = "siamese_demo.safetensors"

@@ -97,7 +97,9 @@ def build_nano(
             train_unet(unet.to(device), BaseData(latents, text, rows), training, state)
             unet.cpu()
     tensors = {UNET + key: value for key, value in unet_to_ldm(unet.state_dict(), shape).items()}
-    tensors |= {TEXT_PREFIX + key: value.half() for key, value in clip.state_dict().items()}
+    for key, value in clip.state_dict().items():
+        # Checkpoints have `text_model.` before every name, transformers from version 5 on has not.
+        tensors[f"{TEXT_PREFIX}text_model.{key.removeprefix('text_model.')}"] = value.half()
     write_weights(path, {**tensors, **first_stage}, {"made_by": "tools/nano.py"})
     state.unlink(missing_ok=True)
     return Path(path)

@@ -14,6 +14,7 @@ from ..common.text import shown
 from ..models.recipe import RECIPE_CHOICES, RECIPES, Recipe
 from .errors import ConfigError
 from .options import AT_LEAST_0, AT_LEAST_1, SHARE, Range, check_option, option
+from .sd_scripts_options import SdScriptsOptions
 
 LR_SCHEDULERS = (
     "constant",
@@ -33,7 +34,7 @@ SIDE = Range(1, LARGEST_SIDE)  # pixels
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(SdScriptsOptions):
     """Everything that decides a run; written to the run folder as config.json."""
 
     pretrained_model_name_or_path: Path = option(
@@ -55,9 +56,6 @@ class TrainConfig:
     # sd-scripts' own flags, read by its own parser.
     host_options: Mapping[str, Any] = field(default_factory=dict)
 
-    v_parameterization: bool = option(
-        "model", "the base model predicts v (Stable Diffusion 2.1 at 768 px)", False
-    )
     tokenizer_cache_dir: Path | None = option(
         "model",
         "folder with a tokenizer's vocab.json and merges.txt; default: CLIP's own, included here",
@@ -323,6 +321,7 @@ class TrainConfig:
         self._check_warmup()
         self._check_batch()
         self._check_sizes()
+        self.check_schedule()
 
     def _check_batch(self) -> None:
         pairs = self.train_batch_size * self.gradient_accumulation_steps

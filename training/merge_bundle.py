@@ -19,6 +19,7 @@ if not __package__:
 from ..common.arguments import USER_ERROR, Parser, interrupted, say, unexpected
 from ..common.hashes import file_hash
 from ..models.fit import check_control
+from ..models.low_rank import expanded
 from ..models.metadata import FOLDER_HASH, read_metadata, read_recipe
 from ..models.weights import (
     ADVICE,
@@ -64,14 +65,16 @@ def merge_files(base: Path, bundle: Path, merged: Path) -> None:
     .safetensors file or one of the inputs.
     """
     _check_output(merged, (base, bundle))
-    weights = read_weights(bundle, expect=[Kind.BUNDLE])
+    weights = read_weights(bundle, expect=[Kind.BUNDLE, Kind.LOW_RANK])
     metadata = read_metadata(weights.metadata, str(bundle))
     tensors = read_weights(base, expect=[Kind.SD1, Kind.SD2, Kind.MERGED]).base()
     if metadata is not None:
         _check_hash(metadata.base_hash, bundle, base)
     read_recipe(weights)  # raises where it contradicts the weights
+    unet = without_prefix(tensors, UNET)
     try:
-        check_control(weights, without_prefix(tensors, UNET))
+        weights = expanded(weights, unet)
+        check_control(weights, unet)
         result = merge(tensors, weights)
     except WeightsError as error:
         raise WeightsError(

@@ -236,7 +236,7 @@ HOSTILE: dict[str, Write] = {
     "late float8.safetensors": with_tensors(out=last(NAN).to(torch.float8_e5m2)),
     "late double.safetensors": with_tensors(out=last(NAN).double()),
     "beyond float32.safetensors": with_tensors(out=last(1.0, 72).double() * 1e300),
-    "int4 as bytes.pth": holding(text=torch.ones(8, 768, dtype=torch.uint16)),
+    "uint16.pth": holding(text=torch.ones(8, 768, dtype=torch.uint16)),
     "nan.pth": holding(text=torch.full((8, 768), NAN)),
     "one nan.safetensors": with_tensors(text=torch.tensor([[1.0] * 767 + [NAN]])),
     "inf.safetensors": with_tensors(dhi=torch.full((16, 3, 3, 3), INF)),

@@ -10,6 +10,7 @@ from statistics import median
 from ...common.pictures import Size
 from .dataset import Dataset
 from .framing import Framing
+from .pair_settings import settings_of
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,15 @@ class DatasetSummary:
         infos = [dataset.infos[pair] for pair in distinct]
         shares = [info.coverage for info in infos]
         captions = [pair.caption for pair in distinct]
-        repeated = [dataset.infos[pair].size for pair in dataset.pairs]
+        trained = [
+            (settings_of(pair).framing or framing).training_size(dataset.infos[pair].size)
+            for pair in dataset.pairs
+        ]
         return cls(
             pairs=len(dataset.pairs),
             distinct=len(distinct),
             sizes=Counter(info.size for info in infos),
-            training_sizes=Counter(map(framing.training_size, repeated)),
+            training_sizes=Counter(trained),
             coverage=(min(shares), median(shares), max(shares)),
             empty_masks=shares.count(0.0),
             classes=dataset.mask_classes(),

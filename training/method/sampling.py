@@ -14,8 +14,13 @@ from .noise_schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
 from .objective import Objective, image_hint, joint_control, mask_hint
 
 
-def ddim_scheduler(prediction: Prediction, steps: int) -> DDIMScheduler:
-    """The published sampler's schedule: timesteps 1, 1 + 1000/steps, ...; ends at alpha_0."""
+def ddim_scheduler(
+    prediction: Prediction, steps: int, zero_terminal_snr: bool = False
+) -> DDIMScheduler:
+    """The published sampler's schedule: timesteps 1, 1 + 1000/steps, ...; ends at alpha_0.
+
+    zero_terminal_snr: begins at timestep 999, whose noise such a model has learnt to begin from.
+    """
     scheduler = DDIMScheduler(
         num_train_timesteps=TIMESTEPS,
         beta_start=BETA_START,
@@ -24,7 +29,8 @@ def ddim_scheduler(prediction: Prediction, steps: int) -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
-        timestep_spacing="leading",
+        timestep_spacing="trailing" if zero_terminal_snr else "leading",
+        rescale_betas_zero_snr=zero_terminal_snr,
         prediction_type="epsilon" if prediction == "epsilon" else "v_prediction",
     )
     scheduler.set_timesteps(steps)
@@ -67,7 +73,9 @@ def sample(
     diffusers', with its timesteps set.
     """
     nets, recipe = objective.nets, objective.recipe
-    scheduler = scheduler or ddim_scheduler(objective.schedule.prediction, steps)
+    schedule = objective.schedule
+    if scheduler is None:
+        scheduler = ddim_scheduler(schedule.prediction, steps, schedule.zero_terminal_snr)
     hints = [torch.cat([hint, hint]) for hint in conditions.hints(recipe)]
     text = torch.cat([conditions.empty_text, conditions.text])
     latents = conditions.noise * scheduler.init_noise_sigma

@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..hosts.sd_scripts.flags import HOST_FLAGS
 from . import metrics
 from .folder import RunFolder
+from .metadata import CAPTIONS, PRIVATE
 from .states import DamagedStateError, cannot_resume, check_state, read_state
 
 Record = dict[str, Any]
@@ -37,6 +38,15 @@ FREE_TO_CHANGE = {
     "cache_latents_to_disk",
     "log_with",
     "anonymous",
+    "logging_dir",
+    "log_prefix",
+    "log_tracker_name",
+    "wandb_run_name",
+    "save_precision",
+    "save_every_n_epochs",
+    "sample_every_n_epochs",
+    "sample_at_first",
+    "sample_prompts",
     "gradient_checkpointing",
     "deterministic",
 }
@@ -64,7 +74,7 @@ def _is_private(config: TrainConfig, name: str) -> bool:
     """Whether a flag holds a path, or what its owner says about himself."""
     if name in config.host_options:
         return isinstance(config.host_options[name], str)
-    return isinstance(getattr(config, name), Path)
+    return isinstance(getattr(config, name), Path) or name in (*PRIVATE, *CAPTIONS)
 
 
 def state_to_continue(config: TrainConfig, record: Record) -> Path | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
+import time
 from importlib.util import find_spec
+from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
@@ -17,10 +18,12 @@ from ..data.batches import TrainingData
 from ..data.cache import DiskCache, MemoryCache
 from ..data.dataset import Dataset
 from ..data.framing import Framing
+from ..data.sample_prompts import read_sample_prompts
 from ..data.summary import DatasetSummary, describe_counts
 from ..errors import ConfigError
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
+from .epochs import count_in_steps
 from .estimate import check_disk, describe_memory, estimate_disk
 from .failures import file_failures
 from .gradient_update import check_deepspeed
@@ -49,6 +52,8 @@ def check(config: TrainConfig, host: Host) -> Accelerator:
     check_deepspeed(config, accelerator)
     check_settings(config, accelerator.device)
     host.check(config)
+    if config.sample_prompts is not None:
+        read_sample_prompts(config.sample_prompts)
     if config.resume is not None:
         check_given_state(config.resume, config.ema_decay > 0)
     log.info("Processes: %s", describe_processes(accelerator))
@@ -62,6 +67,7 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
     not finite, DeviceError when a device fails in a step, FileError when a file does meanwhile.
     """
     training, held_out = dataset.split(config.validation_split, config.seed)
+    config = count_in_steps(config, len(training.pairs), accelerator.num_processes)
     record = make_record(config, dataset.fingerprint(), accelerator.num_processes)
     state = state_to_continue(config, record)
     if accelerator.is_main_process:
@@ -150,24 +156,33 @@ def _check_trackers(config: TrainConfig) -> None:
 def start_trackers(config: TrainConfig, accelerator: Accelerator, record: Record) -> None:
     """Begin to log to the trackers, below the output folder. Raises ConfigError."""
     made: list[GeneralTracker] = []
+    project = config.log_tracker_name or PROJECT
     for name in _trackers(config):
         if name == "tensorboard":
-            made.append(TensorBoardTracker("logs", config.output_dir))
+            made.append(TensorBoardTracker(*_tensorboard_folder(config)))
         else:
-            made.append(_start_wandb(config))
+            made.append(_start_wandb(config, project))
     if made:
         accelerator.log_with = made
         # TensorBoard takes no lists and no None.
-        accelerator.init_trackers(PROJECT, {name: str(value) for name, value in record.items()})
+        accelerator.init_trackers(project, {name: str(value) for name, value in record.items()})
 
 
-def _start_wandb(config: TrainConfig) -> WandBTracker:
+def _tensorboard_folder(config: TrainConfig) -> tuple[str, Path]:
+    """A name and the folder it is in: with --logging_dir one of the time, as sd-scripts has it."""
+    if config.logging_dir is None:
+        return "logs", config.output_dir
+    return f"{config.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}", config.logging_dir
+
+
+def _start_wandb(config: TrainConfig, project: str) -> WandBTracker:
     """Raises ConfigError where wandb refuses, as without a login."""
     import wandb
 
     try:
         # By itself it would write to the working directory.
-        return WandBTracker(PROJECT, dir=str(config.output_dir), name=config.output_name)
+        run = config.wandb_run_name or config.output_name
+        return WandBTracker(project, dir=str(config.output_dir), name=run)
     except wandb.Error as error:
         raise ConfigError(
             f"--log_with {config.log_with}: wandb says: {first_line(error)}. Run `wandb login`, "
@@ -187,8 +202,7 @@ def training_data(
     data = TrainingData(training, Framing.of(config), cache)
     if not held_out.pairs:
         return data, None
-    not_augmented = replace(Framing.of(config), flip=False, rotate=False)
-    return data, TrainingData(held_out, not_augmented, cache)
+    return data, TrainingData(held_out, Framing.of(config), cache, augmented=False)
 
 
 def encode(
