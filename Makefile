@@ -8,7 +8,7 @@ CONFIG := ../../pyproject.toml
 # Threads that wait must sleep: tests run a server beside them, and spinning threads starve it.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup test quick quick-310 which-310 newest lint fuzz demo nuclei bench
+.PHONY: setup test quick quick-310 which-310 newest lint fuzz demo nuclei bench soak
 
 setup:
 	@$(PYTHON) tools/setup_env.py
@@ -58,6 +58,10 @@ demo: setup
 # Real data, from crops that the repository holds; under an hour on two cores, goes on where it stopped.
 nuclei: setup
 	$(BIN)/python -m siamese_diffusion.tools.nuclei
+
+# Long use: hours; writes benchmarks/results/reliability/ and docs/reliability.md.
+soak: setup
+	$(BIN)/python -m siamese_diffusion.benchmarks.soak
 
 # Minutes, on a machine that does nothing else; writes benchmarks/results/ and docs/benchmarks.md.
 bench: setup

@@ -10,7 +10,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
+RELIABILITY = RESULTS / "reliability"  # of docs/reliability.md
 DOCS = ROOT / "docs/benchmarks.md"
+RELIABILITY_DOCS = ROOT / "docs/reliability.md"
 BEGIN, END = "<!-- begin results -->", "<!-- end results -->"
 
 

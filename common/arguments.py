@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import signal
 import sys
 import tempfile
@@ -10,6 +11,7 @@ import traceback
 from typing import NoReturn
 
 from .bootstrap import missing_package
+from .files import describe_error
 from .processes import is_first_on_machine
 from .text import shortened, visible
 
@@ -17,6 +19,10 @@ USER_ERROR = 2
 FAILED = 1
 LONGEST_MESSAGE = 2000
 ISSUES = "https://github.com/siamese-diffusion/ComfyUI-Siamese-Diffusion/issues"
+# What only shows while something is written: no fault of the command that was given.
+WHILE_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# How torch tells that a device or the machine has no memory left.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 INTERRUPTED = 130  # what shells call a program that Ctrl-C ended
 
 
@@ -45,19 +51,25 @@ def unexpected(error: Exception) -> int:
     """Say in one line what no check has foreseen; the exit code.
 
     What the system refuses (full disk, read-only folder, file deleted) is named with its file, and
-    a package that is not installed by its name. Anything else is our bug: the line names a file
-    with the stack trace, and where to report it.
+    so is a machine that has no memory left; a package that is not installed by its name. Anything
+    else is our bug: the line names a file with the stack trace, and where to report it.
     """
     if message := missing_package(error):
         print(f"error: {message}", file=sys.stderr)
         return USER_ERROR
     if isinstance(error, OSError) and error.errno is not None:
-        where = f"{error.filename}: " if error.filename else ""
         say(
-            f"{where}{error.strerror}. Make room, or check the path and its permissions, and give "
+            f"{describe_error(error)}. Make room, or check the path and its permissions, and give "
             "the same command again."
         )
-        return USER_ERROR
+        return FAILED if error.errno in WHILE_WRITING else USER_ERROR
+    said = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or any(phrase in said for phrase in OUT_OF_MEMORY):
+        say(
+            f"not enough memory ({shortened(said) or type(error).__name__}). End other programs, "
+            "or use a machine with more."
+        )
+        return FAILED
     trace = "".join(traceback.format_exception(error))
     try:
         with tempfile.NamedTemporaryFile(

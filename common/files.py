@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9]+\.tmp")
+SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust's libraries tell of one
 # What file systems answer that cannot write the names in a folder to the disk on request.
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
@@ -28,6 +29,10 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # what a write raises names no file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -48,6 +53,27 @@ def link_or_copy(source: Path, path: Path) -> None:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
+
+
+def system_error(error: BaseException, path: Path) -> OSError | None:
+    """What the system answered to a write, where a library hides it in an error of its own.
+
+    safetensors has it in its text, torch's zip writer behind its own complaint.
+    """
+    if found := SYSTEM_ERROR.search(str(error)):
+        number = int(found[1])
+        return OSError(number, os.strerror(number), str(path), number)
+    hidden = error.__context__
+    if isinstance(hidden, OSError) and hidden.errno is not None:
+        return OSError(hidden.errno, hidden.strerror, str(path))
+    return None
+
+
+def describe_error(error: OSError) -> str:
+    """The file and what the system said: "runs/x: No space left on device"."""
+    if error.errno is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
 
 
 def sync(path: Path) -> None:

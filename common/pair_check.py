@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -16,6 +17,7 @@ from .pixel_budget import BUDGET
 from .processes import is_first_process
 
 MAX_COLOURS = 64
+Stamp = tuple[int, int]  # size of a file, and when it was last changed, in ns
 DARK = 32  # of 255: colours up to here are class numbers, not colours
 
 
@@ -25,12 +27,14 @@ class PairInfo:
 
     size: (width, height) in pixels. coverage: share of the mask that is not black.
     colours: of a palette mask, 0xRRGGBB; empty for binary masks. digest: SHA-256 of the image file.
+    stamps: of image and mask file, to tell later whether they have changed.
     """
 
     size: Size
     coverage: float
     colours: frozenset[int]
     digest: str
+    stamps: tuple[Stamp, ...] = ()
 
 
 def check_pairs(source: str, listing: Listing, mask_mode: str) -> dict[Pair, PairInfo]:
@@ -90,10 +94,29 @@ def _check_decoded(pair: Pair, mask_mode: str) -> tuple[PairInfo | None, list[st
         return None, problems
     coverage = float((mask != 0).mean())
     try:
+        stamps = _stamp(pair.image), _stamp(pair.mask)
         digest = file_hash(pair.image)
     except OSError as error:  # it was there a moment ago
         return None, [f"{pair.where}image {pair.image}: cannot be read ({error.strerror})"]
-    return PairInfo((width, height), coverage, colours, digest), []
+    return PairInfo((width, height), coverage, colours, digest, stamps), []
+
+
+def _stamp(path: Path) -> Stamp:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def check_unchanged(pair: Pair, info: PairInfo) -> None:
+    """Raise ValueError where a file is gone, or not the one that was checked."""
+    for path, stamp in zip((pair.image, pair.mask), info.stamps, strict=False):
+        try:
+            found = _stamp(path)
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read any more ({error.strerror})") from error
+        if found != stamp:
+            raise ValueError(
+                f"{path}: has changed since training began; a run needs the same data throughout"
+            )
 
 
 def packed(mask: np.ndarray) -> np.ndarray:

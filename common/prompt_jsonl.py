@@ -8,6 +8,7 @@ published data the file is called prompt.json.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -87,10 +88,35 @@ def write_prompt_jsonl(path: Path, entries: Iterable[Entry]) -> None:
 
 
 def append_entry(path: Path, entry: Entry) -> None:
-    """Add a line at the end; after an interrupted write it starts a new line first."""
-    with path.open("ab+") as file:
-        ends_whole = True
-        if file.seek(0, 2):
-            file.seek(-1, 2)
-            ends_whole = file.read(1) == b"\n"
-        file.write((("" if ends_whole else "\n") + entry.to_line()).encode())
+    """Add a line at the end, on a line of its own; of one that does not fit, nothing is there."""
+    with path.open("ab+", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        if before:
+            file.seek(-1, os.SEEK_END)
+        starts_line = file.read(1) in (b"\n", b"")
+        data = (("" if starts_line else "\n") + entry.to_line()).encode()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def drop_half_line(path: Path) -> None:
+    """Remove what a killed process or a loss of power has left of a last line, where it has."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        content = file.read()
+        start = content.rfind(b"\n") + 1
+        if content[start:].strip() and not _is_entry(content[start:]):
+            file.truncate(start)
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        parse_line(line.decode("utf-8-sig"))
+    except ValueError:
+        return False
+    return True

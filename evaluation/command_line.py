@@ -42,6 +42,7 @@ class Request:
     features: Path | None
     features_model: str | None
     scores: Path | None
+    anonymous: bool
     keep: Band | None
     resolution: int | None
     jobs: int
@@ -141,6 +142,11 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         "--quick", action="store_true", help="smoke run: all figures in minutes, none meaningful"
     )
     group.add_argument("--resume", action="store_true", help="use the finished trainings in --out")
+    group.add_argument(
+        "--anonymous",
+        action="store_true",
+        help="leave paths, names, groups and real images out of the report",
+    )
     group.add_argument("--device", type=_device, help="cpu or cuda (cuda where there is one)")
     group.add_argument(
         "--jobs",

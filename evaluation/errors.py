@@ -9,5 +9,9 @@ class OutputError(MessageError, ValueError):
     """The output folder cannot be used."""
 
 
+class MeasuringError(MessageError, RuntimeError):
+    """Measuring cannot go on; the message says why, and what is kept."""
+
+
 class FeaturesError(MessageError, ValueError):
     """A file given as --features cannot be used."""

@@ -16,23 +16,27 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
-from ..common.arguments import USER_ERROR, say, unexpected
+from ..common.arguments import FAILED, USER_ERROR, say, unexpected
+from ..common.files import describe_error
 from ..common.pairs import DatasetError
-from .command_line import Request, parse_args
-from .errors import FeaturesError, OutputError
+from .command_line import RUNS, Request, parse_args
+from .errors import FeaturesError, MeasuringError, OutputError
 from .inputs import read_inputs
 
 STOPPED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check, then measure. Exit code 0: report written; 2: bad input; 130: stopped."""
+    """Check, then measure. Exit code 0: report written; 1: failed; 2: bad input; 130: stopped."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         page = evaluate(parse_args(arguments))
     except (DatasetError, OutputError, FeaturesError) as error:
         say(error)
         return USER_ERROR
+    except MeasuringError as error:
+        say(error)
+        return FAILED
     except KeyboardInterrupt:
         print("stopped; give the same command with --resume to go on", file=sys.stderr)
         return STOPPED
@@ -49,7 +53,13 @@ def evaluate(request: Request) -> Path:
     # MONAI and its like take seconds to import: only once the data are known to be good.
     from .run import run
 
-    return run(request, inputs)
+    try:
+        return run(request, inputs)
+    except OSError as error:
+        raise MeasuringError(
+            f"{describe_error(error)}. Finished trainings are kept in {request.out / RUNS}. Make "
+            "room, or check the path and its permissions, and give the same command with --resume."
+        ) from error
 
 
 if __name__ == "__main__":

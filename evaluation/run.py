@@ -71,9 +71,40 @@ def run(request: Request, sets: Inputs) -> Path:
         ),
         "seconds": round(time.monotonic() - start, 1),
     }
+    if request.anonymous:
+        content = anonymised(content)
     with replacing(request.out / REPORT) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), "utf-8")
-    return write_page(request.out / "report.html", content, sets.train, sets.test, sets.synthetic)
+    return write_page(
+        request.out / "report.html", content, sets.train, sets.synthetic, not request.anonymous
+    )
+
+
+def anonymised(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures without paths, file names and groups; pictures are told by number."""
+    about = {**content["about"]}
+    about["sets"] = {name: {**found, "file": None} for name, found in about["sets"].items()}
+    memorisation = [
+        {
+            **row,
+            "closest": [_by_number(row["set"], pair) for pair in row["closest"]],
+            **{name: _numbered(row.get(name)) for name in ("groups", "floor_groups")},
+        }
+        for row in content["memorisation"]
+    ]
+    return {**content, "about": about, "memorisation": memorisation}
+
+
+def _numbered(groups: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    if groups is None:
+        return None
+    return [{**row, "group": number} for number, row in enumerate(groups, 1)]
+
+
+def _by_number(name: str, pair: Mapping[str, Any]) -> dict[str, Any]:
+    synthetic, training = pair["numbers"]
+    names = {"synthetic": f"{name} {synthetic}", "training": f"real_train {training}"}
+    return {**pair, **names, "group": None}
 
 
 def _announce(sets: Inputs, settings: Settings) -> None:

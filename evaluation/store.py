@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..common.files import replacing
+from ..common.files import replacing, system_error
 from ..common.text import shortened
 from ..common.text_files import parse_json, read_text
 from .errors import OutputError
@@ -80,8 +80,12 @@ class Store:
 
     def write_weights(self, key: str, segmenter: Segmenter) -> None:
         tensors = {name: value.contiguous() for name, value in segmenter.state_dict().items()}
-        with replacing(self.folder / f"{key}.safetensors") as temporary:
-            save_file(tensors, temporary)
+        path = self.folder / f"{key}.safetensors"
+        with replacing(path) as temporary:
+            try:
+                save_file(tensors, temporary)
+            except SafetensorError as error:
+                raise system_error(error, path) or error from error
 
 
 def _damaged(path: Path, error: Exception) -> OutputError:

@@ -22,6 +22,7 @@ FOLDER_HASH = "diffusers:"  # begins the base hash of a folder: no single file c
 BASE_HASH = re.compile(f"({FOLDER_HASH})?[0-9a-f]{{64}}")
 PREDICTION_TYPES = ("epsilon", "v")
 LAST_STEP = 10**9
+TITLE = "Siamese-Diffusion"
 TEXT_WEIGHT = ".attn2.to_k.weight"  # its last dimension is the width of the text embeddings
 SD1_CONTEXT, SD2_CONTEXT = 768, 1024
 # ModelSpec's names of the 2.x base models; there is one of 1.x, whatever it predicts.
@@ -44,7 +45,7 @@ class SiameseMetadata:
     base_hash: str
     mask_classes: Mapping[str, str]
     prediction_type: str = "epsilon"
-    title: str = "Siamese-Diffusion"
+    title: str = TITLE
     host: str = "standalone"
     context_dim: int = SD1_CONTEXT
 

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..common.errors import MessageError
-from ..common.files import replacing
+from ..common.files import replacing, system_error
 from ..common.pickles import ZIP, ContentError, check_pickle
 from ..common.text import one_line, printable, shortened
 from .content import check_count, check_values, named_tensors
@@ -290,15 +290,18 @@ def first_line(error: Exception) -> str:
 def write_weights(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write a .safetensors file atomically: a temporary name in the same folder, then a rename."""
+    """Write a .safetensors file atomically: a temporary name in the same folder, then a rename.
+
+    Raises OSError where the system refuses, as on a full disk; nothing of the file is left then.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
-            temporary,
-            metadata=dict(metadata),
-        )
+        values = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        try:
+            save_file(values, temporary, metadata=dict(metadata))
+        except SafetensorError as error:
+            raise system_error(error, path) or error from error
         temporary.chmod(0o666 & ~_umask())  # safetensors leaves it to its owner alone
 
 

@@ -18,6 +18,7 @@ from ..common.files import replacing
 from ..common.prompt_jsonl import (
     Entry,
     append_entry,
+    drop_half_line,
     parse_line,
     write_prompt_jsonl,
 )
@@ -37,13 +38,15 @@ class PairFolder:
 
     A pair's name is its path below images/ and masks/, without extension. Each file is written
     under a temporary name and then renamed: first the mask, then the image; then the pair is listed
-    in prompt.jsonl. An interrupted run leaves at most a mask without its image.
+    in prompt.jsonl. An interrupted run leaves at most a mask without its image,
+    and half a line, which the next one removes.
     """
 
     def __init__(self, folder: Path, metadata: PngInfo | None = None) -> None:
         self.folder = folder
         self.metadata = metadata
         check_inside(folder / INDEX, folder, "the list of pairs")
+        drop_half_line(folder / INDEX)
         targets = {entry.target for entry in self._entries()}
         self._listed = {target for target in targets if _exists(folder / target)}
         self._stale = targets - self._listed  # their images were deleted

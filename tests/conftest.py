@@ -55,14 +55,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyHost]:
-    """One ComfyUI server for all tests, started by the first that asks for it."""
+    """One ComfyUI server for all tests, started by the first that asks for it.
+
+    It is killed if it, or a node, ever sends anything to anyone but those who ask it.
+    """
     from siamese_diffusion.tools.comfy_host import COMFYUI, ComfyHost
+    from support import no_network
     from support.needs import Need
 
     if not COMFYUI.is_dir():
         Need.COMFYUI.skip()
     base = tmp_path_factory.mktemp("Comfy UI")  # people's folders have spaces in their names
-    with ComfyHost(base) as running:
+    with ComfyHost(base, through=no_network.PREFIX) as running:
         yield running
 
 

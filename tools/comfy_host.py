@@ -54,14 +54,17 @@ class ComfyHost:
         port: 0 takes a free one.
         flags: further command line flags of ComfyUI's main.py.
         cpu: False lets ComfyUI choose its device.
+        through: a command that starts the server's, which follows it.
     """
 
     def __init__(
-        self, base: str | Path, *, port: int = 0, flags: Sequence[str] = (), cpu: bool = True
-    ) -> None:
+        self, base: str | Path, *, port: int = 0, flags: Sequence[str] = (), cpu: bool = True,
+        through: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.base = Path(base).resolve()
         self.port = port
         self.flags = [*(["--cpu"] if cpu else []), *flags]
+        self.through = through
         self.log = self.base / "comfyui.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -126,6 +129,7 @@ class ComfyHost:
     def command(self) -> list[str]:
         """The command line that starts the server."""
         return [
+            *self.through,
             *(str(PYTHON), str(COMFYUI / "main.py")),
             *("--base-directory", str(self.base), "--port", str(self.port)),
             # By default all servers of one ComfyUI folder share a database in it.

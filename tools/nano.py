@@ -63,6 +63,8 @@ def build_nano(
     training: BaseTraining | None = None,
     resolution: int = 64,
     autoencoder: str | Path = ASSET,
+    shape: UNetShape = SHAPE,
+    text_encoder: CLIPTextConfig = CLIP_L,
 ) -> Path:
     """Write a nano checkpoint (430 MB) to `path` and return it; the seed decides every weight.
 
@@ -71,6 +73,7 @@ def build_nano(
         training: how it learns them; without it the UNet stays random.
         resolution: width and height in pixels that the images are resized to, a multiple of 16.
         autoencoder: file with `first_stage_model.*`, copied into the checkpoint.
+        shape, text_encoder: others are not taken for Stable Diffusion 1.5 by ComfyUI.
 
     Raises:
         ValueError: pairs without training or the reverse, or a resolution that does not fit.
@@ -83,8 +86,8 @@ def build_nano(
     state = Path(path).with_suffix(".state")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        unet: Any = UNet2DConditionModel(**SHAPE.diffusers_config())
-        clip = CLIPTextModel(CLIP_L).eval()
+        unet: Any = UNet2DConditionModel(**shape.diffusers_config())
+        clip = CLIPTextModel(text_encoder).eval()
         first_stage = read_weights(autoencoder).tensors
         if pairs is not None and training is not None:
             images, captions = _read_images(Path(pairs), resolution)
@@ -93,7 +96,7 @@ def build_nano(
             device = "cuda" if torch.cuda.is_available() else "cpu"
             train_unet(unet.to(device), BaseData(latents, text, rows), training, state)
             unet.cpu()
-    tensors = {UNET + key: value for key, value in unet_to_ldm(unet.state_dict(), SHAPE).items()}
+    tensors = {UNET + key: value for key, value in unet_to_ldm(unet.state_dict(), shape).items()}
     for key, value in clip.state_dict().items():
         # Checkpoints have `text_model.` before every name, transformers from version 5 on has not.
         tensors[f"{TEXT_PREFIX}text_model.{key.removeprefix('text_model.')}"] = value.half()

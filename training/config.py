@@ -257,6 +257,12 @@ class TrainConfig(SdScriptsOptions):
         "speed", "compile the networks: slow first steps, then faster", False
     )
 
+    deterministic: bool = option(
+        "speed",
+        "only operations that give the same bits every time on the same device; slower",
+        False,
+    )
+
     output_name: str = option("output", "name of the weight files", "siamese", is_name=True)
     save_every_n_steps: int = option(
         "output",
@@ -287,6 +293,12 @@ class TrainConfig(SdScriptsOptions):
         "also log to these trackers; tensorboard writes to output_dir/logs",
         None,
         choices=("tensorboard", "wandb", "all"),
+    )
+    anonymous: bool = option(
+        "output",
+        "leave paths, names, captions and training images out of all that is written "
+        "(docs/reliability.md)",
+        False,
     )
     dry_run: bool = option(
         "output", "check data and configuration, print a summary, train nothing", False

@@ -19,5 +19,9 @@ class DeviceError(TrainingError):
     """The device of this process has failed or has no memory left."""
 
 
+class FileError(TrainingError):
+    """A file of a running training cannot be read or written; the message says what is kept."""
+
+
 class CacheError(MessageError, RuntimeError):
     """A file of the cache on disk cannot be read or written by this process."""

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         prepared = prepare(given.name, given.folder, given.out)
-    except (PrepareError, OSError) as error:
+    except PrepareError as error:
         say(error)
         return USER_ERROR
     except KeyboardInterrupt:

@@ -26,9 +26,17 @@ Content = Mapping[str, Any]
 
 
 def write_page(
-    path: Path, content: Content, train: PairSet, test: PairSet, synthetic: Sequence[PairSet]
+    path: Path,
+    content: Content,
+    train: PairSet,
+    synthetic: Sequence[PairSet],
+    show_real: bool = True,
 ) -> Path:
-    """Write the page of an evaluation's figures; returns `path`."""
+    """Write the page of an evaluation's figures; returns `path`.
+
+    show_real: whether pictures of training images are on it.
+    """
+    real = [train] if show_real else []
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -51,9 +59,9 @@ def write_page(
         descriptions=SEGMENTERS,
         summaries={pairs.name: words.summary(content, pairs.name) for pairs in synthetic},
         plots=_plots(content),
-        pictures={pairs.name: _pictures(pairs) for pairs in (train, *synthetic)},
+        pictures={pairs.name: _pictures(pairs) for pairs in (*real, *synthetic)},
         closest=[
-            _closest(row, train, next(pairs for pairs in synthetic if pairs.name == row["set"]))
+            _closest(row, [next(pairs for pairs in synthetic if pairs.name == row["set"]), *real])
             for row in content["memorisation"]
         ],
     )
@@ -128,13 +136,14 @@ def _pictures(pairs: PairSet) -> list[str]:
     return [thumbnail(pairs.images[i], pairs.masks[i]) for i in chosen]
 
 
-def _closest(row: Content, train: PairSet, pairs: PairSet) -> list[dict[str, Any]]:
+def _closest(row: Content, sets: Sequence[PairSet]) -> list[dict[str, Any]]:
+    """sets: the synthetic one, and the training set where its pictures are shown."""
     return [
         {
             **found,
             "pictures": [
-                thumbnail(pairs.images[found["numbers"][0]]),
-                thumbnail(train.images[found["numbers"][1]]),
+                thumbnail(pairs.images[number])
+                for pairs, number in zip(sets, found["numbers"], strict=False)
             ],
         }
         for found in row["closest"]

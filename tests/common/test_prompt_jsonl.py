@@ -10,10 +10,12 @@ import pytest
 from siamese_diffusion.common.prompt_jsonl import (
     Entry,
     append_entry,
+    drop_half_line,
     parse_line,
     read_prompt_jsonl,
     write_prompt_jsonl,
 )
+from support.full_disk import at_most
 
 # With the characters beyond \n that end a line for str.splitlines().
 CAPTION = 'a "polyp",\u2028größer\u2029than\x85a\x0bcentimetre\\'
@@ -87,14 +89,33 @@ def test_a_wrong_line_is_named_and_the_others_are_read(
     assert found.startswith("line 2: ")
 
 
-def test_a_line_after_an_interrupted_one_is_on_a_line_of_its_own(index: Path) -> None:
+@pytest.mark.parametrize("half", [b'{"source": "m', "ü".encode()[:1], bytes(20), b"{}"])
+def test_half_a_line_at_the_end_is_removed(index: Path, half: bytes) -> None:
+    """Of a killed process, or of a loss of power."""
     write_prompt_jsonl(index, ENTRIES[:1])
     whole = index.read_bytes()
-    index.write_bytes(whole + whole[:20])
+    index.write_bytes(whole + half)
+    drop_half_line(index)
+    assert index.read_bytes() == whole
+
+
+def test_a_whole_line_without_its_end_is_kept(index: Path) -> None:
+    write_prompt_jsonl(index, ENTRIES[:1])
+    whole = index.read_bytes()
+    index.write_bytes(whole.rstrip())
+    drop_half_line(index)
     append_entry(index, ENTRIES[1])
-    listing = read_prompt_jsonl(index)
-    assert [pair.stem for pair in listing.pairs] == ["a b", "1"]
-    assert [problem.split(":")[0] for problem in listing.problems] == ["line 2"]
+    assert index.read_bytes() == whole + ENTRIES[1].to_line().encode()
+
+
+def test_a_line_that_does_not_fit_on_the_disk_is_not_there_at_all(index: Path) -> None:
+    write_prompt_jsonl(index, ENTRIES[:1])
+    whole = index.read_bytes()
+    with at_most(len(whole) + 10), pytest.raises(OSError, match="File too large"):
+        append_entry(index, ENTRIES[1])
+    assert index.read_bytes() == whole
+    append_entry(index, ENTRIES[1])
+    assert len(read_prompt_jsonl(index).pairs) == 2
 
 
 def test_an_interrupted_write_leaves_the_old_list_and_nothing_else(index: Path) -> None:

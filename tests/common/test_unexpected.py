@@ -14,11 +14,32 @@ from support.paths import ROOT
 from support.processes import run
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG])
-def test_what_the_system_refuses(number: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert unexpected(OSError(number, os.strerror(number), "runs/x")) == 2
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EIO, 1), (errno.EROFS, 2), (errno.EACCES, 2),
+     (errno.ENAMETOOLONG, 2)],
+)  # fmt: skip
+def test_what_the_system_refuses(
+    number: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What shows only while writing is no fault of the command."""
+    assert unexpected(OSError(number, os.strerror(number), "runs/x")) == code
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: runs/x: {os.strerror(number)}. ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"),
+    ],
+)
+def test_no_memory_is_no_bug(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert unexpected(error) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: not enough memory (")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
+from support.full_disk import at_most
 from support.workflow_prompts import (
     CAPTION,
     Prompt,
@@ -228,6 +229,25 @@ def test_a_grey_image_is_saved_as_a_coloured_one(
         assert (file.mode, file.getpixel((0, 0))) == ("RGB", (51, 51, 51))
 
 
+def test_a_full_disk_leaves_no_half_pair_and_no_half_line(
+    pack: SimpleNamespace, tmp_path: Path
+) -> None:
+    index = tmp_path / "prompt.jsonl"
+    pairs = pack.pair_folder.PairFolder(tmp_path)
+    noise, mask = torch.rand(64, 64, 3), torch.ones(1, 64, 64)
+    with at_most(500), pytest.raises(OSError, match=r"File too large: .*images/a.png"):
+        pairs.write("a", noise, mask, "")
+    assert files(tmp_path) == ["masks/a.png"] and not pairs.has("a")
+    with at_most(500), pytest.raises(OSError, match="File too large"):
+        pairs.write("b", torch.zeros(8, 8, 3), mask, 500 * "a")
+    assert pairs.has("b") and index.read_bytes() == b""
+    index.write_bytes(b'{"sour')  # of a process that was killed
+    again = pack.pair_folder.PairFolder(tmp_path)
+    again.write("a", noise, mask, "")
+    again.list("b", "")
+    assert [pair.stem for pair in read_prompt_jsonl(index).pairs] == ["a", "b"]
+
+
 def test_images_carry_the_workflow_and_masks_do_not(served: ComfyHost) -> None:
     prompt = save_prompt("with workflow")
     (saved,) = served.images(served.run(prompt))
@@ -267,6 +287,6 @@ def test_masks_and_images_that_do_not_pair_are_an_error(served: ComfyHost) -> No
 
 def test_a_damaged_index_is_an_error(served: ComfyHost) -> None:
     (served.output / "damaged").mkdir()
-    (served.output / "damaged" / "prompt.jsonl").write_text("{", "utf-8")
+    (served.output / "damaged" / "prompt.jsonl").write_text("{\n", "utf-8")
     with pytest.raises(HostError, match=r"prompt.jsonl, line 1: not JSON"):
         served.run(save_prompt("damaged"))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from siamese_diffusion.tools.pairs import write_pairs
 
+from support import no_network
 from support.paths import EVALUATE_SCRIPT, ROOT
 from support.processes import Finished, run
 
@@ -18,8 +19,10 @@ BUDGET = ("--quick", "--steps", "8", "--batch_size", "4", "--seeds", "2", "--rat
 
 
 def evaluate(*flags: object) -> Finished:
-    """evaluate.py with these flags."""
-    return run([sys.executable, EVALUATE_SCRIPT, *flags], env={"OMP_NUM_THREADS": "1"})
+    """evaluate.py with these flags; it is killed if it sends anything to anyone."""
+    return run(
+        [*no_network.PREFIX, sys.executable, EVALUATE_SCRIPT, *flags], env={"OMP_NUM_THREADS": "1"}
+    )
 
 
 def evaluate_as_module(folder: Path, *flags: object) -> Finished:

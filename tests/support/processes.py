@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from support.paths import TRAIN_SCRIPT
@@ -15,6 +16,7 @@ from support.paths import TRAIN_SCRIPT
 POLL_SECONDS = 0.01
 DEADLINE = 1800  # seconds; so that what hangs ends some day, never to measure anything
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1  # linux/prctl.h, linux/capability.h
+CAP_DAC_READ_SEARCH, CAPABILITY_VERSION = 2, 0x20080522
 
 Finished = subprocess.CompletedProcess[str]
 
@@ -68,6 +70,24 @@ def heed_permissions() -> None:
     """
     if os.geteuid() == 0 and ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0):
         raise OSError("root may not give up CAP_DAC_OVERRIDE here")
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Within it this process heeds permissions, also where it is root's."""
+    read, write = ctypes.CDLL(None).capget, ctypes.CDLL(None).capset
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    kept = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable, twice
+    if read(header, kept):
+        raise OSError("this system tells no capabilities")
+    fewer = (ctypes.c_uint32 * 6)(*kept)
+    fewer[0] &= ~(1 << CAP_DAC_OVERRIDE | 1 << CAP_DAC_READ_SEARCH)
+    if write(header, fewer):
+        raise OSError("root may not give up its rights here")
+    try:
+        yield
+    finally:
+        write(header, kept)
 
 
 def wait_until(happened: Callable[[], bool], what: str) -> None:

@@ -14,8 +14,10 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
+from ...common.pair_check import check_unchanged
 from ...common.pictures import Size, pixel_count, read_image, read_mask, read_palette_mask
 from ...common.pixel_budget import BUDGET
+from ..errors import FileError
 from ..method.base_model import BaseModel
 from ..method.noise_schedule import TIMESTEPS
 from ..method.objective import Batch
@@ -160,9 +162,13 @@ class TrainingData:
         if index in self._decoded:
             return self._decoded[index]
         pair = self.pairs[index]
-        with BUDGET.take(pixel_count(pair.image) + pixel_count(pair.mask)):
-            framing = self._framings[index]
-            decoded = framing.resize(read_image(pair.image), self._read_mask(pair.mask))
+        try:
+            check_unchanged(pair, self._infos[index])
+            with BUDGET.take(pixel_count(pair.image) + pixel_count(pair.mask)):
+                framing = self._framings[index]
+                decoded = framing.resize(read_image(pair.image), self._read_mask(pair.mask))
+        except ValueError as error:  # it was good when the run began
+            raise FileError(str(error)) from error
         if self._keep:
             self._decoded[index] = decoded
         return decoded

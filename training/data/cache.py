@@ -65,7 +65,7 @@ class DiskCache:
         """Raises CacheError where nothing can be written, as on a full disk."""
         path, named = self._path(key), {str(n): tensor for n, tensor in enumerate(tensors)}
         try:
-            write_weights(path, named, {"key": key})
+            write_weights(path, named, {})  # a key holds a caption
         except (OSError, SafetensorError) as error:
             raise CacheError(
                 f"--cache_latents_to_disk: cannot write {path} ({error}). Free space there, choose "

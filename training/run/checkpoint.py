@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,9 +48,18 @@ class Checkpoints:
         self._newest: int | None = None  # step of the state that was saved or loaded last
 
     def save(self, step: int) -> None:
-        """Write the state of a step unless it is there."""
+        """Write the state of a step unless it is there; where that fails, nothing of it is left."""
         if step == self._newest:
             return
+        try:
+            self._save(step)
+        except BaseException:
+            if self.accelerator.is_main_process:
+                shutil.rmtree(self.folder.unfinished_state(step), ignore_errors=True)
+            raise
+        self._newest = step
+
+    def _save(self, step: int) -> None:
         folder, main = self.folder.unfinished_state(step), self.accelerator.is_main_process
         if main:
             self.folder.clear(folder)
@@ -63,7 +73,6 @@ class Checkpoints:
         if main:
             self.folder.complete_state(folder, step, self.record)
         self.accelerator.wait_for_everyone()
-        self._newest = step
 
     def _write_bundle(self, path: Path, step: int) -> None:
         write_weights(path, bundle_tensors(self.nets, self.shape), self.metadata(step))

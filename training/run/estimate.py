@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,11 +94,12 @@ def safetensors_bytes(
 def check_disk(config: TrainConfig, checkpoints: Checkpoints) -> None:
     """Raise ConfigError where not one state fits, warn where not all that is kept does.
 
-    What the folder holds already, of a run to resume, counts as written.
+    What the folder holds already, of a run to resume, counts as written; what a killed run has left
+    half written is removed before anything is.
     """
     estimate, folder = estimate_disk(config, checkpoints), config.output_dir
     place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(place).free + size_of(checkpoints.folder.unfinished())
     if free < estimate.state:
         raise ConfigError(
             f"--output_dir {folder}: {gib(free)} are free there, and a state of this run takes "
@@ -114,7 +115,12 @@ def check_disk(config: TrainConfig, checkpoints: Checkpoints) -> None:
 
 def bytes_in(folder: Path) -> int:
     """Size of a folder's weights and states; a file with several names counts once."""
-    files = [*folder.glob("*.safetensors"), *folder.glob("state/**/*")]
+    return size_of([*folder.glob("*.safetensors"), folder / "state"])
+
+
+def size_of(paths: Iterable[Path]) -> int:
+    """Bytes of files, and of all that is in folders."""
+    files = [file for path in paths for file in (path, *path.rglob("*")) if file.is_file()]
     found = {stat.st_ino: stat.st_size for stat in map(Path.stat, files)}
     return sum(found.values())
 

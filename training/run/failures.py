@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
+from ...common.files import describe_error
 from ...models.weights import first_line
 from ..config import TrainConfig
-from ..errors import DeviceError, NotFiniteError
+from ..errors import CacheError, DeviceError, FileError, NotFiniteError
 
 # Of torch 2.8 and later; a plain RuntimeError before.
 ACCELERATOR_ERROR: type[Exception] = getattr(torch, "AcceleratorError", torch.cuda.OutOfMemoryError)
@@ -44,10 +45,12 @@ def device_failures(config: TrainConfig, step: int, latest: LatestState) -> Iter
     """Turn what a device raises in a step into a DeviceError that says what to change."""
     try:
         yield
-    except RuntimeError as error:
-        said = first_line(Exception(*error.args[:1]))  # a code may follow
+    except (RuntimeError, MemoryError) as error:
+        said = first_line(Exception(*error.args[:1] or [type(error).__name__]))  # a code may follow
         if is_out_of_memory(error):
             reason = f"out of memory ({said}). {memory_advice(config)}"
+        elif config.deterministic and "eterministic" in said:
+            reason = f"--deterministic: {said}. Leave that flag out; it may be when resuming."
         elif isinstance(error, ACCELERATOR_ERROR):
             reason = f"the device failed ({said})."
         else:
@@ -55,10 +58,30 @@ def device_failures(config: TrainConfig, step: int, latest: LatestState) -> Iter
         raise DeviceError(f"step {step}: {reason} {resume_advice(latest())}") from error
 
 
+@contextmanager
+def file_failures(step: Callable[[], int], latest: LatestState) -> Iterator[None]:
+    """Turn what goes wrong with files under a run into a FileError that says what is kept.
+
+    A full disk, a folder made read-only, a file that was deleted, damaged or changed.
+    """
+    try:
+        yield
+    except (OSError, FileError, CacheError) as error:
+        reason = describe_error(error) if isinstance(error, OSError) else str(error)
+        state = latest()
+        kept = f"is kept: {state}" if state else "was saved yet"
+        what = "The last state" if state else "No state"
+        then = "resumes from it" if state else "begins anew"
+        raise FileError(
+            f"after step {step()}: {reason.rstrip('.')}. {what} {kept}. Put that right (make room, "
+            f"bring the file back, change permissions), and the same command {then}."
+        ) from error
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device or the machine had no memory left."""
     return (
-        isinstance(error, torch.cuda.OutOfMemoryError)
+        isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
         or should_reduce_batch_size(error)
         or (isinstance(error, ACCELERATOR_ERROR) and "out of memory" in str(error))
     )

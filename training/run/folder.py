@@ -94,9 +94,15 @@ class RunFolder:
 
     def _remove_unfinished(self) -> None:
         """Remove what a killed run has left half written, and nothing else."""
+        for path in self.unfinished():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def unfinished(self) -> list[Path]:
+        """Files and folders of states that a killed run has left half written."""
         name = _escape(self.name)
         plain = [path.name for path in (self.config, self.metrics, self.losses)]
         weights = [f"{name}.safetensors", f"{name}-{STEP_PATTERN}.safetensors"]
+        found: list[Path] = []
         written = {
             self.folder: [*plain, *weights],
             self.preview(0).parent: [f"{name}-{STEP_PATTERN}.png"],
@@ -105,9 +111,8 @@ class RunFolder:
             for path in folder.glob(".*.tmp"):
                 target = stands_in_for(path) or ""
                 if path.is_file() and any(fnmatchcase(target, pattern) for pattern in patterns):
-                    path.unlink()
-        for path in self.states.glob(f".{STEP_PATTERN}.tmp"):
-            shutil.rmtree(path)
+                    found.append(path)
+        return [*found, *self.states.glob(f".{STEP_PATTERN}.tmp")]
 
     def weights(self, step: int | None = None) -> Path:
         """`NAME.safetensors` for the finished run, `NAME-step00000100.safetensors` before."""

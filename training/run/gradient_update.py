@@ -15,7 +15,7 @@ from ..config import TrainConfig
 from ..errors import ConfigError
 from ..hosts.interface import Host
 from ..method.networks import SiameseNetworks
-from .states import OPTIMIZER, DamagedStateError, read_optimizer
+from .states import OPTIMIZER, DamagedStateError, read_optimizer, write_optimizer
 
 DEEPSPEED_FOLDER = "deepspeed"
 ZERO_STAGE = 2
@@ -84,7 +84,7 @@ class GradientUpdate:
             }
             if self.accelerator.scaler is not None:
                 saved["scaler"] = self.accelerator.scaler.state_dict()
-            torch.save(saved, folder / OPTIMIZER)
+            write_optimizer(folder, saved)
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote; called on all processes.
@@ -145,7 +145,7 @@ class DeepSpeedGradientUpdate(GradientUpdate):
     def save(self, folder: Path) -> None:
         self._engine.save_checkpoint(str(folder / DEEPSPEED_FOLDER), tag="state")
         if self.accelerator.is_main_process:
-            torch.save({"scheduler": self.scheduler.state_dict()}, folder / OPTIMIZER)
+            write_optimizer(folder, {"scheduler": self.scheduler.state_dict()})
 
     def load(self, folder: Path) -> None:
         if not (folder / DEEPSPEED_FOLDER).is_dir():

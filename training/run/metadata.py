@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from ...models.metadata import SiameseMetadata
+from ...models.metadata import TITLE, SiameseMetadata
 from ...models.recipe import Recipe
 from ..config import TrainConfig
 from ..hosts.interface import Host
@@ -14,13 +14,14 @@ from ..method.base_model import BaseModel
 
 # Names of projects and runs in their trackers.
 PRIVATE = ("log_prefix", "log_tracker_name", "wandb_run_name")
+CAPTIONS = ("caption_prefix", "caption_suffix")  # parts of them
 
 
 def bundle_metadata(
     config: TrainConfig, host: Host, base: BaseModel, mask_classes: Mapping[str, str], step: int
 ) -> dict[str, str]:
     """Metadata of the weights after `step` steps, the host's own included."""
-    theirs = host.metadata(config)
+    theirs = {} if config.anonymous else host.metadata(config)
     recipe = config.resolved_recipe()
     metadata = SiameseMetadata(
         recipe=recipe,
@@ -30,7 +31,7 @@ def bundle_metadata(
         context_dim=base.shape.context_dim,
         mask_classes=mask_classes,
         prediction_type=base.prediction,
-        title=theirs.get("modelspec.title", config.output_name),
+        title=TITLE if config.anonymous else theirs.get("modelspec.title", config.output_name),
         host=host.name,
     )
     published = config_to_publish(config, recipe)
@@ -48,10 +49,17 @@ def _lora_strings(config: TrainConfig) -> dict[str, str]:
 
 
 def config_to_publish(config: TrainConfig, recipe: Recipe) -> str:
-    """The configuration as JSON; not the folders and secrets of whoever trained it."""
+    """The configuration as JSON; not the folders and secrets of whoever trained it.
+
+    With --anonymous no texts that he has chosen either.
+    """
     values = asdict(config)
     options = values.pop("host_options")
     options.pop("vae", None)  # a file of theirs
+    if config.anonymous:
+        options = {k: v for k, v in options.items() if not isinstance(v, str)}
+        for name in ("output_name", *CAPTIONS):
+            values.pop(name)
     for name in PRIVATE:
         values.pop(name)
     plain = {k: v for k, v in values.items() if isinstance(v, (str, int, float, tuple))}

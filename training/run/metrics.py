@@ -14,8 +14,12 @@ NOT_FACTS = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
 
 def append(path: Path, step: int, values: Mapping[str, float]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, **values}) + "\n")
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+    except OSError as error:
+        error.filename = str(path)  # what a write raises names no file
+        raise
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -86,7 +86,7 @@ class Reporter:
 
     @torch.no_grad()
     def preview(self, step: int) -> None:
-        """Write the loss curves and the grid mask | real | sampled | outline.
+        """Write the loss curves and the grid mask | real | sampled | outline (anonymous: no real).
 
         Masks, noise and captions are the same at every step, so that grids can be compared.
         """
@@ -105,7 +105,8 @@ class Reporter:
             sampled = self.base.autoencoder.decode(latents.float()).cpu()
         finally:
             module.to("cpu")
-        image_grid = grid([mask, image, sampled, outline(sampled, mask)])
+        real = [] if config.anonymous else [image]
+        image_grid = grid([mask, *real, sampled, outline(sampled, mask)])
         path = self.folder.preview(step)
         save_image(image_grid, path)
         for tracker in self.accelerator.trackers:

@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..hosts.sd_scripts.flags import HOST_FLAGS
 from . import metrics
 from .folder import RunFolder
+from .metadata import CAPTIONS, PRIVATE
 from .states import DamagedStateError, cannot_resume, check_state, read_state
 
 Record = dict[str, Any]
@@ -36,6 +37,7 @@ FREE_TO_CHANGE = {
     "sd_scripts",
     "cache_latents_to_disk",
     "log_with",
+    "anonymous",
     "logging_dir",
     "log_prefix",
     "log_tracker_name",
@@ -46,6 +48,7 @@ FREE_TO_CHANGE = {
     "sample_at_first",
     "sample_prompts",
     "gradient_checkpointing",
+    "deterministic",
 }
 # Entries of a record that are no flags of ours.
 OTHERS = {
@@ -57,10 +60,21 @@ OTHERS = {
 def make_record(config: TrainConfig, dataset: str, num_processes: int) -> Record:
     """Configuration, resolved recipe, and what else decides the result; `dataset`: fingerprint.
 
-    The session adds `base_hash` as soon as the base model is loaded.
+    With --anonymous without paths: what they lead to is known by its hashes. The session adds
+    `base_hash` as soon as the base model is loaded.
     """
     more = {"dataset": dataset, "num_processes": num_processes}
-    return {**json.loads(config.to_json()), **asdict(config.resolved_recipe()), **more}
+    values = json.loads(config.to_json())
+    if config.anonymous:
+        values = {name: value for name, value in values.items() if not _is_private(config, name)}
+    return {**values, **asdict(config.resolved_recipe()), **more}
+
+
+def _is_private(config: TrainConfig, name: str) -> bool:
+    """Whether a flag holds a path, or what its owner says about himself."""
+    if name in config.host_options:
+        return isinstance(config.host_options[name], str)
+    return isinstance(getattr(config, name), Path) or name in (*PRIVATE, *CAPTIONS)
 
 
 def state_to_continue(config: TrainConfig, record: Record) -> Path | None:

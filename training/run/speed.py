@@ -33,6 +33,21 @@ def make_networks(
     return nets
 
 
+def make_deterministic(config: TrainConfig) -> None:
+    """With --deterministic, from now on the same bits every time; without, PyTorch's own choice.
+
+    Before the first work of a GPU, which reads the variable. Raises ConfigError for what PyTorch
+    has no say in.
+    """
+    if config.deterministic and config.xformers:
+        raise ConfigError(
+            "--deterministic: not together with --xformers, whose attention is not; leave one out."
+        )
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic)
+
+
 def check_settings(config: TrainConfig, device: torch.device) -> None:
     """Raise ConfigError for what this machine cannot do, before anything is loaded."""
     if config.xformers:

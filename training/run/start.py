@@ -25,9 +25,10 @@ from ..hosts.interface import Host
 from ..method.base_model import BaseModel
 from .epochs import count_in_steps
 from .estimate import check_disk, describe_memory, estimate_disk
+from .failures import file_failures
 from .gradient_update import check_deepspeed
 from .resume import Record, check_same_run, make_record, state_to_continue
-from .speed import check_settings
+from .speed import check_settings, make_deterministic
 from .states import check_given_state
 from .trainer import Trainer
 
@@ -44,6 +45,7 @@ def check(config: TrainConfig, host: Host) -> Accelerator:
     Raises ConfigError for flags that cannot work, WeightsError for what is no base model.
     """
     _check_trackers(config)
+    make_deterministic(config)
     if find_spec("matplotlib") is None:
         raise ConfigError("matplotlib, which draws the losses, is missing; pip install matplotlib")
     accelerator = make_accelerator(config)
@@ -62,7 +64,7 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
     """Train, or resume what the same command began; with `--dry_run`, only describe it.
 
     Raises ConfigError, CacheError or WeightsError for bad input, NotFiniteError when the loss is
-    not finite, DeviceError when a device fails in a step.
+    not finite, DeviceError when a device fails in a step, FileError when a file does meanwhile.
     """
     training, held_out = dataset.split(config.validation_split, config.seed)
     config = count_in_steps(config, len(training.pairs), accelerator.num_processes)
@@ -101,7 +103,8 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
     if accelerator.is_main_process:
         trainer.folder.begin(record, trainer.step)
     accelerator.wait_for_everyone()
-    trainer.train()
+    with file_failures(lambda: trainer.step, trainer.folder.latest_state):
+        trainer.train()
     accelerator.end_training()
 
 
@@ -138,6 +141,11 @@ def _trackers(config: TrainConfig) -> list[str]:
 
 
 def _check_trackers(config: TrainConfig) -> None:
+    if config.anonymous and config.log_with:
+        raise ConfigError(
+            f"--log_with {config.log_with}: trackers write the name of this machine, and more, by "
+            "themselves: leave it or --anonymous out. metrics.jsonl has the same figures."
+        )
     for name in _trackers(config):
         if not TRACKERS[name]():
             raise ConfigError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...common.files import system_error
 from ...common.pickles import check_pickle
 from ...common.text_files import parse_json, read_text
 from ...models.weights import UNREADABLE, WeightsError, first_line, read_shapes
@@ -46,6 +47,16 @@ def read_state(state: Path) -> tuple[int, dict[str, Any]]:
             f"{state}: not a training state, or a damaged one ({FACTS}: {error}). Expected a "
             "folder such as OUTPUT_DIR/state/step00000500."
         ) from error
+
+
+def write_optimizer(state: Path, saved: Mapping[str, Any]) -> None:
+    """Raises OSError where the system refuses, as on a full disk."""
+    path = state / OPTIMIZER
+    try:
+        with path.open("wb") as file:
+            torch.save(saved, file)
+    except RuntimeError as error:
+        raise system_error(error, path) or error from error
 
 
 def read_optimizer(state: Path, mmap: bool = False) -> dict[str, Any]:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from siamese_diffusion.models.weights import StateDict, read_weights
 from siamese_diffusion.training.config import TrainConfig
+from siamese_diffusion.training.errors import ConfigError, DeviceError
 from siamese_diffusion.training.method.objective import Objective
 from siamese_diffusion.training.run import reporting
-from siamese_diffusion.training.run.failures import is_out_of_memory, memory_advice
+from siamese_diffusion.training.run.failures import (
+    device_failures,
+    is_out_of_memory,
+    memory_advice,
+)
 from siamese_diffusion.training.run.gradient_update import GradientUpdate
+from siamese_diffusion.training.run.speed import make_deterministic
 from siamese_diffusion.training.train_siamese import main
 from support.small_runs import metrics
 from support.tiny_runs import flags, train
@@ -135,6 +143,30 @@ def test_a_device_that_fails_in_a_step_ends_the_run_with_one_message(
 
 def test_any_other_error_in_a_step_is_not_taken_for_a_devices() -> None:
     assert not is_out_of_memory(RuntimeError("The size of tensor a (3) must match"))
+
+
+@pytest.fixture
+def pytorchs_own_choice() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("pytorchs_own_choice")
+def test_an_operation_that_has_no_deterministic_version(tmp_path: Path) -> None:
+    config = TrainConfig(tmp_path, tmp_path, deterministic=True)
+    make_deterministic(config)
+    with (
+        pytest.raises(DeviceError, match=r"step 3: --deterministic: put_ .*Leave that flag out"),
+        device_failures(config, 3, lambda: None),
+    ):
+        torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+    make_deterministic(replace(config, deterministic=False))
+    torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+
+
+def test_xformers_is_not_deterministic(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--deterministic: not together with --xformers"):
+        make_deterministic(TrainConfig(tmp_path, tmp_path, deterministic=True, xformers=True))
 
 
 def test_settings_in_use_are_not_advised(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load
 from siamese_diffusion.common.files import replacing
+from siamese_diffusion.models.weights import read_weights
 from siamese_diffusion.training.run.folder import RunFolder
 from siamese_diffusion.training.train_siamese import main
 from support.needs import Need
@@ -63,6 +66,43 @@ def test_states_and_weights_outlive_a_loss_of_power(
         assert main(flags(tiny, pairs, tmp_path / "out", *more)) == 0
     assert "out/siamese.safetensors" in disk.files()
     disk.close()
+
+
+class Moments:
+    """What the disk held at a few moments of a run, all equally likely."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.seen = count, 0
+        self.kept: list[dict[str, bytes]] = []
+
+    def __call__(self, disk: DurableDisk) -> None:
+        self.seen += 1
+        if len(self.kept) < self.count:
+            self.kept.append(disk.files())
+        elif (place := random.randrange(self.seen)) < self.count:
+            self.kept[place] = disk.files()
+
+
+def test_a_run_goes_on_from_what_a_loss_of_power_has_left(
+    tiny: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At random moments; the folder is where the run is started again, with that alone in it."""
+    more = ["--train_batch_size=2", "--ema_decay=0.9", "--save_every_n_steps=1"]
+    out, moments = tmp_path / "out", Moments(3)
+    with monkeypatch.context() as patch:
+        disk = DurableDisk(tmp_path, patch, moments)
+        assert main(flags(tiny, pairs, out, *more)) == 0
+    disk.close()
+    expected = read_weights(out / "siamese.safetensors").tensors
+    for content in moments.kept:
+        shutil.rmtree(out)
+        for path, data in content.items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(data)
+        if not (out / "siamese.safetensors").exists():
+            assert main(flags(tiny, pairs, out, *more)) == 0
+        found = read_weights(out / "siamese.safetensors").tensors
+        assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
 
 
 def test_a_replaced_file_is_the_old_or_the_new_one(

@@ -1,0 +1,177 @@
+"""Nothing is sent to anyone, and what is written reveals no more than the documentation says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from siamese_diffusion.tools.comfy_host import ROOT, ComfyHost
+from siamese_diffusion.tools.pairs import write_pairs
+from siamese_diffusion.training.train_siamese import main
+from support import no_network
+from support.evaluation_run import BUDGET, evaluate
+from support.needs import Need
+from support.paths import TRAIN_SCRIPT
+from support.processes import run
+from support.tiny_base import write_tiny_base
+from support.tiny_runs import flags
+
+pytest_plugins = ["support.evaluation_run"]
+
+linux: pytest.MarkDecorator = Need.LINUX.unless(no_network.AVAILABLE)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_base(tmp_path_factory.mktemp("secret place") / "Müller.safetensors")
+
+
+# What is sent
+
+
+def python(code: str) -> int:
+    return run([*no_network.PREFIX, sys.executable, "-c", code]).returncode
+
+
+@linux
+def test_who_sends_is_killed() -> None:
+    """So that the tests below, and all on the server and of the evaluation, mean something."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        connect = f"import socket; socket.create_connection(('127.0.0.1', {port}))"
+        assert python(connect) == no_network.KILLED
+    datagram = "import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(b'', ('127.0.0.1', 9))"
+    assert python(datagram) == no_network.KILLED
+    assert python("import socket; a, b = socket.socketpair(); a.send(b'x'); b.recv(1)") == 0
+
+
+@linux
+@pytest.mark.slow
+def test_training_and_merging_send_nothing(base: Path, pairs: Path, tmp_path: Path) -> None:
+    """With all that could look for a file, a model or a server elsewhere."""
+    everything = [
+        "--host=standalone", "--train_batch_size=2", "--ema_decay=0.9", "--log_with=tensorboard",
+        "--cache_latents_to_disk", "--validation_split=0.34", "--validate_every_n_steps=1",
+        "--sample_every_n_steps=1", "--mixed_precision=bf16", "--gradient_checkpointing",
+    ]  # fmt: skip
+    arguments = flags(base, pairs, tmp_path / "out", *everything)
+    trained = run([*no_network.PREFIX, sys.executable, TRAIN_SCRIPT, *arguments])
+    assert trained.returncode == 0, trained.stderr
+    merge = [sys.executable, ROOT / "training/merge_bundle.py", base]
+    files = [tmp_path / "out/siamese.safetensors", tmp_path / "merged.safetensors"]
+    merged = run([*no_network.PREFIX, *merge, *files])
+    assert merged.returncode == 0, merged.stderr
+
+
+@linux
+@pytest.mark.usefixtures("evaluation_out")
+def test_the_evaluation_sends_nothing() -> None:
+    """Its only run of the tests would have been killed."""
+    assert no_network.PREFIX[-1].endswith("no_network.py")
+
+
+@linux
+def test_no_node_sends_anything(host: ComfyHost) -> None:
+    """The server of all tests, with every node that they run, would have been killed."""
+    assert [*host.command()][: len(no_network.PREFIX)] == no_network.PREFIX
+    assert "SiameseSynthesizeDataset" in host.object_info()
+
+
+# What is written
+
+
+def revealed(folder: Path, secrets: list[str]) -> dict[str, list[str]]:
+    """File -> which of the secrets its bytes hold, as they are or as JSON writes them."""
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            forms = {s: (s.encode(), json.dumps(s)[1:-1].encode()) for s in secrets}
+            hits = [s for s, forms in forms.items() if any(form in content for form in forms)]
+            if hits:
+                found[str(path.relative_to(folder))] = hits
+    return found
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs whose paths, names, captions and groups must not get out."""
+    index = write_pairs(tmp_path_factory.mktemp("ward 7") / "pairs", count=6, size=64, seed=0)
+    lines = [json.loads(line) for line in index.read_text("utf-8").splitlines()]
+    for number, line in enumerate(lines):
+        line |= {"prompt": f"polyp of Mrs Öztürk {number}", "group": f"patient-4711-{number}"}
+        for role in ("source", "target"):
+            path = index.parent / line[role]
+            renamed = path.with_name(f"scan-0815-{path.name}")
+            if path.exists():
+                path.rename(renamed)
+            line[role] = str(renamed.relative_to(index.parent))
+    index.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    return index
+
+
+MACHINE = "computer-of-ward-7"
+SECRETS = ["ward 7", "secret place", "Müller", "Öztürk", "scan-0815", "patient-4711", "clinic"]
+
+
+@pytest.mark.slow
+def test_an_anonymous_run_tells_of_no_path_name_or_caption(
+    base: Path, patients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ["--host=standalone", "--train_batch_size=2", "--cache_latents_to_disk",
+            "--max_train_steps=1", "--validation_split=0.34"]  # fmt: skip
+    monkeypatch.setattr(socket, "gethostname", lambda: MACHINE)
+    secrets = [*SECRETS, MACHINE, str(tmp_path)]
+    told = tmp_path / "told"
+    assert main(flags(base, patients, told / "out", "--output_name=clinic", *more)) == 0
+    reveal = revealed(told, secrets)
+    # As documented: paths stay in the run's own folder, captions in no file at all.
+    weights = {name: hits for name, hits in reveal.items() if name.endswith(".safetensors")}
+    assert "out/clinic.safetensors" in weights and {*map(tuple, weights.values())} == {("clinic",)}
+    state = "out/state/step00000001/state.json"
+    assert reveal.keys() - weights.keys() == {"out/config.json", state}
+    assert not {"Öztürk", "scan-0815", "patient-4711"} & {hit for h in reveal.values() for hit in h}
+    untold = tmp_path / "untold"
+    assert main(flags(base, patients, untold / "out", "--anonymous", *more)) == 0
+    assert revealed(untold, secrets) == {}
+    with safe_open(untold / "out/siamese.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["modelspec.title"] == "Siamese-Diffusion"
+    assert "output_name" not in json.loads(metadata["siamese.config"])
+    # It is known again without paths, and resumed.
+    (untold / "out/siamese.safetensors").unlink()
+    assert main(flags(base, patients, untold / "out", "--anonymous", *more)) == 0
+
+
+def test_an_anonymous_run_has_no_tracker(
+    base: Path, patients: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--host=standalone", "--anonymous", "--log_with=tensorboard"]
+    assert main(flags(base, patients, tmp_path / "out", *more)) == 2
+    assert "trackers write the name of this machine" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_anonymous_report_tells_of_no_path_name_or_group(
+    evaluation_data: list[str], evaluation_out: Path, tmp_path: Path
+) -> None:
+    """Made again from the trainings that another test has left."""
+    out = tmp_path / "out"
+    shutil.copytree(evaluation_out, out)
+    done = evaluate(*evaluation_data, f"--out={out}", "--resume", "--anonymous", *BUDGET)
+    assert done.returncode == 0, done.stderr
+    folder = str(Path(evaluation_data[0].partition("=")[2]).parents[1])
+    for name in ("report.json", "report.html"):
+        told, untold = ((place / name).read_text("utf-8") for place in (evaluation_out, out))
+        names = re.compile(rf"{re.escape(folder)}|\w\.png|(?<!real_)(?:train|test) \d")
+        assert names.search(told)
+        assert not names.search(untold)
+    assert untold.count("<img") < told.count("<img")  # those of real images
