@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.server, pytest.mark.slow]
 LONGEST = 2000  # characters of a node's message
 MOST_MEMORY = 4 << 30
 # The types of errors that say what a user can do; ComfyUI shows them with the message.
-MEANT = re.compile(r"^Siamese\w+ \(node \w+\): ([\w.]+\.)?(ValueError|WeightsError): ")
+MEANT = re.compile(r"^Siamese\w+ \(node \w+\): ([^:]+\.)?(ValueError|WeightsError): ")
 
 
 @pytest.fixture(scope="module")
