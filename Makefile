@@ -8,7 +8,7 @@ CONFIG := ../../pyproject.toml
 # Threads that wait must sleep: tests run a server beside them, and spinning threads starve it.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup test quick quick-310 which-310 lint fuzz demo nuclei bench
+.PHONY: setup test quick quick-310 which-310 newest lint fuzz demo nuclei bench
 
 setup:
 	@$(PYTHON) tools/setup_env.py
@@ -30,6 +30,11 @@ quick: lint
 quick-310: setup
 	@$(BIN)/python tools/setup_python310.py $(PYTHON310)
 	.venv/python310/bin/$(PYTEST)/common tests/training -m "$(QUICK) and not comfyui"
+
+# The same on the newest release of everything: transformers 5, diffusers 0.42 and what comes next.
+newest: setup
+	@$(BIN)/python tools/setup_newest.py
+	.venv/newest/bin/$(PYTEST)/common tests/training -m "$(QUICK) and not comfyui"
 
 which-310:
 	@echo $(PYTHON310)

@@ -9,6 +9,7 @@ import tempfile
 import traceback
 from typing import NoReturn
 
+from .bootstrap import missing_package
 from .processes import is_first_on_machine
 from .text import shortened, visible
 
@@ -43,9 +44,13 @@ def interrupted() -> int:
 def unexpected(error: Exception) -> int:
     """Say in one line what no check has foreseen; the exit code.
 
-    What the system refuses (full disk, read-only folder, file deleted) is named with its file.
-    Anything else is our bug: the line names a file with the stack trace, and where to report it.
+    What the system refuses (full disk, read-only folder, file deleted) is named with its file, and
+    a package that is not installed by its name. Anything else is our bug: the line names a file
+    with the stack trace, and where to report it.
     """
+    if message := missing_package(error):
+        print(f"error: {message}", file=sys.stderr)
+        return USER_ERROR
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
         say(

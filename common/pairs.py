@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class Pair:
 
     where: begins messages about the pair ("line 3: "). group: what pairs of one origin share
     (patient, video, field of view), so that no split parts them; None where it is not known.
+    settings: what training does with it in a way of its own (training/data/pair_settings.py).
     """
 
     image: Path
@@ -37,6 +38,7 @@ class Pair:
     caption: str
     where: str = ""
     group: str | None = None
+    settings: Hashable = None
 
     @property
     def stem(self) -> str:

@@ -22,6 +22,8 @@ class Recipe:
     image_updates: what the image branch's loss trains besides the ControlNet.
     consistency: weight of L_c. "area": per pixel, lesion (1 - area), background area, where area
         is the lesion's share of the image (ADC, arXiv 2507.23652).
+    image_weight: w of the joint control. "ramp": step / max_steps. "constant": 1 throughout.
+    augmentation: "online": L_a, from a third of the steps on. "none": without it.
     branches: "mask" leaves out L_i, L_c and L_a: the ControlNet baseline.
     """
 
@@ -29,6 +31,8 @@ class Recipe:
     joint_control: Literal["add", "blend"] = "add"
     image_updates: Literal["control", "control_and_decoder"] = "control"
     consistency: Literal["uniform", "area"] = "uniform"
+    image_weight: Literal["ramp", "constant"] = "ramp"
+    augmentation: Literal["online", "none"] = "online"
     branches: Literal["both", "mask"] = "both"
 
     def __post_init__(self) -> None:

@@ -31,6 +31,7 @@ from .content import check_count, check_values, named_tensors
 CONTROL = "control_model."
 UNET = "model.diffusion_model."
 DECODER = (UNET + "output_blocks.", UNET + "out.")
+LORA_DOWN = ".lora_down."  # in the names of a low-rank bundle's factors (low_rank.py)
 DHI_KEY = "input_hint_block.0.initial_conv.weight"
 HINT_CHANNELS = (3, 4, 6)  # an image; or image and mask, which has one channel or three
 
@@ -57,6 +58,7 @@ class Kind(Enum):
 
     MERGED = "a merged Siamese-Diffusion checkpoint"
     BUNDLE = "a Siamese bundle"
+    LOW_RANK = "a low-rank Siamese bundle"
     CONTROL_ONLY = "the ControlNet part of a Siamese-Diffusion model"
     PLAIN_CONTROLNET = "a plain ControlNet (no Dense Hint Input)"
     DIFFUSERS_CONTROLNET = "a ControlNet in diffusers layout"
@@ -68,18 +70,19 @@ class Kind(Enum):
     UNKNOWN = "not a Stable Diffusion weight file"
 
 
-SIAMESE_KINDS = (Kind.MERGED, Kind.BUNDLE, Kind.CONTROL_ONLY)
+SIAMESE_KINDS = (Kind.MERGED, Kind.BUNDLE, Kind.LOW_RANK, Kind.CONTROL_ONLY)
 USED_KINDS = (*SIAMESE_KINDS, Kind.SD1, Kind.SD2)
 
 ADVICE = {
     Kind.MERGED: "Load it with the node 'Siamese Checkpoint Loader'.",
     Kind.BUNDLE: "Load it beside its base checkpoint with the node 'Siamese Bundle Loader'.",
+    Kind.LOW_RANK: "Load it beside its base checkpoint with the node 'Siamese Bundle Loader'.",
     Kind.CONTROL_ONLY: "Load it beside its base checkpoint with the node 'Siamese Bundle Loader'.",
     Kind.PLAIN_CONTROLNET: "Load it with ComfyUI's own 'Load ControlNet Model' node.",
     Kind.DIFFUSERS_CONTROLNET: "Load it with ComfyUI's own 'Load ControlNet Model' node.",
     Kind.SD1: "Load it with ComfyUI's 'Load Checkpoint' node, and add a Siamese bundle to it.",
     Kind.SD2: "Load it with ComfyUI's 'Load Checkpoint' node, and add a Siamese bundle to it.",
-    Kind.SDXL: "Siamese-Diffusion works with Stable Diffusion 1.x and 2.x only.",
+    Kind.SDXL: "Siamese-Diffusion works with Stable Diffusion 1.x and 2.x only, see docs/sdxl.md.",
     Kind.LORA: "Load it with ComfyUI's 'Load LoRA' node.",
     Kind.DIFFUSERS_UNET: "Use the model's single-file checkpoint; sd-scripts' "
     "tools/convert_diffusers20_original_sd.py makes one.",
@@ -119,6 +122,8 @@ def identify(shapes: Mapping[str, tuple[int, ...]]) -> Kind:
     whole_unet = UNET + "input_blocks.0.0.weight" in keys
     if siamese and whole_unet:
         return Kind.MERGED
+    if siamese and any(LORA_DOWN in key for key in keys):
+        return Kind.LOW_RANK
     if siamese and UNET + "out.2.weight" in keys:
         return Kind.BUNDLE
     if siamese or DHI_KEY in keys:
@@ -305,14 +310,20 @@ def _umask() -> int:
 
 
 def merge(base: Mapping[str, Tensor], bundle: WeightFile) -> StateDict:
-    """Base checkpoint + bundle = merged checkpoint, every tensor unchanged.
+    """Base checkpoint + bundle = merged checkpoint, every value unchanged.
 
-    Raises WeightsError when the bundle's decoder keys or shapes are not the base's.
+    Where the bundle's number format is the smaller one, its decoder takes the base's, so that the
+    UNet has one and is loaded as the base is. Raises WeightsError when the bundle's decoder keys or
+    shapes are not the base's.
     """
     decoder = bundle.decoder()
     expected = {key: value for key, value in base.items() if key.startswith(DECODER)}
     check_keys(decoder, expected, f"{bundle.path}: decoder")
     control = {CONTROL + key: value for key, value in bundle.control().items()}
+    decoder = {
+        key: value.to(torch.promote_types(value.dtype, base[key].dtype))
+        for key, value in decoder.items()
+    }
     return {**base, **decoder, **control}
 
 

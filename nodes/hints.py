@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..common.text import shortened
+from ..models.weights import HINT_CHANNELS
 
 # The published code reads masks back with `> 127` of 255.
 THRESHOLD = 0.5
-HINT_CHANNELS = (3, 4, 6)
 IMAGE_CHANNELS = 3  # of hints with 4 or 6 channels, the first ones
 
 

@@ -18,7 +18,7 @@ from .limits import check_pixels
 from .pair_scores import agreements
 from .pictures import COLOURS, Pair, cell, contrast, overlay, pairs_of, sheet, side_by_side
 from .progress import with_progress
-from .schema import checked, node_schema, show_text
+from .schema import ADVANCED, checked, node_schema
 
 NAMED = 10  # dropped pairs in the text
 
@@ -153,18 +153,18 @@ class SiameseFilterPairs(io.ComfyNode):
                     tooltip="Names of the pairs, from 'Siamese Load Mask Folder'.",
                 ),
                 io.String.Input(
-                    "scores", default="", optional=True,
+                    "scores", default="", optional=True, **ADVANCED,
                     tooltip="A second measure: a file in ComfyUI's input folder that "
                     "'siamese-evaluate --scores' wrote. Empty: contrast alone.",
                 ),
                 io.Float.Input(
-                    "lowest", default=0.5, min=0.0, max=1.0, step=0.01, optional=True,
+                    "lowest", default=0.5, min=0.0, max=1.0, step=0.01, optional=True, **ADVANCED,
                     tooltip="With scores: pairs with less agreement are dropped. Agreement is the "
                     "Dice, 0 to 1, between the mask and what segmenters trained on real pairs see "
                     "in the image.",
                 ),
                 io.Float.Input(
-                    "highest", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+                    "highest", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, **ADVANCED,
                     tooltip="With scores: pairs with more agreement are dropped. The easiest pairs "
                     "teach a segmenter least.",
                 ),
@@ -183,7 +183,6 @@ class SiameseFilterPairs(io.ComfyNode):
                     display_name="text", tooltip="How many were dropped; also shown on the node."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
             is_input_list=True,
         )  # fmt: skip
 
@@ -220,7 +219,6 @@ class SiameseFilterPairs(io.ComfyNode):
                 f"{text}. Nothing is left: keep more by 'minimum', 'lowest' and 'highest', or look "
                 "at the images."
             )
-        show_text(cls.hidden.unique_id, text)
         images, masks = _as_comfy([*compress(pairs, kept)])
         stems = [*compress(stems, kept)]
         return io.NodeOutput(images, masks, stems, text, ui=ui.PreviewText(text))

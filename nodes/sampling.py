@@ -56,6 +56,14 @@ class Sources:
     control_net: Any
 
 
+@dataclass(frozen=True)
+class Known:
+    """Latents (B, 4, h, w) of an image, and where they are sampled anew: (B, 1, H, W) in [0, 1]."""
+
+    latents: Tensor
+    sampled: Tensor
+
+
 def sample_masks(
     sources: Sources,
     mask: Tensor,
@@ -117,11 +125,12 @@ def sample(
     negative: Conditioning,
     settings: Settings,
     callback: Callback | None = None,
+    known: Known | None = None,
 ) -> Tensor:
     """Noise (B, 4, h, w) -> latents of the same shape, on ComfyUI's intermediate device.
 
     After each step it calls `callback`, which by default shows progress and preview on the page;
-    it stops when the user interrupts.
+    it stops when the user interrupts. `known`: an image of which only a part is sampled.
     """
     sigmas = noise_levels(model, settings)
     sampler = comfy.samplers.sampler_object(settings.sampler_name)
@@ -130,7 +139,9 @@ def sample(
         # The published sampler starts from noise of variance 1 whatever its first timestep.
         sampler.max_denoise = lambda *_: True
     latents = comfy.sample.sample_custom(
-        model, noise, settings.cfg, sampler, sigmas, positive, negative, torch.zeros_like(noise),
+        model, noise, settings.cfg, sampler, sigmas, positive, negative,
+        known.latents if known else torch.zeros_like(noise),
+        noise_mask=known.sampled if known else None,
         callback=callback or latent_preview.prepare_callback(model, len(sigmas) - 1),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=settings.seed,
     )  # fmt: skip

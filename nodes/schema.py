@@ -21,6 +21,12 @@ MAX_SEED = 0xFFFFFFFFFFFFFFFF
 CHOICES = 10  # of a list, in a message
 
 
+# For inputs that few people change: newer pages fold them away; older ComfyUIs refuse the word.
+ADVANCED: dict[str, Any] = (
+    {"advanced": True} if "advanced" in inspect.signature(io.Int.Input).parameters else {}
+)
+
+
 def node_schema(*, search_aliases: Sequence[str] = (), **fields: Any) -> io.Schema:
     """A schema in the pack's category, with search aliases if this ComfyUI supports them."""
     if any(field.name == "search_aliases" for field in dataclasses.fields(io.Schema)):
@@ -43,13 +49,6 @@ def file_input(name: str, folder: str, tooltip: str) -> io.Combo.Input:
 def file_path(folder: str, name: str) -> Path:
     """Full path of a listed file. Raises FileNotFoundError when it no longer exists."""
     return Path(folder_paths.get_full_path_or_raise(folder, name))
-
-
-def show_text(unique_id: str, text: str) -> None:
-    """Show a text on the node in the page; it stays until the node runs again."""
-    from server import PromptServer  # only where a server runs, not in tests without one
-
-    PromptServer.instance.send_progress_text(text, unique_id)
 
 
 def file_fingerprint(folder: str, name: str) -> str:

@@ -13,6 +13,7 @@ import latent_preview
 from torch import Tensor
 
 from .folders import read_mask
+from .painting import Backgrounds, paint
 from .pair_folder import PairFolder
 from .sampling import Callback, Settings, Sources, noise_levels, sample_masks
 
@@ -54,6 +55,7 @@ class Work:
     size: tuple[int, int]
     settings: Settings
     prompt: str
+    backgrounds: Backgrounds | None = None
 
     def run(self, planned: list[Item]) -> Iterator[Path]:
         """Make and save the images that do not exist yet; yield the path of each.
@@ -75,16 +77,24 @@ class Work:
             comfy.model_management.throw_exception_if_processing_interrupted()
             progress = _as_part(show, number * steps, steps, total)
             mask = read_mask(item.mask)
+            seed = item.seed(self.settings.seed)
+            background = self.backgrounds.image_for(seed) if self.backgrounds else None
             try:
-                image = self._image(item, mask, progress)
+                image = self._image(mask, seed, background, progress)
             except ValueError as error:
                 raise ValueError(f"{item.mask}: {error}") from error
             self.pairs.write(item.name, image, mask, self.prompt)
             yield self.pairs.image(item.name)
 
-    def _image(self, item: Item, mask: Tensor, progress: Callback) -> Tensor:
-        """(H, W, 3) in [0, 1]."""
-        settings = replace(self.settings, seed=item.seed(self.settings.seed))
+    def _image(
+        self, mask: Tensor, seed: int, background: Tensor | None, progress: Callback
+    ) -> Tensor:
+        """(H, W, 3) in [0, 1], as large as the background where there is one."""
+        settings = replace(self.settings, seed=seed)
+        if background is not None and self.backgrounds:
+            edge = self.backgrounds.edge
+            painting = (background, edge, mask, self.size, settings, progress)
+            return paint(self.sources, self.vae, *painting)[0]
         latents = sample_masks(self.sources, mask, self.size, settings, progress)
         return self.vae.decode(latents)[0]
 

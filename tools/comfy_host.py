@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -26,8 +27,9 @@ from types import TracebackType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PYTHON = ROOT / ".venv" / "bin" / "python"
-COMFYUI = ROOT / ".venv" / "comfyui"
+PYTHON = Path(sys.executable)
+# Another ComfyUI than the one that `make setup` brings.
+COMFYUI = Path(os.environ.get("COMFYUI_DIR") or ROOT / ".venv" / "comfyui").resolve()
 PACK_NAME = "ComfyUI-Siamese-Diffusion"
 FOLDERS = (
     *("custom_nodes", "input", "output", "temp", "user"),

@@ -14,6 +14,7 @@ from ..common.text import shown
 from ..models.recipe import RECIPE_CHOICES, RECIPES, Recipe
 from .errors import ConfigError
 from .options import AT_LEAST_0, AT_LEAST_1, SHARE, Range, check_option, option
+from .sd_scripts_options import SdScriptsOptions
 
 LR_SCHEDULERS = (
     "constant",
@@ -33,7 +34,7 @@ SIDE = Range(1, LARGEST_SIDE)  # pixels
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(SdScriptsOptions):
     """Everything that decides a run; written to the run folder as config.json."""
 
     pretrained_model_name_or_path: Path = option(
@@ -55,9 +56,6 @@ class TrainConfig:
     # sd-scripts' own flags, read by its own parser.
     host_options: Mapping[str, Any] = field(default_factory=dict)
 
-    v_parameterization: bool = option(
-        "model", "the base model predicts v (Stable Diffusion 2.1 at 768 px)", False
-    )
     tokenizer_cache_dir: Path | None = option(
         "model",
         "folder with a tokenizer's vocab.json and merges.txt; default: CLIP's own, included here",
@@ -129,7 +127,7 @@ class TrainConfig:
     )
     validation_split: float = option(
         "data",
-        "share of the file stems kept for the validation loss",
+        "share of the groups (without them, of the file stems) kept for the validation loss",
         0.0,
         range=Range(0, 1, below=True),
     )
@@ -166,6 +164,19 @@ class TrainConfig:
         "weighting of the noise consistency loss; default: the recipe's",
         None,
         choices=RECIPE_CHOICES["consistency"],
+    )
+    image_weight: str | None = option(
+        "recipe",
+        "weight of the image branch's control over the steps; default: the recipe's",
+        None,
+        choices=RECIPE_CHOICES["image_weight"],
+    )
+    augmentation: str | None = option(
+        "recipe",
+        "online: train on latents as the image branch predicts them, from a third of the steps on; "
+        "default: the recipe's",
+        None,
+        choices=RECIPE_CHOICES["augmentation"],
     )
     branches: str | None = option(
         "recipe",
@@ -298,6 +309,7 @@ class TrainConfig:
         self._check_warmup()
         self._check_batch()
         self._check_sizes()
+        self.check_schedule()
 
     def _check_batch(self) -> None:
         pairs = self.train_batch_size * self.gradient_accumulation_steps

@@ -9,6 +9,8 @@ from typing import Any
 from ..common.text import shown
 from .errors import ConfigError
 
+# The groups of --help, in order.
+GROUPS = ("model", "output", "host", "data", "recipe", "training", "speed")
 LONGEST_NAME = 200  # bytes; file systems take 255, and names get a step and an extension
 
 

@@ -51,6 +51,7 @@ BASES = (Kind.SD1, Kind.SD2, Kind.MERGED)
 AUTOENCODER = "first_stage_model."
 CLIP = "cond_stage_model.transformer."
 OPEN_CLIP = "cond_stage_model.model."
+TEXT_MODEL = "text_model."
 CLIP_EMBEDDING = CLIP + "text_model.embeddings.token_embedding.weight"
 OPEN_CLIP_EMBEDDING = OPEN_CLIP + "token_embedding.weight"
 
@@ -85,7 +86,7 @@ def load_base_model(path: Path, tokenizer_dir: Path | None, v_parameterization: 
     file = read_weights(path, expect=BASES)
     check_complete(file.tensors, str(path))
     if file.kind is Kind.MERGED:
-        log.info("%s: its own control_model is not used; the ControlNet starts anew", path)
+        log.info("%s: its control_model is not used; a new ControlNet is trained", path)
     tensors = {
         key: value.float() if value.is_floating_point() else value
         for key, value in file.base().items()
@@ -195,7 +196,16 @@ def load_text_encoder(
             f"{what}: knows {config.vocab_size} tokens of width {config.hidden_size}; expected "
             f"{len(tokenizer)} and {context_dim}, the UNet's. Use another checkpoint."
         )
-    return ClipTextEncoder(built(lambda: CLIPTextModel(config), weights, what), tokenizer)
+    with torch.device("meta"):
+        named = _named_as_in(CLIPTextModel(config), weights)
+    return ClipTextEncoder(built(lambda: CLIPTextModel(config), named, what), tokenizer)
+
+
+def _named_as_in(module: CLIPTextModel, weights: Mapping[str, Tensor]) -> StateDict:
+    """With the names of the installed transformers: from version 5 on without `text_model.`."""
+    if any(key.startswith(TEXT_MODEL) for key in module.state_dict()):
+        return dict(weights)
+    return {key.removeprefix(TEXT_MODEL): value for key, value in weights.items()}
 
 
 def clip_config(weights: Mapping[str, Tensor]) -> CLIPTextConfig:

@@ -4,31 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...models.weights import (
-    CONTROL,
-    UNET,
-    Kind,
-    StateDict,
-    check_keys,
-    read_weights,
-    without_prefix,
-)
-from .ldm_keys import (
-    UNetShape,
-    control_to_diffusers,
-    control_to_ldm,
-    unet_to_diffusers,
-    unet_to_ldm,
-)
+from ...models.weights import CONTROL, UNET, Kind, StateDict, check_keys, read_weights
+from .ldm_keys import UNetShape, control_to_ldm, unet_to_ldm
+from .low_rank import factor_names
 from .networks import SiameseNetworks
 
 DECODER_NAMES = ("up_blocks.", "conv_norm_out.", "conv_out.")
 
 
 def bundle_tensors(nets: SiameseNetworks, shape: UNetShape) -> StateDict:
-    """All that is trained, under the published keys."""
-    decoder = {k: v for k, v in nets.unet.state_dict().items() if k.startswith(DECODER_NAMES)}
-    control = control_to_ldm(nets.controlnet.state_dict(), shape)
+    """All that is trained, under the published keys; the networks' own tensors, not copies.
+
+    Of low-rank networks the factors, as models/low_rank.py names them.
+    """
+    unet = factor_names(nets.unet)
+    decoder = {k: v for k, v in unet.items() if k.startswith(DECODER_NAMES)}
+    control = control_to_ldm(factor_names(nets.controlnet), shape)
     return {
         **{CONTROL + key: value for key, value in control.items()},
         **{UNET + key: value for key, value in unet_to_ldm(decoder, shape).items()},
@@ -40,9 +31,8 @@ def load_bundle(path: Path, nets: SiameseNetworks, shape: UNetShape) -> None:
 
     Raises WeightsError where one is missing, not expected or of another shape.
     """
-    file = read_weights(path, expect=[Kind.BUNDLE])
-    check_keys(file.tensors, bundle_tensors(nets, shape), str(path))
-    decoder = without_prefix(file.decoder(), UNET)
-    nets.controlnet.load_state_dict(control_to_diffusers(file.control(), shape, str(path)))
-    unet = unet_to_diffusers(decoder, shape, str(path))
-    nets.unet.load_state_dict({**nets.unet.state_dict(), **unet})
+    file = read_weights(path, expect=[Kind.BUNDLE, Kind.LOW_RANK])
+    trained = bundle_tensors(nets, shape)
+    check_keys(file.tensors, trained, str(path))
+    for key, tensor in trained.items():
+        tensor.copy_(file.tensors[key])

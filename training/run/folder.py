@@ -76,7 +76,7 @@ class RunFolder:
             raise ConfigError(
                 f"{self.config}: damaged ({error}). It says which run this folder holds. If it is "
                 "the run of this command, delete the file and give the command again: states keep "
-                "a record of their own, and the file is written anew."
+                "a record of their own, and the file is written again."
             ) from error
 
     def begin(self, record: Mapping[str, Any], step: int) -> None:

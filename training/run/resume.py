@@ -36,6 +36,15 @@ FREE_TO_CHANGE = {
     "sd_scripts",
     "cache_latents_to_disk",
     "log_with",
+    "logging_dir",
+    "log_prefix",
+    "log_tracker_name",
+    "wandb_run_name",
+    "save_precision",
+    "save_every_n_epochs",
+    "sample_every_n_epochs",
+    "sample_at_first",
+    "sample_prompts",
     "gradient_checkpointing",
 }
 # Entries of a record that are no flags of ours.

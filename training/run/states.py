@@ -99,5 +99,5 @@ def cannot_resume(state: Path, reason: Exception, has_ema: bool) -> ConfigError:
         advice = f"The next older state is whole: give --resume {candidate} to resume from it."
         break
     else:
-        advice = "There is no older state: choose another --output_dir to begin anew."
+        advice = "There is no older state: choose another --output_dir to start over."
     return ConfigError(f"{state}: cannot be resumed from. {reason} {advice}")

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from ....common.hashes import file_hash
 from ....common.text_files import parse_json, read_text
-from ....models.metadata import FOLDER_HASH
+from ....models.metadata import FOLDER_HASH, SD1_CONTEXT, SD2_CONTEXT
 from ....models.weights import UNET, Kind, WeightsError, check_kind, identify, read_shapes
 from .library import Library, english
 
@@ -101,11 +101,17 @@ def context_dim(path: Path) -> int:
 def _folder_context_dim(path: Path) -> int:
     try:
         config = parse_json(read_text(path / "unet/config.json"))
-        return int(config["cross_attention_dim"])
+        width = int(config["cross_attention_dim"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise WeightsError(
             f"{path}: not a Stable Diffusion 1.x or 2.x model in diffusers layout ({error})."
         ) from error
+    if width not in (SD1_CONTEXT, SD2_CONTEXT):
+        raise WeightsError(
+            f"{path}: a model with text features of width {width} (2048: SDXL); supported are "
+            f"Stable Diffusion 1.x ({SD1_CONTEXT}) and 2.x ({SD2_CONTEXT}), see docs/sdxl.md."
+        )
+    return width
 
 
 def folder_hash(path: Path) -> str:
