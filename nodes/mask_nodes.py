@@ -11,7 +11,7 @@ from torch import Tensor
 from .hints import binary_mask
 from .progress import with_progress
 from .schema import checked, node_schema, seed_input
-from .shapes import Changes, augment, random_mask
+from ..models.shapes import Changes, augment, random_mask
 
 AUGMENTED_TOOLTIP = (
     "The new masks, those of the first mask first, each as large as the one it comes from."

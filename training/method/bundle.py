@@ -6,9 +6,11 @@ from pathlib import Path
 
 from ...models.weights import (
     CONTROL,
+    DECODER,
     UNET,
     Kind,
     StateDict,
+    WeightFile,
     check_keys,
     read_weights,
     without_prefix,
@@ -40,9 +42,16 @@ def load_bundle(path: Path, nets: SiameseNetworks, shape: UNetShape) -> None:
 
     Raises WeightsError where one is missing, not expected or of another shape.
     """
-    file = read_weights(path, expect=[Kind.BUNDLE])
-    check_keys(file.tensors, bundle_tensors(nets, shape), str(path))
+    load_trained(read_weights(path, expect=[Kind.BUNDLE]), nets, shape)
+
+
+def load_trained(file: WeightFile, nets: SiameseNetworks, shape: UNetShape) -> None:
+    """As `load_bundle`, of a bundle or merged checkpoint that has been read."""
+    path, own = str(file.path), (CONTROL, *DECODER)
+    trained = {key: value for key, value in file.tensors.items() if key.startswith(own)}
+    found = file.tensors if file.kind is Kind.BUNDLE else trained
+    check_keys(found, bundle_tensors(nets, shape), path)
     decoder = without_prefix(file.decoder(), UNET)
-    nets.controlnet.load_state_dict(control_to_diffusers(file.control(), shape, str(path)))
-    unet = unet_to_diffusers(decoder, shape, str(path))
+    nets.controlnet.load_state_dict(control_to_diffusers(file.control(), shape, path))
+    unet = unet_to_diffusers(decoder, shape, path)
     nets.unet.load_state_dict({**nets.unet.state_dict(), **unet})

@@ -1,0 +1,78 @@
+"""The published DDIM, and the samplers and schedules of diffusers by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import diffusers
+from diffusers.schedulers import KarrasDiffusionSchedulers
+
+from ..training.method.noise_schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
+from ..training.method.sampling import Scheduler, ddim_scheduler
+from .errors import SynthesisError
+
+PUBLISHED = "ddim_published"
+SUFFIX = "Scheduler"
+# What diffusers calls interchangeable, but the first needs torchsde and noise of its own, and the
+# others were made for networks that are trained otherwise.
+LEFT_OUT = ("DPMSolverSDE", "EDMEuler")
+SAMPLERS = (
+    PUBLISHED,
+    *sorted(
+        name
+        for name in (member.name.removesuffix(SUFFIX) for member in KarrasDiffusionSchedulers)
+        if name not in LEFT_OUT
+    ),
+)
+# The argument of a diffusers sampler that chooses the schedule.
+SCHEDULES = {
+    "default": "",
+    "karras": "use_karras_sigmas",
+    "exponential": "use_exponential_sigmas",
+    "beta": "use_beta_sigmas",
+}
+# As in the scheduler settings that Stable Diffusion 1.x and 2.x are published with.
+STABLE_DIFFUSION = {
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+}
+
+
+def make_scheduler(name: str, schedule: str, prediction: Prediction, steps: int) -> Scheduler:
+    """A sampler with its steps set. Raises SynthesisError for one without that schedule."""
+    if name == PUBLISHED:
+        if schedule != "default":
+            raise SynthesisError(
+                f"--schedule {schedule}: {PUBLISHED} has its own; choose another --sampler."
+            )
+        return ddim_scheduler(prediction, steps)
+    kind = getattr(diffusers, name + SUFFIX)
+    known = inspect.signature(kind.__init__).parameters
+    options: dict[str, Any] = {k: v for k, v in STABLE_DIFFUSION.items() if k in known}
+    if schedule != "default":
+        options[SCHEDULES[schedule]] = True
+        if SCHEDULES[schedule] not in known:
+            raise SynthesisError(f"--schedule {schedule}: the sampler {name} does not have it.")
+    scheduler: Scheduler = kind(
+        num_train_timesteps=TIMESTEPS,
+        beta_start=BETA_START,
+        beta_end=BETA_END,
+        beta_schedule="scaled_linear",
+        prediction_type="epsilon" if prediction == "epsilon" else "v_prediction",
+        **options,
+    )
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def first_noise(scheduler: Scheduler) -> float:
+    """How strong the noise is that it starts from."""
+    return float(getattr(scheduler, "init_noise_sigma", 1.0))
+
+
+def adds_noise(scheduler: Scheduler) -> bool:
+    """Whether its steps take generators, and so may draw noise."""
+    return "generator" in inspect.signature(scheduler.step).parameters
