@@ -89,9 +89,11 @@ def _pair(entry: Entry, folder: Path, where: str) -> Pair:
 
 def write_prompt_jsonl(path: Path, entries: Iterable[Entry]) -> None:
     """Write the whole file; if that fails, the old file is kept."""
-    with replacing(path) as temporary:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(entry.to_line() for entry in entries)
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        file.writelines(entry.to_line() for entry in entries)
 
 
 def append_entry(path: Path, entry: Entry) -> None:

@@ -8,10 +8,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..models.shapes import Changes, augment, random_mask
 from .hints import binary_mask
 from .progress import with_progress
 from .schema import checked, node_schema, seed_input
-from ..models.shapes import Changes, augment, random_mask
 
 AUGMENTED_TOOLTIP = (
     "The new masks, those of the first mask first, each as large as the one it comes from."

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..common.pictures import read_image, read_mask, read_palette_mask
 from ..common.prompt_jsonl import Entry
-from .jobs import Job
-from .records import Shard
+from .jobs import Job, units_of
+from .settings import Shard
 
 THREADS = 8
 AT_ONCE = 1024  # pairs; so that memory does not grow with their number
@@ -18,7 +18,7 @@ AT_ONCE = 1024  # pairs; so that memory does not grow with their number
 
 def problems(job: Job, folder: Path, palette: bool, shard: Shard | None) -> Iterator[str]:
     """A line for each pair that is not whole; `palette`: masks have a colour per class."""
-    units = (shard or Shard()).units(job)
+    units = units_of(job, shard or Shard())
     entries = (job.entry(unit, item) for unit in units for item in job.items(unit))
     with ThreadPoolExecutor(THREADS) as pool:
         while some := list(islice(entries, AT_ONCE)):

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from ..common.arguments import Parser
 from ..common.pictures import Size
-from .records import Shard
-from .settings import Settings
+from .settings import SAMPLERS, SCHEDULES, Settings, Shard
 
 EPILOG = """\
 examples:
-  siamese-synthesize --bundle siamese.safetensors --pretrained_model_name_or_path v1-5-pruned.safetensors \\
-      --masks masks/ --prompt "a polyp" --images_per_mask 4 --output_dir out --batch_size 8
-  siamese-synthesize --checkpoint merged.safetensors --masks data/prompt.jsonl --output_dir out --shard 3/64
+  siamese-synthesize --bundle siamese.safetensors --masks masks/ --prompt "a polyp" \\
+      --images_per_mask 4 --batch_size 8 --output_dir out
+  siamese-synthesize --checkpoint merged.safetensors --masks data/prompt.jsonl --shard 3/64 \\
+      --output_dir out
 Defaults are the published settings. Give the same command again to go on after a stop; with --check
 to list what is missing or damaged. docs/scale.md has command lines for clusters.
 """
@@ -144,8 +144,6 @@ def _add_masks(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
-    from .samplers import SAMPLERS, SCHEDULES  # after --help's own text: diffusers takes seconds
-
     group.add_argument("--images_per_mask", type=_count, default=1, metavar="N", help="1")
     group.add_argument(
         "--resolution",
@@ -172,9 +170,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--tar", action="store_true", help="WebDataset shards of 1000 pairs instead")
     group.add_argument("--batch_size", type=_count, default=1, help="images at once (1)")
-    group.add_argument(
-        "--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="no"
-    )
+    group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="no")
     group.add_argument("--torch_compile", action="store_true", help="compile the networks")
     group.add_argument(
         "--processes", type=_count, metavar="N", help="of this machine; default: one a GPU"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +15,9 @@ from typing import Protocol
 from ..common.files import replacing
 from ..common.pair_files import PairFiles
 from ..common.prompt_jsonl import Entry
-from .model import ImageModel
 from .plan import Item, Plan
-from .shard import Masking, Outcome, synthesize_shard
+from .settings import Shard
+from .shard import ImageModel, Masking, Outcome, synthesize_shard
 
 PREFIXES_FROM = 100_000  # pairs; no folder holds more than a few thousand files
 PAIRS_PER_TAR = 1000
@@ -25,13 +26,14 @@ BATCHES_AT_ONCE = 4  # that a worker takes: a lost one costs little, and batches
 
 
 class Job(Protocol):
-    """A run's pairs in units that are done one by one; workers get it whole.
+    """A run's pairs in units that are done one by one; workers get it whole."""
 
-    chunk: units that a worker takes at once.
-    """
+    @property
+    def plan(self) -> Plan: ...
 
-    plan: Plan
-    chunk: int
+    @property
+    def chunk(self) -> int:
+        """Units that a worker takes at once."""
 
     def __len__(self) -> int:
         """Number of units."""
@@ -45,10 +47,19 @@ class Job(Protocol):
     def make(self, units: Iterable[int], model: ImageModel) -> Iterator[Outcome]:
         """Make what is missing; an outcome for each pair."""
 
-    def items(self, unit: int) -> Iterator[Item]: ...
+    def items(self, unit: int) -> Iterator[Item]:
+        """The unit's pairs, in the plan's order."""
 
     def entry(self, unit: int, item: Item) -> Entry:
         """The pair's line in prompt.jsonl."""
+
+
+def units_of(job: Job, shard: Shard) -> Sequence[int]:
+    """The units that a shard has."""
+    everything = range(len(job))
+    if shard.count == 1:
+        return everything
+    return [unit for unit in everything if job.unit_name(unit) in shard]
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ class TarJob:
     chunk: int = 1
 
     def __len__(self) -> int:
-        return -(-len(self.plan) // PAIRS_PER_TAR)
+        return math.ceil(len(self.plan) / PAIRS_PER_TAR)
 
     def unit_name(self, unit: int) -> str:
         return f"pairs-{unit:05}.tar"

@@ -206,7 +206,7 @@ def listed_masks(path: Path) -> MaskFiles:
                 f"{pair.where}mask {pair.mask} has another caption than in a line before; one "
                 "mask has one caption"
             )
-    folder = os.path.commonpath([os.path.dirname(mask) for mask in captions]) if captions else ""
+    folder = os.path.commonpath([Path(mask).parent for mask in captions]) if captions else ""
     stems = [Path(os.path.relpath(mask, folder)).with_suffix("").as_posix() for mask in captions]
     listing.problems += [
         f"{count} masks are called {stem}, with different extensions; keep one of them"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,33 +19,13 @@ from ..training.method.networks import SiameseNetworks, new_controlnet
 from ..training.method.objective import mask_hint
 from ..training.method.sampling import Conditions, denoise
 from .masks import Mask
-from .plan import Item
 from .samplers import adds_noise, first_noise, make_scheduler
 from .settings import Settings
+from .shard import DOWNSCALE, Wanted
 from .weights import Weights, check_base
 
-DOWNSCALE = 8  # pixels of an image to one of its latents
 CAPTIONS_KEPT = 256  # text embeddings in memory, 0.24 MB each
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """An item and its mask at the image's size: (H, W), bool, or (H, W, 3), uint8."""
-
-    item: Item
-    mask: np.ndarray
-
-
-class ImageModel(Protocol):
-    """What makes images; where it takes its memory is its own affair."""
-
-    def images(self, batch: Sequence[Wanted]) -> Sequence[np.ndarray]:
-        """An image (H, W, 3), uint8, for each; all masks have one size.
-
-        Each depends on its own item and mask alone. Raises FloatingPointError where an image is
-        not finite.
-        """
 
 
 class SiameseModel:
@@ -81,9 +59,7 @@ class SiameseModel:
         scheduler = make_scheduler(
             settings.sampler, settings.schedule, self.prediction, settings.steps
         )
-        generators = [
-            torch.Generator().manual_seed(one.item.seed(settings.seed)) for one in batch
-        ]
+        generators = [torch.Generator().manual_seed(one.item.seed(settings.seed)) for one in batch]
         height, width = batch[0].mask.shape[:2]
         shape = (1, 4, height // DOWNSCALE, width // DOWNSCALE)
         # As ComfyUI draws it for one image.
@@ -97,9 +73,7 @@ class SiameseModel:
                 noise=noise.to(self.device) * first_noise(scheduler),
             )
             features = self._features(batch)
-            latents = denoise(
-                self.nets, conditions, features, scheduler, settings.cfg, **options
-            )
+            latents = denoise(self.nets, conditions, features, scheduler, settings.cfg, **options)
         return _to_pixels(self.autoencoder.decode(latents.float()))
 
     def _autocast(self) -> AbstractContextManager[object]:

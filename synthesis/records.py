@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..common.files import replacing, stands_in_for
-from ..common.items import hash_number
 from ..common.pair_files import IMAGES, MASKS
 from ..common.prompt_jsonl import Entry, write_prompt_jsonl
 from .errors import SynthesisError
 from .jobs import STAGING, Job
+from .settings import Shard
 from .shard import Outcome
 
 FORMAT_VERSION = 1
@@ -79,27 +79,6 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read ({error}). Delete it, and give the command again; the pairs "
             "stay."
         ) from error
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Part `number`, from 0, of `count` parts, by the hash of each unit's name."""
-
-    number: int = 0
-    count: int = 1
-
-    def units(self, job: Job) -> Iterable[int]:
-        if self.count == 1:
-            return range(len(job))
-        return [
-            unit
-            for unit in range(len(job))
-            if hash_number(job.unit_name(unit)) % self.count == self.number
-        ]
-
-    @property
-    def name(self) -> str:
-        return f"{self.number:05}-of-{self.count:05}"
 
 
 @dataclass
@@ -166,7 +145,7 @@ def _write_json(path: Path, values: Values) -> None:
 
 
 def _all_records(folder: Path, shard: Shard, plan: str) -> Record | None:
-    """The sum of all shards' records; None while one is missing, or was of another list of pairs."""
+    """The sum of all shards' records; None while one is missing, or is of other pairs."""
     whole = Record(plan)
     for number in range(shard.count):
         path = _file(folder, Shard(number, shard.count), "manifest.json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from .check import problems
 from .command_line import Request
 from .engines.local import MakeModel, devices, run_locally
 from .errors import SynthesisError
-from .jobs import PREFIXES_FROM, FolderJob, Job, TarJob
+from .jobs import PREFIXES_FROM, FolderJob, Job, TarJob, units_of
 from .masks import (
     AugmentedMasks,
     MaskFiles,
@@ -29,16 +29,16 @@ from .masks import (
 from .model import SiameseModel
 from .plan import Plan
 from .progress import Progress
-from .records import INDEX, MANIFEST, SHARDS, Record, Shard, Values, claim, claimed, finish
+from .records import INDEX, MANIFEST, SHARDS, Record, Values, claim, claimed, finish
 from .samplers import make_scheduler
-from .settings import Settings
+from .settings import Settings, Shard
 from .shard import Masking, Outcome
 from .weights import Weights, find_weights
 
 log = logging.getLogger(__name__)
 
 SHOWN = 20  # problems on the terminal
-Engine = Callable[[Job, Iterable[int]], Iterator[Outcome]]
+Engine = Callable[[Job, Sequence[int]], Iterator[Outcome]]
 
 
 def run(request: Request) -> bool:
@@ -125,9 +125,7 @@ def _make_job(request: Request, plan: Plan, masking: Masking) -> Job:
     return FolderJob(plan, PairFiles(folder, by_prefix), masking, request.batch_size)
 
 
-def run_values(
-    request: Request, weights: Weights, settings: Settings, job: Job
-) -> dict[str, Any]:
+def run_values(request: Request, weights: Weights, settings: Settings, job: Job) -> dict[str, Any]:
     """What decides the pairs, by the flags' names: the same for every part of a run."""
     values = {**settings.to_values(), "prompt": request.prompt, **weights.to_values()}
     if request.random_masks:
@@ -158,7 +156,7 @@ def make_engine(request: Request, make_model: MakeModel) -> Engine:
 
 def synthesize(job: Job, folder: Path, values: Values, shard: Shard, engine: Engine) -> Record:
     """Make a shard's pairs, and its records; the shards' lists, if this was the last one."""
-    units = shard.units(job)
+    units = units_of(job, shard)
     record = Record(job.plan.fingerprint())
     progress = Progress(sum(map(job.pairs, units)))
     try:

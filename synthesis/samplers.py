@@ -6,32 +6,13 @@ import inspect
 from typing import Any
 
 import diffusers
-from diffusers.schedulers import KarrasDiffusionSchedulers
 
 from ..training.method.noise_schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
 from ..training.method.sampling import Scheduler, ddim_scheduler
 from .errors import SynthesisError
+from .settings import PUBLISHED, SCHEDULES
 
-PUBLISHED = "ddim_published"
-SUFFIX = "Scheduler"
-# What diffusers calls interchangeable, but the first needs torchsde and noise of its own, and the
-# others were made for networks that are trained otherwise.
-LEFT_OUT = ("DPMSolverSDE", "EDMEuler")
-SAMPLERS = (
-    PUBLISHED,
-    *sorted(
-        name
-        for name in (member.name.removesuffix(SUFFIX) for member in KarrasDiffusionSchedulers)
-        if name not in LEFT_OUT
-    ),
-)
-# The argument of a diffusers sampler that chooses the schedule.
-SCHEDULES = {
-    "default": "",
-    "karras": "use_karras_sigmas",
-    "exponential": "use_exponential_sigmas",
-    "beta": "use_beta_sigmas",
-}
+SUFFIX = "Scheduler"  # of the names of diffusers' classes
 # As in the scheduler settings that Stable Diffusion 1.x and 2.x are published with.
 STABLE_DIFFUSION = {
     "clip_sample": False,

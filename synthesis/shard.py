@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 
 from ..common.pair_files import PairFiles
 from ..common.pictures import Size
+from ..common.size_batches import SizeBatches
 from .errors import SynthesisError
 from .masks import Classes
-from .model import DOWNSCALE, ImageModel, Wanted
 from .plan import Item
 
+DOWNSCALE = 8  # pixels of an image to one of its latents
 THREADS = 4  # that decode masks and encode images beside the sampling
 AHEAD = 2  # batches of masks decoded before their turn
 OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An item and its mask at the image's size: (H, W), bool, or (H, W, 3), uint8."""
+
+    item: Item
+    mask: np.ndarray
+
+
+class ImageModel(Protocol):
+    """What makes images; where it takes its memory is its own affair."""
+
+    def images(self, batch: Sequence[Wanted]) -> Sequence[np.ndarray]:
+        """An image (H, W, 3), uint8, for each; all masks have one size.
+
+        Each depends on its own item and mask alone. Raises FloatingPointError where an image is
+        not finite.
+        """
 
 
 @dataclass(frozen=True)
@@ -74,13 +94,13 @@ def synthesize_shard(
     SynthesisError where there is no memory for one image.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        batches = Batches(batch_size)
+        batches = SizeBatches[Wanted](batch_size)
         writing = Writing(pool, files)
         for found in _read_ahead(items, files, masking, pool, AHEAD * batch_size):
             if isinstance(found, Outcome):
                 yield found
                 continue
-            for batch in batches.add(found):
+            for batch in batches.add(found.mask.shape, found):
                 yield from writing.exchange(_sample(model, batch, batches))
         for batch in batches.rest():
             yield from writing.exchange(_sample(model, batch, batches))
@@ -122,31 +142,12 @@ def mask_pixels(mask: np.ndarray) -> np.ndarray:
     return mask.astype(np.uint8) * 255 if mask.dtype == bool else mask
 
 
-@dataclass
-class Batches:
-    """Puts wanted images of one size together; at most `size` at a time."""
-
-    size: int
-    _waiting: dict[tuple[int, ...], list[Wanted]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, wanted: Wanted) -> Iterator[list[Wanted]]:
-        """The batches that are full with it; also the oldest, where many sizes wait."""
-        group = self._waiting[wanted.mask.shape]
-        group.append(wanted)
-        if len(group) >= self.size:
-            yield self._waiting.pop(wanted.mask.shape)
-        elif sum(map(len, self._waiting.values())) > AHEAD * self.size:
-            yield self._waiting.pop(next(iter(self._waiting)))
-
-    def rest(self) -> Iterator[list[Wanted]]:
-        while self._waiting:
-            yield self._waiting.pop(next(iter(self._waiting)))
-
-
 Sampled = tuple[Wanted, np.ndarray | None]  # without an image where it was not finite
 
 
-def _sample(model: ImageModel, batch: Sequence[Wanted], batches: Batches) -> list[Sampled]:
+def _sample(
+    model: ImageModel, batch: Sequence[Wanted], batches: SizeBatches[Wanted]
+) -> list[Sampled]:
     """The images of a batch: in halves where memory is short, and one by one if one is bad."""
     try:
         return [*zip(batch, model.images(batch), strict=True)]

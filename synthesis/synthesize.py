@@ -22,7 +22,6 @@ from ..models.weights import WeightsError
 from ..training.errors import ConfigError
 from .command_line import parse_args
 from .errors import SynthesisError
-from .run import check, run
 
 PACKAGES = {"ray": "cluster", "kornia": "train", "diffusers": "train"}  # and what installs them
 
@@ -35,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     request = parse_args(arguments)
     try:
+        from .run import check, run  # seconds to import: only once the flags are known to be good
+
         return 0 if (check if request.check else run)(request) else FAILED
     except (SynthesisError, DatasetError, WeightsError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -73,7 +73,9 @@ def find_weights(
         raise AssertionError("one of the two is given")
     check_is_file(trained)
     if trained.suffix in SAFETENSORS:
-        check_kind(trained, identify(read_shapes(trained)), [Kind.BUNDLE if bundle else Kind.MERGED])
+        check_kind(
+            trained, identify(read_shapes(trained)), [Kind.BUNDLE if bundle else Kind.MERGED]
+        )
     metadata = read_metadata(read_strings(trained), str(trained))
     if checkpoint is not None:
         base = checkpoint

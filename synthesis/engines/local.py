@@ -13,8 +13,7 @@ from typing import Any
 
 from ..errors import SynthesisError
 from ..jobs import Job
-from ..model import ImageModel
-from ..shard import Outcome
+from ..shard import ImageModel, Outcome
 
 MakeModel = Callable[[str], ImageModel]  # device -> model, for a process of its own
 
@@ -37,9 +36,7 @@ def run_locally(
     if processes == 1:
         yield from job.make(units, make_model(places[0]))
         return
-    workers = [
-        Worker(job, make_model, places[number % len(places)]) for number in range(processes)
-    ]
+    workers = [Worker(job, make_model, places[number % len(places)]) for number in range(processes)]
     try:
         yield from _share(workers, iter(units), job.chunk)
     finally:
