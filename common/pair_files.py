@@ -45,24 +45,17 @@ class PairFiles:
         prefix = f"{hash_number(name) % PREFIXES:03x}/" if self.by_prefix else ""
         return f"{prefix}{name}.png"
 
-    def write(
-        self, name: str, image: np.ndarray, mask: np.ndarray, metadata: PngInfo | None = None
-    ) -> None:
-        """Write what is missing of a pair, the mask first.
-
-        image: (H, W, 3), uint8; mask: (H, W) or, for palette masks, (H, W, 3), uint8. An
-        interrupted run leaves at most a mask without its image. metadata: for the image.
-        """
-        self.write_mask(name, mask)
-        _save_missing(self.image(name), image, metadata)
-
     def write_mask(self, name: str, mask: np.ndarray) -> None:
-        _save_missing(self.mask(name), mask, None)
+        """(H, W) or, of a palette, (H, W, 3), uint8. It comes before its image: a pair is whole
+        where there is an image."""
+        _save(self.mask(name), mask, None)
+
+    def write_image(self, name: str, image: np.ndarray, metadata: PngInfo | None = None) -> None:
+        """(H, W, 3), uint8."""
+        _save(self.image(name), image, metadata)
 
 
-def _save_missing(path: Path, pixels: np.ndarray, metadata: PngInfo | None) -> None:
-    if path.exists():
-        return
+def _save(path: Path, pixels: np.ndarray, metadata: PngInfo | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=metadata)

@@ -9,10 +9,10 @@ import folder_paths
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..common.mask_files import picture_files
 from .folders import (
     choose,
     folder_fingerprint,
-    image_files,
     input_folder,
     output_folder,
     read_mask,
@@ -59,7 +59,7 @@ class SiameseLoadMaskFolder(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, folder: str, subfolders: bool, start: int, count: int) -> io.NodeOutput:
-        files = choose(image_files(input_folder(folder), subfolders), start, count)
+        files = choose(picture_files(input_folder(folder), subfolders), start, count)
         masks = [read_mask(path) for path in with_progress(files.values())]
         return io.NodeOutput(masks, list(files))
 

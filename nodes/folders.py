@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..common import pictures
+from ..common.mask_files import picture_files, read_mask_of
 from ..common.natural_order import natural
-from ..common.pictures import PICTURE_SUFFIXES
 
 # Not allowed in file names on Windows, where the dataset may be copied.
 FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
@@ -60,32 +59,6 @@ def output_folder(name: str) -> Path:
     return Path(folder_paths.get_output_directory()) / relative_path(name, "folder")
 
 
-def image_files(folder: Path, subfolders: bool) -> dict[str, Path]:
-    """Image files by relative path without extension, in natural order, without hidden ones.
-
-    Raises ValueError when two have the same name, or when there are none.
-    """
-    found: dict[str, Path] = {}
-    paths = folder.rglob("*") if subfolders else folder.iterdir()
-    for path in sorted(paths, key=natural):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
-            continue
-        if any(part.startswith(".") for part in relative.parts):
-            continue
-        stem = relative.with_suffix("").as_posix()
-        if stem in found:
-            raise ValueError(
-                f"{folder}: {found[stem].name} and {path.name} have the same name; keep one "
-                "of them."
-            )
-        found[stem] = path
-    if not found:
-        kinds = ", ".join(sorted(PICTURE_SUFFIXES))
-        raise ValueError(f"{folder}: no images ({kinds}).")
-    return found
-
-
 def choose(files: Mapping[str, Path], start: int, count: int) -> dict[str, Path]:
     """`count` files from index `start` on; 0 for all of them.
 
@@ -123,13 +96,18 @@ def folder_fingerprint(name: str | None, subfolders: bool | None) -> str | float
     if name is None or subfolders is None:
         return float("nan")
     try:
-        files = image_files(input_folder(name), subfolders).values()
+        files = picture_files(input_folder(name), subfolders).values()
         states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     except (ValueError, OSError) as error:
         return str(error)  # running the node reports it
     return hashlib.sha256(repr(states).encode()).hexdigest()
 
 
-def read_mask(path: Path) -> Tensor:
-    """A mask file -> (1, H, W) of zeros and ones, as training reads it. Raises ValueError."""
-    return torch.from_numpy(pictures.read_mask(path).astype(np.float32))[None]
+def read_mask(path: Path, classes: Mapping[str, str] | None = None) -> Tensor:
+    """A mask file -> (1, H, W) of zeros and ones, as training reads it.
+
+    classes: those of weights trained on palette masks; then (1, H, W, 3) in [0, 1]. Raises
+    ValueError.
+    """
+    mask = read_mask_of(classes or {}, path)
+    return torch.from_numpy(mask.astype(np.float32) / (1 if mask.dtype == bool else 255))[None]

@@ -1,20 +1,25 @@
-"""A whole dataset from a folder of masks, one image in memory at a time."""
+"""A whole dataset from a folder of masks, one batch of images in memory at a time."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import latent_preview
+import torch
 from torch import Tensor
 
+from ..common.items import item_name, item_seed
+from ..common.size_batches import SizeBatches
+from .conditioning import siamese
+from .control import EncodedMasks
 from .folders import read_mask
+from .hints import mask_hint, palette_hint
 from .pair_folder import PairFolder
-from .sampling import Callback, Settings, Sources, noise_levels, sample_masks
+from .sampling import Callback, Settings, Sources, noise_levels, sample_hints, samples_alone
 
 
 @dataclass(frozen=True)
@@ -27,13 +32,11 @@ class Item:
 
     @property
     def name(self) -> str:
-        # Always with a number: a mask called a_2 must not meet the second image of mask a.
-        return f"{self.stem}_{self.index}"
+        return item_name(self.stem, self.index)
 
     def seed(self, seed: int) -> int:
-        """The image's own seed: depends on `seed`, stem and index, not on the other masks."""
-        digest = hashlib.sha256(f"{seed}/{self.index}/{self.stem}".encode()).digest()
-        return int.from_bytes(digest[:8], "big")
+        """The image's own seed."""
+        return item_seed(seed, self.stem, self.index)
 
 
 def plan(masks: Mapping[str, Path], images_per_mask: int) -> list[Item]:
@@ -44,9 +47,15 @@ def plan(masks: Mapping[str, Path], images_per_mask: int) -> list[Item]:
     ]
 
 
-@dataclass(frozen=True)
+Loaded = tuple[Item, Tensor]  # with its mask, as `read_mask` has it
+
+
+@dataclass
 class Work:
-    """What all images of a run share; size is (width, height) in pixels, 0 for the mask's."""
+    """What all images of a run share.
+
+    size: (width, height) in pixels, 0 for the mask's. batch_size: images that are sampled at once.
+    """
 
     pairs: PairFolder
     sources: Sources
@@ -54,6 +63,13 @@ class Work:
     size: tuple[int, int]
     settings: Settings
     prompt: str
+    batch_size: int = 1
+    _done: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        control = siamese(self.sources.control_net).copy()
+        control.encoded = EncodedMasks()  # each mask once, however many images it has
+        self.sources = replace(self.sources, control_net=control)
 
     def run(self, planned: list[Item]) -> Iterator[Path]:
         """Make and save the images that do not exist yet; yield the path of each.
@@ -71,27 +87,50 @@ class Work:
         steps = len(noise_levels(self.sources.model, self.settings)) - 1  # of one image
         total = len(missing) * steps
         show = latent_preview.prepare_callback(self.sources.model, total)
-        for number, item in enumerate(missing):
+        for batch in self._batches(missing):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            progress = _as_part(show, number * steps, steps, total)
-            mask = read_mask(item.mask)
-            try:
-                image = self._image(item, mask, progress)
-            except ValueError as error:
-                raise ValueError(f"{item.mask}: {error}") from error
+            progress = _as_part(show, self._done * steps, len(batch), steps, total)
+            yield from self._make(batch, progress)
+            self._done += len(batch)
+
+    def _batches(self, items: list[Item]) -> Iterator[list[Loaded]]:
+        """Items whose masks have one size together, with these."""
+        alone = samples_alone(self.settings.sampler_name)
+        batches = SizeBatches[Loaded](1 if alone else self.batch_size)
+        classes = self.sources.control_net.mask_classes
+        for item in items:
+            mask = read_mask(item.mask, classes)
+            yield from batches.add(mask.shape, (item, mask))
+        yield from batches.rest()
+
+    def _make(self, batch: list[Loaded], progress: Callback) -> Iterator[Path]:
+        items = [item for item, _ in batch]
+        try:
+            images = self._images(batch, progress)
+        except ValueError as error:
+            raise ValueError(f"{items[0].mask}: {error}") from error
+        for (item, mask), image in zip(batch, images, strict=True):
             self.pairs.write(item.name, image, mask, self.prompt)
             yield self.pairs.image(item.name)
 
-    def _image(self, item: Item, mask: Tensor, progress: Callback) -> Tensor:
-        """(H, W, 3) in [0, 1]."""
-        settings = replace(self.settings, seed=item.seed(self.settings.seed))
-        latents = sample_masks(self.sources, mask, self.size, settings, progress)
-        return self.vae.decode(latents)[0]
+    def _images(self, batch: list[Loaded], progress: Callback) -> Tensor:
+        """(B, H, W, 3) in [0, 1]."""
+        control = self.sources.control_net
+        control.encoded.names = [item.mask for item, _ in batch]
+        masks = torch.cat([mask for _, mask in batch])
+        as_hint = palette_hint if masks.ndim == 4 else mask_hint
+        hints = as_hint(masks, control.hint_channels)
+        seeds = [item.seed(self.settings.seed) for item, _ in batch]
+        latents = sample_hints(self.sources, hints, self.size, self.settings, seeds, progress)
+        images: Tensor = self.vae.decode(latents)
+        return images
 
 
-def _as_part(show: Callback, done: int, steps: int, total: int) -> Callback:
-    """Progress of one image as part of all: `done` steps came before its own `steps`.
+def _as_part(show: Callback, done: int, images: int, steps: int, total: int) -> Callback:
+    """Progress of a batch as part of all: `done` steps came before its own images' `steps`.
 
     dpm_adaptive chooses its own step sizes and may make more steps: the bar then waits.
     """
-    return lambda step, x0, x, _steps: show(done + min(step, steps - 1), x0, x, total)
+    return lambda step, x0, x, _steps: show(
+        min(done + images * min(step + 1, steps), total) - 1, x0, x, total
+    )

@@ -7,8 +7,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..common.mask_files import picture_files
 from .dataset_nodes import mask_folder_inputs, output_inputs, saved_result
-from .folders import choose, image_files, input_folder
+from .folders import choose, input_folder
 from .folders import output_folder as folder_in_output
 from .pair_folder import PairFolder, png_metadata
 from .sampler_nodes import model_inputs, sampling_inputs
@@ -16,11 +17,12 @@ from .sampling import Settings, Sources
 from .schema import checked, node_schema, show_text
 from .synthesize import Work, plan
 
+MAX_BATCH = 64
 SHOWN = 4  # of the new images, on the node
 
 
 class SiameseSynthesizeDataset(io.ComfyNode):
-    """Folder of masks -> folder of pairs, one image in memory at a time."""
+    """Folder of masks -> folder of pairs, one batch of images in memory at a time."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -29,7 +31,7 @@ class SiameseSynthesizeDataset(io.ComfyNode):
             display_name="Siamese Synthesize Dataset",
             description=(
                 "Samples images for each mask of a folder and saves them with their masks as a "
-                "dataset: images/, masks/ and prompt.jsonl. Only one image is in memory at a time, "
+                "dataset: images/, masks/ and prompt.jsonl. Only one batch is in memory at a time, "
                 "however many masks there are. After an interruption, queue it again to resume."
             ),
             search_aliases=["siamese", "mask to image", "batch", "folder", "generate dataset"],
@@ -43,6 +45,12 @@ class SiameseSynthesizeDataset(io.ComfyNode):
                     tooltip="How many different images to make of each mask.",
                 ),
                 *sampling_inputs(),
+                io.Int.Input(
+                    "batch_size", default=1, min=1, max=MAX_BATCH, optional=True,
+                    tooltip="How many images are sampled at once, of masks of one size. More is "
+                    "faster on a GPU and takes more memory; the images stay the same. Samplers "
+                    "that add noise at each step, such as euler_ancestral, take one at a time.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -72,13 +80,14 @@ class SiameseSynthesizeDataset(io.ComfyNode):
         vae: Any,
         width: int = 0,
         height: int = 0,
+        batch_size: int = 1,
         **others: Any,
     ) -> io.NodeOutput:
-        masks = choose(image_files(input_folder(folder), subfolders), start, count)
+        masks = choose(picture_files(input_folder(folder), subfolders), start, count)
         pairs = PairFolder(folder_in_output(output_folder), png_metadata(cls.hidden))
         sources = Sources(**{field.name: others.pop(field.name) for field in fields(Sources)})
         settings = Settings(**others)
-        work = Work(pairs, sources, vae, (width, height), settings, prompt)
+        work = Work(pairs, sources, vae, (width, height), settings, prompt, batch_size)
         planned = plan(masks, images_per_mask)
         new = list(work.run(planned))
         there = len(planned) - len(new)

@@ -193,5 +193,7 @@ class Writing:
                 f"{self.files.image(name)}: not saved, the image holds values that are not finite; "
                 "use --mixed_precision bf16 or no, or other weights",
             )
-        self.files.write(name, image, mask_pixels(wanted.mask))
+        if not self.files.mask(name).exists():
+            self.files.write_mask(name, mask_pixels(wanted.mask))
+        self.files.write_image(name, image)
         return Outcome(name, "made")
