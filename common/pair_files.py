@@ -57,5 +57,6 @@ class PairFiles:
 
 def _save(path: Path, pixels: np.ndarray, metadata: PngInfo | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
+    # A pair that a loss of power takes is made again: no need to wait for its name.
+    with replacing(path, sync_name=False) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=metadata)

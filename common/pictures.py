@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .tar_members import in_tar, open_binary
+
 Size = tuple[int, int]  # (width, height) in pixels
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -109,6 +111,8 @@ def _read(path: Path, convert: Callable[[_Decoded], np.ndarray]) -> np.ndarray:
 
 def _open(path: Path) -> Image.Image:
     """An image whose pixels are not decoded yet. Raises what Pillow raises."""
+    if in_tar(path):
+        return Image.open(open_binary(path), formats=FORMATS)
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
         raise ValueError("it is a folder or a device, not a file")
     return Image.open(path, formats=FORMATS)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..common.pictures import read_image, read_mask, read_palette_mask
 from ..common.prompt_jsonl import Entry
+from ..common.tar_members import is_there
 from .jobs import Job, units_of
 from .settings import Shard
 
@@ -28,7 +29,7 @@ def problems(job: Job, folder: Path, palette: bool, shard: Shard | None) -> Iter
 
 def _problem(entry: Entry, folder: Path, palette: bool) -> str:
     image, mask = folder / entry.target, folder / entry.source
-    missing = [str(path) for path in (image, mask) if not path.is_file()]
+    missing = [str(path) for path in (image, mask) if not is_there(path)]
     if missing:
         return f"missing: {' and '.join(missing)}"
     try:

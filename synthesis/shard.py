@@ -162,9 +162,10 @@ def _sample(
     except FloatingPointError:
         if len(batch) == 1:
             return [(batch[0], None)]
-    half = len(batch) // 2
-    parts = batch[:half], batch[half:]
-    return [one for part in parts for one in _sample(model, part, batches)]
+    found: list[Sampled] = []
+    while rest := batch[len(found) :]:
+        found += _sample(model, rest[: min(len(batch) // 2, batches.size)], batches)
+    return found
 
 
 @dataclass

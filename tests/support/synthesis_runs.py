@@ -5,9 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from siamese_diffusion.common.hashes import file_hash
 from siamese_diffusion.common.pair_files import PairFiles
 from siamese_diffusion.models.metadata import SiameseMetadata
@@ -44,18 +42,6 @@ def write_bundle(path: Path, base: Path, classes: dict[str, str] | None = None) 
     )
     write_weights(path, made_up_bundle(read_weights(base).tensors), metadata.to_strings())
     return path
-
-
-@pytest.fixture
-def masks(tmp_path: Path) -> Path:
-    """Three masks, one of them in a subfolder, one of another size."""
-    folder = tmp_path / "masks"
-    (folder / "sub").mkdir(parents=True)
-    for number, (name, width) in enumerate((("m1", SIZE), ("m2", 48), ("sub/m10", SIZE)), 1):
-        pixels = np.zeros((SIZE, width), np.uint8)
-        pixels[4:20, 4 : 4 + 8 * number] = 255
-        Image.fromarray(pixels).save(folder / f"{name}.png")
-    return folder
 
 
 def random_job(folder: Path, count: int = 40, batch_size: int = 4) -> FolderJob:
