@@ -32,6 +32,10 @@ class Job(Protocol):
     def plan(self) -> Plan: ...
 
     @property
+    def folder(self) -> Path:
+        """Where the pairs go."""
+
+    @property
     def chunk(self) -> int:
         """Units that a worker takes at once."""
 
@@ -70,6 +74,10 @@ class FolderJob:
     files: PairFiles
     masking: Masking
     batch_size: int
+
+    @property
+    def folder(self) -> Path:
+        return self.files.folder
 
     @property
     def chunk(self) -> int:

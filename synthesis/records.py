@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,6 +49,15 @@ def claim(folder: Path, values: Values) -> None:
         raise SynthesisError(
             f"--output_dir {folder}: holds pairs made with other settings: {'; '.join(differing)}. "
             "Give the same ones, or another folder."
+        )
+
+
+def check_shared(folder: Path) -> None:
+    """Raise SynthesisError where the folder that was claimed on another machine is not seen."""
+    if not (folder / SETTINGS).exists():
+        raise SynthesisError(
+            f"--output_dir {folder}: {socket.gethostname()} does not see what is in it on the "
+            "machine that began the run; all need one file system, under the same path."
         )
 
 

@@ -7,7 +7,9 @@ may run a unit twice, when a node is lost; the files' names keep a pair from bei
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -18,7 +20,8 @@ from ray.data.block import BlockMetadata
 
 from ..errors import SynthesisError
 from ..jobs import Job
-from ..shard import Outcome
+from ..records import check_shared
+from ..shard import ImageModel, Outcome
 from .local import MakeModel, devices
 
 CHUNKS_PER_TASK = 8  # a task is what Ray schedules, and makes anew when its node is lost
@@ -52,10 +55,11 @@ def run_on_ray(
             **resources,
         )
         for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for row in batch.to_pylist():
-                yield Outcome(**row)
-    except (ray.exceptions.RayError, SynthesisError) as error:
-        raise _cause(error) from error
+            yield from map(_outcome, batch.to_pylist())
+    except ray.exceptions.RayError as error:
+        raise SynthesisError(
+            f"--ray {address}: {error}. Give the same command again to go on."
+        ) from error
     finally:
         ray.shutdown()
 
@@ -117,22 +121,31 @@ def _block(units: Sequence[int]) -> list[pyarrow.Table]:
 
 
 class Synthesizer:
-    """An actor: its model, and a part of the job at a time."""
+    """An actor: its model, and a part of the job at a time.
+
+    What stops the run comes back as a row: Ray would put its own layers around it.
+    """
 
     def __init__(self, job: Any, make_model: MakeModel) -> None:
         self.job: Job = ray.get(job)
-        self.model = make_model(devices()[0])
+        self._make_model = make_model
+        self._model: ImageModel | None = None
 
     def __call__(self, batch: dict[str, Any]) -> pyarrow.Table:
-        outcomes = self.job.make(map(int, batch["id"]), self.model)
-        return pyarrow.Table.from_pylist(
-            [{"name": o.name, "state": o.state, "problem": o.problem} for o in outcomes]
-        )
+        rows: list[dict[str, Any]] = []
+        try:
+            if self._model is None:
+                check_shared(self.job.folder)
+                self._model = self._make_model(devices()[0])
+            for outcome in self.job.make(map(int, batch["id"]), self._model):
+                rows.append({**asdict(outcome), "error": b""})
+        except Exception as error:
+            rows = [{"name": "", "state": "", "problem": "", "error": pickle.dumps(error)}]
+        return pyarrow.Table.from_pylist(rows)
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What an actor has raised, without Ray's layers around it."""
-    found: BaseException | None = error
-    while isinstance(found, ray.exceptions.RayError):
-        error, found = found, getattr(found, "cause", None) or found.__cause__
-    return found or error
+def _outcome(row: dict[str, Any]) -> Outcome:
+    """An actor's row. Raises what it says has stopped the run."""
+    if error := row.pop("error"):
+        raise pickle.loads(error)
+    return Outcome(**row)

@@ -28,6 +28,7 @@ class Need(Enum):
     NODE = "Node.js: apt-get install nodejs npm"
     BROWSER_DRIVER = "playwright-core: run `make setup`"
     DEEPSPEED = "DeepSpeed: run `make setup`"
+    RAY = "Ray: run `make setup`"
 
     def unless(self, there: bool) -> pytest.MarkDecorator:
         """The mark of tests that are skipped unless it is there."""
