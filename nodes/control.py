@@ -204,7 +204,9 @@ class SiameseControl(comfy.controlnet.ControlNet):
             return torch.cat(parts)
 
         count = self.cond_hint_original.shape[0]
-        return self.encoded.features(count, encode) if self.encoded else encode([*range(count)])
+        if self.encoded is None:
+            return encode([*range(count)])
+        return self.encoded.features(count, encode).to(x_noisy.device)
 
     def _resized(self, hints: Tensor, size: tuple[int, ...], x_noisy: Tensor) -> Tensor:
         """Hints at (height, width), masks by nearest neighbour; for the device of `x_noisy`."""

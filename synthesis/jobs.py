@@ -155,6 +155,7 @@ class TarJob:
             if outcome.state == "failed":
                 failed[outcome.name] = outcome.problem
             yield outcome
+        self._failed_file(unit).parent.mkdir(parents=True, exist_ok=True)
         with replacing(self._failed_file(unit)) as temporary:
             temporary.write_text(json.dumps(failed, ensure_ascii=False), encoding="utf-8")
         with replacing(self.folder / self.unit_name(unit)) as temporary:
