@@ -23,7 +23,8 @@ from ..training.errors import ConfigError
 from .command_line import parse_args
 from .errors import SynthesisError
 
-PACKAGES = {"ray": "cluster", "kornia": "train", "diffusers": "train"}  # and what installs them
+# Packages, and the extra that installs them.
+PACKAGES = {"ray": "cluster", "pyarrow": "cluster", "kornia": "train", "diffusers": "train"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_ERROR
     except ModuleNotFoundError as error:
         if error.name not in PACKAGES:
-            raise
+            return unexpected(error)
         install = f"pip install 'siamese-diffusion[{PACKAGES[error.name]}]'"
         print(f"error: {error.name} is missing; install it with {install}", file=sys.stderr)
         return USER_ERROR

@@ -7,7 +7,6 @@ may run a unit twice, when a node is lost; the files' names keep a pair from bei
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -123,7 +122,7 @@ def _block(units: Sequence[int]) -> list[pyarrow.Table]:
 class Synthesizer:
     """An actor: its model, and a part of the job at a time.
 
-    What stops the run comes back as a row: Ray would put its own layers around it.
+    What stops the run comes back as a row, in words: Ray would put its own layers around it.
     """
 
     def __init__(self, job: Any, make_model: MakeModel) -> None:
@@ -138,14 +137,16 @@ class Synthesizer:
                 check_shared(self.job.folder)
                 self._model = self._make_model(devices()[0])
             for outcome in self.job.make(map(int, batch["id"]), self._model):
-                rows.append({**asdict(outcome), "error": b""})
+                rows.append({**asdict(outcome), "error": ""})
         except Exception as error:
-            rows = [{"name": "", "state": "", "problem": "", "error": pickle.dumps(error)}]
+            meant = isinstance(error, (ValueError, OSError))  # whose messages are for people
+            text = str(error) if meant else f"{type(error).__name__}: {error}"
+            rows = [{"name": "", "state": "", "problem": "", "error": text}]
         return pyarrow.Table.from_pylist(rows)
 
 
 def _outcome(row: dict[str, Any]) -> Outcome:
     """An actor's row. Raises what it says has stopped the run."""
     if error := row.pop("error"):
-        raise pickle.loads(error)
+        raise SynthesisError(f"{error}. Give the same command again to go on.")
     return Outcome(**row)

@@ -130,7 +130,7 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_the_same_command_goes_on(
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     marker = tmp_path / "room again"
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(SynthesisError, match="No space left on device"):
         run_on(cluster, tmp_path, MakeFull(marker))
     marker.touch()
     record = run_on(cluster, tmp_path, MakeFull(marker))
