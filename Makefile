@@ -8,7 +8,7 @@ CONFIG := ../../pyproject.toml
 # Threads that wait must sleep: tests run a server beside them, and spinning threads starve it.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup test quick quick-310 which-310 lint demo nuclei bench
+.PHONY: setup test quick quick-310 which-310 newest lint fuzz demo nuclei bench
 
 setup:
 	@$(PYTHON) tools/setup_env.py
@@ -31,6 +31,11 @@ quick-310: setup
 	@$(BIN)/python tools/setup_python310.py $(PYTHON310)
 	.venv/python310/bin/$(PYTEST)/common tests/training -m "$(QUICK) and not comfyui"
 
+# The same on the newest release of everything: transformers 5, diffusers 0.42 and what comes next.
+newest: setup
+	@$(BIN)/python tools/setup_newest.py
+	.venv/newest/bin/$(PYTEST)/common tests/training -m "$(QUICK) and not comfyui"
+
 which-310:
 	@echo $(PYTHON310)
 
@@ -40,6 +45,12 @@ lint: setup
 	$(BIN)/python -m ruff check .
 	cd .venv/check && ../bin/python -m mypy -p siamese_diffusion --config-file $(CONFIG)
 	cd .venv/check && ../bin/lint-imports --config $(CONFIG)
+
+# Made-up weight files, lists and TOML files, thousands of each; an hour or so, `make fuzz FUZZ=500`
+# for minutes.
+FUZZ ?= 20000
+fuzz: setup
+	FUZZ_EXAMPLES=$(FUZZ) $(BIN)/$(PYTEST)/test_fuzz.py
 
 demo: setup
 	$(BIN)/python -m siamese_diffusion.tools.demo

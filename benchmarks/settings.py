@@ -55,7 +55,12 @@ class TrainerStep:
 
     def __init__(self, flags: Flags, scale: Scale, device: str) -> None:
         passes = flags.get("gradient_accumulation_steps", 1)
-        config = TrainConfig(Path(), Path(), train_batch_size=scale.batch // passes, **flags)
+        config = TrainConfig(
+            pretrained_model_name_or_path=Path(),
+            output_dir=Path(),
+            train_batch_size=scale.batch // passes,
+            **flags,
+        )
         self.config, self.device = config, device
         self.nets = random_networks(scale.shape, device)
         apply_settings(config, self.nets)

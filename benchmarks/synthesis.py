@@ -72,22 +72,25 @@ def measure_synthesis(scale: Scale, tiny: bool = False, pairs: int = 2000) -> Re
 
 
 def _speed_row(other: str, theirs: Sequence[float], ours: Sequence[float], target: str = "") -> Row:
-    speeds = [f"{IMAGES / statistics.median(each):.3g} images/s" for each in (theirs, ours)]
+    published, mine = (
+        f"{IMAGES / statistics.median(each):.3g} images/s" for each in (theirs, ours)
+    )
     ratio = median_ratio(ours, theirs)
-    return Row(f"time of a batch of {IMAGES}, against {other}", *speeds, ratio, target)
+    return Row(f"time of a batch of {IMAGES}, against {other}", published, mine, ratio, target)
 
 
 @torch.inference_mode()
 def _ours(nets: SiameseNetworks, given: Conditions, steps: int, at_once: int) -> Tensor:
     """Latents, made `at_once` at a time, as SiameseModel does."""
-    found = []
+    found, recipe = [], RECIPES["published"]
     for start in range(0, IMAGES, at_once):
         rows = slice(start, start + at_once)
         part = Conditions(
             given.mask[rows], given.text[rows], given.empty_text[rows], given.noise[rows]
         )
-        features = nets.hint_features(mask_hint(RECIPES["published"], part.mask))
-        found.append(denoise(nets, part, features, ddim_scheduler("epsilon", steps), CFG))
+        features = nets.hint_features(mask_hint(recipe, part.mask))
+        scheduler = ddim_scheduler("epsilon", steps)
+        found.append(denoise(nets, recipe, part, [features], scheduler, CFG))
     return torch.cat(found)
 
 

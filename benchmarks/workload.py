@@ -21,6 +21,7 @@ LEARNING_RATE = 1e-5
 
 NANO = UNetShape((320, 320), (True, True), 1, 768, False)  # as tools/nano.py
 SD15 = UNetShape((320, 640, 1280, 1280), (True, True, True, False), 2, 768, False)
+SMALL = UNetShape((64, 128), (True, True), 1, 768, False)
 TINY = UNetShape((32,), (True,), 1, 32, False)  # shows that a benchmark runs, no more
 
 
@@ -66,15 +67,14 @@ def random_batch(scale: Scale, augmented: int, device: torch.device | str = "cpu
     random = torch.Generator().manual_seed(1)
     latents = (scale.batch, 4, scale.pixels // 8, scale.pixels // 8)
     pixels = (scale.batch, 1, scale.pixels, scale.pixels)
-    batch = Batch(
+    return Batch(
         latents=torch.randn(latents, generator=random),
         noise=torch.randn(latents, generator=random),
         timesteps=torch.tensor(spread_timesteps(scale.batch, augmented)),
         text=torch.randn((scale.batch, 77, scale.shape.context_dim), generator=random),
         mask=(torch.rand(pixels, generator=random) > 0.5).float(),
         image=torch.rand(pixels, generator=random).repeat(1, 3, 1, 1),
-    )
-    return Batch(**{name: tensor.to(device) for name, tensor in vars(batch).items()})
+    ).to(torch.device(device))
 
 
 class Step:

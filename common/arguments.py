@@ -9,10 +9,13 @@ import tempfile
 import traceback
 from typing import NoReturn
 
+from .bootstrap import missing_package
 from .processes import is_first_on_machine
+from .text import shortened, visible
 
 USER_ERROR = 2
 FAILED = 1
+LONGEST_MESSAGE = 2000
 ISSUES = "https://github.com/siamese-diffusion/ComfyUI-Siamese-Diffusion/issues"
 INTERRUPTED = 130  # what shells call a program that Ctrl-C ended
 
@@ -22,7 +25,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         # Several processes have the same arguments: one says so.
-        self.exit(USER_ERROR, f"error: {message}; see --help\n" if is_first_on_machine() else None)
+        said = f"error: {shortened(message, LONGEST_MESSAGE)}; see --help\n"
+        self.exit(USER_ERROR, said if is_first_on_machine() else None)
+
+
+def say(error: object) -> None:
+    """Print an error's message, with what a terminal would take for commands as escapes."""
+    print(f"error: {visible(str(error))}", file=sys.stderr)
 
 
 def interrupted() -> int:
@@ -35,15 +44,18 @@ def interrupted() -> int:
 def unexpected(error: Exception) -> int:
     """Say in one line what no check has foreseen; the exit code.
 
-    What the system refuses (full disk, read-only folder, file deleted) is named with its file.
-    Anything else is our bug: the line names a file with the stack trace, and where to report it.
+    What the system refuses (full disk, read-only folder, file deleted) is named with its file, and
+    a package that is not installed by its name. Anything else is our bug: the line names a file
+    with the stack trace, and where to report it.
     """
+    if message := missing_package(error):
+        print(f"error: {message}", file=sys.stderr)
+        return USER_ERROR
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"error: {where}{error.strerror}. Make room, or check the path and its permissions, "
-            "and give the same command again.",
-            file=sys.stderr,
+        say(
+            f"{where}{error.strerror}. Make room, or check the path and its permissions, and give "
+            "the same command again."
         )
         return USER_ERROR
     trace = "".join(traceback.format_exception(error))

@@ -33,9 +33,25 @@ def enter_package(script: str) -> str:
     return f"{PACKAGE}.{folder.name}"
 
 
+def missing_package(error: BaseException) -> str | None:
+    """The message for an import that failed because a package is not installed; else None."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return None
+    package = error.name.partition(".")[0]
+    # Of one that is there, only a part is missing: another version, or our bug.
+    if sys.modules.get(package) or importlib.util.find_spec(package):
+        return None
+    return (
+        f"the package {package} is missing. In the checkout's folder, pip install '.[train]' "
+        "installs what training needs, '.[evaluate]' what the evaluation needs."
+    )
+
+
 def _explain(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
-    """A stack trace, but not for Ctrl-C."""
+    """A stack trace, but not for Ctrl-C or a missing package."""
     if issubclass(kind, KeyboardInterrupt):
         print("stopped by Ctrl-C", file=sys.stderr)
+    elif message := missing_package(error):
+        print(f"error: {message}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, at)

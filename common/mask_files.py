@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from .colours import hex_colour, packed
 from .natural_order import natural
-from .pair_check import hex_colour, packed
 from .pictures import PICTURE_SUFFIXES, read_mask, read_palette_mask
+from .text import printable, shown
 
 COLOURS_SHOWN = 5
 
@@ -17,7 +18,8 @@ COLOURS_SHOWN = 5
 def picture_files(folder: Path, subfolders: bool) -> dict[str, Path]:
     """Image files by relative path without extension, in natural order, without hidden ones.
 
-    Raises ValueError when two have the same name, or when there are none.
+    Raises ValueError when two have the same name, when one has no text as its name, or when there
+    are none.
     """
     found: dict[str, Path] = {}
     paths = folder.rglob("*") if subfolders else folder.iterdir()
@@ -28,6 +30,8 @@ def picture_files(folder: Path, subfolders: bool) -> dict[str, Path]:
         if any(part.startswith(".") for part in relative.parts):
             continue
         stem = relative.with_suffix("").as_posix()
+        if printable(stem) != stem:
+            raise ValueError(f"{folder}: the name {shown(path.name)} is not UTF-8 text. Rename it.")
         if stem in found:
             raise ValueError(
                 f"{folder}: {found[stem].name} and {path.name} have the same name; keep one "

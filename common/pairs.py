@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from .errors import MessageError
+from .text import one_line
 
 PROBLEMS_SHOWN = 50
 
 
-class DatasetError(ValueError):
+class DatasetError(MessageError, ValueError):
     """One report of everything that is wrong with a dataset, meant for its owner."""
 
     def __init__(self, source: object, problems: Sequence[str]) -> None:
-        shown = "".join(f"\n  {problem}" for problem in problems[:PROBLEMS_SHOWN])
+        shown = "".join(f"\n  {one_line(problem)}" for problem in problems[:PROBLEMS_SHOWN])
         more = len(problems) - PROBLEMS_SHOWN
         rest = f"\n  ... and {more} more" if more > 0 else ""
         count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
@@ -27,6 +30,7 @@ class Pair:
 
     where: begins messages about the pair ("line 3: "). group: what pairs of one origin share
     (patient, video, field of view), so that no split parts them; None where it is not known.
+    settings: what training does with it in a way of its own (training/data/pair_settings.py).
     """
 
     image: Path
@@ -34,6 +38,7 @@ class Pair:
     caption: str
     where: str = ""
     group: str | None = None
+    settings: Hashable = None
 
     @property
     def stem(self) -> str:

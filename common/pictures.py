@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .tar_members import in_tar, open_binary
+from .text import one_line, shortened
 
 Size = tuple[int, int]  # (width, height) in pixels
 
@@ -23,6 +24,8 @@ TOO_LARGE = (
     f"at most {MAX_PIXELS / 1e6:.0f} million pixels (8192x8192) are read: scale it down, or cut it "
     "into tiles"
 )
+MOST_FRAMES = 100  # of a TIFF are counted
+MOST_SCANS = 200  # of a progressive JPEG; 10 are usual, and previews in it have their own
 # Of 65535: the largest value of 12-bit data, and a little more. Shown as 16 bits that is 16 of 255.
 NEARLY_BLACK = 4351
 SCALED = (16, 257)  # factors that take 12 and 8 bits to 16
@@ -61,8 +64,8 @@ def read_mask(path: Path) -> np.ndarray:
     half, brightest = largest // 2, int(grey.max(initial=0))
     if 0 < brightest <= half:
         raise ValueError(
-            f"{path}: the mask's brightest value is {brightest} of {largest}; expected a lesion "
-            f"above {half}, or a black image for an empty mask. Multiply by "
+            f"{one_line(str(path))}: the mask's brightest value is {brightest} of {largest}; "
+            f"expected a lesion above {half}, or a black image for an empty mask. Multiply by "
             f"{largest // brightest}, or paint the lesion white."
         )
     return grey > half
@@ -84,29 +87,41 @@ class _Decoded:
 
 def _read(path: Path, convert: Callable[[_Decoded], np.ndarray]) -> np.ndarray:
     """Decode a file, rotated as its EXIF data say. Raises ValueError with the file's name."""
+    name = one_line(str(path))
     try:
         _check_png(path)
         with _open(path) as image:
-            # Phones write a JPEG's preview as a second frame.
-            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            if frames > 1:
-                raise ValueError(f"it holds {frames} images; save each in its own file")
+            _check_single(image)
             _check_size(image)
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(path)
+            if image.mode == "P":
+                _check_palette(image)
             is_png, is_wide = image.format == "PNG", _is_wide(image)
             return convert(_Decoded(ImageOps.exif_transpose(image), is_png, is_wide))
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise ValueError(f"{name}: no such file; check the path") from None
     except UnidentifiedImageError:
-        known = ", ".join(FORMATS)
-        raise ValueError(f"{path}: cannot be decoded as an image ({known})") from None
+        known = f"({', '.join(FORMATS)}); save it again as one of these"
+        raise ValueError(f"{name}: cannot be decoded as an image {known}") from None
     except Image.DecompressionBombError as error:  # Pillow's own limit, of 179 million pixels
-        raise ValueError(f"{path}: too large; {TOO_LARGE}") from error
+        raise ValueError(f"{name}: too large; {TOO_LARGE}") from error
     except MemoryError:
-        raise ValueError(f"{path}: out of memory; scale the image down") from None
+        raise ValueError(f"{name}: out of memory; scale the image down") from None
+    except UnicodeEncodeError:
+        raise ValueError(f"{name}: no such file; the name is no text. Rename it") from None
+    except _FindingError as error:
+        raise ValueError(f"{name}: cannot be decoded as an image ({error})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         if isinstance(error, OSError) and error.errno is not None:
-            raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-        raise ValueError(f"{path}: cannot be decoded as an image ({error})") from error
+            advice = "check the path and its permissions"
+            raise ValueError(f"{name}: cannot be read ({error.strerror}); {advice}") from error
+        reason = f"({shortened(str(error))}); copy or save it again"
+        raise ValueError(f"{name}: cannot be decoded as an image {reason}") from error
+
+
+class _FindingError(ValueError):
+    """What is wrong with a file that Pillow would read, and what to do."""
 
 
 def _open(path: Path) -> Image.Image:
@@ -114,7 +129,7 @@ def _open(path: Path) -> Image.Image:
     if in_tar(path):
         return Image.open(open_binary(path), formats=FORMATS)
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-        raise ValueError("it is a folder or a device, not a file")
+        raise _FindingError("it is a folder or a device, not a file; check the path")
     return Image.open(path, formats=FORMATS)
 
 
@@ -125,12 +140,45 @@ def _check_png(path: Path) -> None:
             try:
                 image.verify()
             except SyntaxError as error:
-                raise ValueError(f"damaged: {error}; copy or save the file again") from error
+                raise _FindingError(f"damaged: {error}; copy or save the file again") from error
+
+
+def _check_single(image: Image.Image) -> None:
+    if image.format == "MPO":  # phones write a JPEG's preview as a second frame
+        return
+    if image.format == "TIFF":  # counting thousands would take minutes
+        for frames in range(1, MOST_FRAMES):
+            try:
+                image.seek(frames)
+            except EOFError:
+                break
+        image.seek(0)
+    else:
+        frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        count = frames if frames < MOST_FRAMES - 1 else "many"
+        raise _FindingError(f"it holds {count} images; save each in its own file")
+
+
+def _check_palette(image: Image.Image) -> None:
+    """Raise an error for pixels whose colour the file does not say; Pillow makes them black."""
+    palette = image.palette
+    count = len(palette.palette) // len(palette.rawmode or "RGB") if palette else 0
+    highest = int(np.asarray(image).max(initial=0))
+    if highest >= count:
+        raise _FindingError(f"a pixel has colour {highest} of {count}; save it again")
+
+
+def _check_scans(path: Path) -> None:
+    """Raise an error for a JPEG whose decoding would go over all of its pixels many times."""
+    scans = path.read_bytes().count(b"\xff\xda")
+    if scans > MOST_SCANS:
+        raise _FindingError(f"it has {scans} scans; save it again as a plain JPEG, or as PNG")
 
 
 def _check_size(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"it is {image.width}x{image.height}; {TOO_LARGE}")
+        raise _FindingError(f"it is {image.width}x{image.height}; {TOO_LARGE}")
 
 
 def _is_wide(image: Image.Image) -> bool:
@@ -144,7 +192,9 @@ def _is_wide(image: Image.Image) -> bool:
     if wide and image.format == "TIFF" and image.mode.startswith("I"):
         tags = getattr(image, "tag_v2", {})
         if any(tags.get(tag) == value for tag, value in WHITE_IS_ZERO.items()):
-            raise ValueError("its 16-bit values count from white (WhiteIsZero); save it inverted")
+            raise _FindingError(
+                "its 16-bit values count from white (WhiteIsZero); save it inverted"
+            )
     return wide
 
 
@@ -206,7 +256,7 @@ def _check_alpha(pixels: np.ndarray, alpha: np.ndarray, hides_lesion: bool) -> N
     one_colour = bool((pixels == first).all())
     if hides_lesion or (one_colour and alpha.min() < alpha.max()):
         found = f"its colours are all {first.tolist()}" if one_colour else "the two do not agree"
-        raise ValueError(
+        raise _FindingError(
             f"the mask, or a part of it, is in its transparency (alpha, {alpha.min()} to "
             f"{alpha.max()}), which is not read; {found}. Save it without transparency, the lesion "
             "in its colour on black"
@@ -219,7 +269,7 @@ def _has_16_bits(decoded: _Decoded) -> bool:
     if mode.startswith("I;16") or (mode == "I" and decoded.is_png):
         return True
     if mode in ("I", "F"):
-        raise ValueError(
+        raise _FindingError(
             f"its pixels are of type {mode}, whose range is not known; save it with 8 or 16 bits"
         )
     return False
@@ -231,7 +281,7 @@ def _check_16_bits(wide: np.ndarray) -> None:
         return
     if largest < 256 or all((wide % factor).any() for factor in SCALED):
         bits = 8 if largest < 256 else 12
-        raise ValueError(
+        raise _FindingError(
             f"nearly black: its largest value is {largest} of 65535, values of {bits} bits in a "
             f"file of 16; save it with 8 bits, or multiply by {65535 // (2**bits - 1)}"
         )
@@ -240,7 +290,7 @@ def _check_16_bits(wide: np.ndarray) -> None:
 def _check_high_bytes(pixels: np.ndarray) -> None:
     """Pillow has dropped the low bytes of colours: what has no high ones may be anything."""
     if pixels.max(initial=0) <= NEARLY_BLACK >> 8:
-        raise ValueError(
+        raise _FindingError(
             f"nearly black: its largest value is below {NEARLY_BLACK + 1} of 65535, values of 8 or "
             "12 bits in a file of 16, or nothing; save it with 8 bits"
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Condition
 
+LARGEST_SIDE = 16_384  # pixels, of the images that a model is trained at
 # A pair of the largest files there may be. Checking it takes about 3.5 GB.
 PIXELS_IN_FLIGHT = 2 * 8192 * 8192
 

@@ -8,13 +8,17 @@ published data the file is called prompt.json.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 from .files import replacing
 from .pairs import Listing, Pair
+from .text import printable, shortened, shown
+from .text_files import numbered_lines, parse_json
 
+KEYS_SHOWN = 10
 EXPECTED = '{"source": mask, "target": image, "prompt": caption}'
 
 
@@ -29,40 +33,28 @@ class Entry:
 
     def to_line(self) -> str:
         values = {name: value for name, value in asdict(self).items() if value is not None}
-        return json.dumps(values, ensure_ascii=False) + "\n"
+        line = json.dumps(values, ensure_ascii=False)
+        # Names of files that are not UTF-8 have no other form in a text.
+        return (line if printable(line) == line else json.dumps(values)) + "\n"
 
 
 def parse_line(line: str) -> Entry:
     """Read one line; other keys are ignored. Raises ValueError that says what is wrong with it."""
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
-    except RecursionError:
-        raise ValueError("not JSON that can be read (nested too deeply)") from None
+    values = parse_json(line)
     if not isinstance(values, dict):
         raise ValueError(f"expected {EXPECTED}")
     for name in ("source", "target", "prompt"):
         if not isinstance(values.get(name), str):
-            found = ", ".join(map(str, values)) or "nothing"
+            found = shortened(", ".join(islice(values, KEYS_SHOWN))) or "nothing"
             raise ValueError(f'"{name}" must be a string; the line has {found}')
     group = values.get("group")
     if group is not None and not isinstance(group, (str, int)):
-        raise ValueError(f'"group" must be a string or a whole number; it is {group!r}')
-    return Entry(
-        values["source"].strip(),
-        values["target"].strip(),
-        values["prompt"],
-        None if group is None else str(group),
-    )
-
-
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, numbered from 1. Raises OSError or UnicodeDecodeError."""
-    # Not splitlines(): captions may hold U+2028 and others that it takes for line ends.
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if line.strip():
-            yield number, line
+        raise ValueError(f'"group" must be a string or a whole number; it is {shown(group)}')
+    group = None if group is None else str(group)
+    for name, text in (("prompt", values["prompt"]), ("group", group or "")):
+        if printable(text) != text:
+            raise ValueError(f'"{name}" is {shown(text)}, no text: half a character (surrogate)')
+    return Entry(values["source"].strip(), values["target"].strip(), values["prompt"], group)
 
 
 def read_prompt_jsonl(path: Path) -> Listing:
@@ -74,10 +66,10 @@ def read_prompt_jsonl(path: Path) -> Listing:
                 listing.pairs.append(_pair(parse_line(line), path.parent, f"line {number}: "))
             except ValueError as error:
                 listing.problems.append(f"line {number}: {error}")
-    except UnicodeDecodeError as error:
-        listing.problems.append(f"not UTF-8 ({error.reason} at byte {error.start})")
     except OSError as error:
         listing.problems.append(f"cannot be read ({error.strerror}); expected a prompt.jsonl")
+    except ValueError as error:
+        listing.problems.append(str(error))
     if not listing.pairs and not listing.problems:
         listing.problems.append("the file is empty; expected one JSON object a line")
     return listing

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TypeGuard
 
 from .files import replacing
-from .prompt_jsonl import numbered_lines
+from .text import printable, shown
+from .text_files import numbered_lines, parse_json
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Score:
     uncertainty: float | None
 
     def to_line(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False) + "\n"
+        line = json.dumps(asdict(self), ensure_ascii=False)
+        return (line if printable(line) == line else json.dumps(asdict(self))) + "\n"
 
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
@@ -47,8 +49,8 @@ def read_scores(path: Path) -> list[Score]:
         lines = list(numbered_lines(path))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     scores = [_parse(line, f"{path}, line {number}") for number, line in lines]
     if not scores:
         raise ValueError(f"{path}: no scores; expected what siamese-evaluate --scores writes")
@@ -57,16 +59,16 @@ def read_scores(path: Path) -> list[Score]:
 
 def _parse(line: str, where: str) -> Score:
     try:
-        values = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({error})") from error
+        values = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected an object with target and agreement")
     target, agreement = values.get("target"), values.get("agreement")
     if not isinstance(target, str) or not _is_share(agreement):
         raise ValueError(
-            f"{where}: target is {target!r} and agreement {agreement!r}; expected the path of an "
-            "image and a number from 0 to 1, as siamese-evaluate --scores writes them"
+            f"{where}: target is {shown(target)} and agreement {shown(agreement)}; expected the "
+            "path of an image and a number from 0 to 1, as siamese-evaluate --scores writes them"
         )
     uncertainty = values.get("uncertainty")
     return Score(

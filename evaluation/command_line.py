@@ -23,6 +23,9 @@ Give the same command with --resume to go on after a stop. docs/evaluation.md ex
 """
 
 
+MOST = 10_000_000  # of steps, pairs in a batch, and trainings
+LARGEST = 4096  # pixels
+
 RUNS = "runs"  # the folder of finished trainings in --out
 
 
@@ -41,6 +44,7 @@ class Request:
     scores: Path | None
     keep: Band | None
     resolution: int | None
+    jobs: int
     changes: dict[str, Any]
 
     @property
@@ -90,10 +94,30 @@ def build_parser() -> Parser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    data = parser.add_argument_group("pairs")
-    data.add_argument("--real_train", type=Path, required=True, metavar="JSONL")
-    data.add_argument("--real_test", type=Path, required=True, metavar="JSONL")
-    data.add_argument(
+    _add_pairs(parser.add_argument_group("pairs"))
+    _add_run(parser.add_argument_group("run"))
+    _add_training(parser.add_argument_group("trainings"))
+    _add_features(parser.add_argument_group("features"))
+    _add_filter(parser.add_argument_group("filter"))
+    return parser
+
+
+def _add_pairs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--real_train",
+        type=Path,
+        required=True,
+        metavar="JSONL",
+        help="real pairs that the generator was trained on",
+    )
+    group.add_argument(
+        "--real_test",
+        type=Path,
+        required=True,
+        metavar="JSONL",
+        help="real pairs that neither the generator nor a segmenter has seen",
+    )
+    group.add_argument(
         "--synthetic",
         type=_named_file,
         action="append",
@@ -101,35 +125,45 @@ def build_parser() -> Parser:
         metavar="NAME=JSONL",
         help="a synthetic set; give the flag once for each",
     )
-    data.add_argument(
+    group.add_argument(
         "--resolution",
         type=_resolution,
         metavar="PIXELS",
         help="side to which all pairs are stretched (the largest side in real_train, at most 256)",
     )
-    run = parser.add_argument_group("run")
-    run.add_argument("--out", type=Path, required=True, help="folder for report.html, report.json")
-    run.add_argument(
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--out", type=Path, required=True, help="folder for report.html, report.json"
+    )
+    group.add_argument(
         "--quick", action="store_true", help="smoke run: all figures in minutes, none meaningful"
     )
-    run.add_argument("--resume", action="store_true", help="use the finished trainings in --out")
-    run.add_argument("--device", type=_device, help="cpu or cuda (cuda where there is one)")
-    run.add_argument("--seed", type=int, help="decides every random choice (0)")
-    _add_training(parser.add_argument_group("trainings"))
-    _add_features(parser.add_argument_group("features"))
-    _add_filter(parser.add_argument_group("filter"))
-    return parser
+    group.add_argument("--resume", action="store_true", help="use the finished trainings in --out")
+    group.add_argument("--device", type=_device, help="cpu or cuda (cuda where there is one)")
+    group.add_argument(
+        "--jobs",
+        type=_count,
+        default=1,
+        help="trainings at a time (1); on a GPU several, since one leaves most of it idle",
+    )
+    group.add_argument("--seed", type=_seed, help="decides every random choice (0)")
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
     known = "; ".join(f"{name}: {text}" for name, text in SEGMENTERS.items())
     group.add_argument("--seeds", type=_count, help="trainings of each arm (3)")
-    group.add_argument("--segmenters", type=_segmenters, help=f"unet,fpn of: {known}")
+    group.add_argument(
+        "--segmenters",
+        type=_segmenters,
+        help=f"what is trained, one or more of: {known} (unet,fpn)",
+    )
     group.add_argument(
         "--ratios", type=_ratios, help="synthetic pairs for each real one (0.5,1,2,5)"
     )
     group.add_argument("--steps", type=_count, help="optimizer steps of every training (2000)")
-    group.add_argument("--batch_size", type=_count, help="16")
+    group.add_argument("--batch_size", type=_count, help="pairs in a training step (16)")
 
 
 def _add_features(group: argparse._ArgumentGroup) -> None:
@@ -137,8 +171,9 @@ def _add_features(group: argparse._ArgumentGroup) -> None:
         "--features",
         type=Path,
         metavar="FILE",
-        help="network for fidelity, diversity and memorisation: TorchScript, or weights of timm; "
-        "default: a segmenter trained on half of real_train",
+        help="network for fidelity, diversity and memorisation: TorchScript, which is a "
+        "program (only from people you trust), or weights of timm; default: a segmenter trained on "
+        "half of real_train",
     )
     group.add_argument(
         "--features_model", metavar="NAME", help="timm's name of the architecture of --features"
@@ -170,14 +205,22 @@ def _named_file(text: str) -> tuple[str, Path]:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to {MOST}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0 to 2**32 - 1")
     return int(text)
 
 
 def _resolution(text: str) -> int:
-    if not text.isdecimal() or int(text) < MULTIPLE or int(text) % MULTIPLE:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a multiple of {MULTIPLE}")
+    if not text.isdecimal() or not MULTIPLE <= int(text) <= LARGEST or int(text) % MULTIPLE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a multiple of {MULTIPLE} up to {LARGEST}"
+        )
     return int(text)
 
 

@@ -7,12 +7,15 @@ table = result.table()
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -94,8 +97,9 @@ def measure_downstream(
     synthetic: Sequence[PairSet],
     settings: Settings,
     folder: Path,
+    jobs: int = 1,
 ) -> Downstream:
-    """Train every arm and measure it on the test pairs.
+    """Train every arm and measure it on the test pairs, `jobs` trainings at a time.
 
     A part of `real_train` is held out, whole groups, to choose each training's best weights; the
     test pairs are looked at once. Finished trainings are kept in `folder` and used again. Raises
@@ -104,10 +108,12 @@ def measure_downstream(
     training, validation = split(real_train, settings.validation_share, settings.seed)
     arms, left_out = plan(len(training), synthetic, settings.ratios)
     runner = _Runner(training, validation, real_test, settings, Store(folder))
+    if jobs > 1:
+        _train_in_processes(runner, arms, jobs)  # below, all is found finished
     values: dict[str, dict[str, np.ndarray]] = {arm.name: {} for arm in arms}
-    jobs = [(arm, name) for arm in arms for name in settings.segmenters]
+    parts = [(arm, name) for arm in arms for name in settings.segmenters]
     with logging_redirect_tqdm():
-        for arm, name in tqdm(jobs, "arms", disable=None):
+        for arm, name in tqdm(parts, "arms", disable=None):
             numbers = range(settings.seeds)
             before = runner.trainings
             values[arm.name][name] = np.stack([runner.run(arm, name, i) for i in numbers])
@@ -118,6 +124,43 @@ def measure_downstream(
     return Downstream(
         settings, tuple(arms), tuple(left_out), training, validation, real_test, values, judges
     )
+
+
+def _train_in_processes(runner: _Runner, arms: Sequence[Arm], jobs: int) -> None:
+    """Every training that is not finished yet; its figures are left in the runner's store."""
+    settings = runner.settings
+    trainings = [
+        (index, name, number)
+        for number in range(settings.seeds)
+        for index in range(len(arms))
+        for name in settings.segmenters
+    ]
+    # CUDA does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(jobs, context, _start_worker, (runner, arms, threads)) as pool:
+        futures = [pool.submit(_train_in_worker, *training) for training in trainings]
+        try:
+            for future in tqdm(as_completed(futures), "trainings", len(futures), disable=None):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_worker: tuple[_Runner, Sequence[Arm]]
+
+
+def _start_worker(runner: _Runner, arms: Sequence[Arm], threads: int) -> None:
+    global _worker  # noqa: PLW0603 - the pairs travel once for each process, not for each training
+    _worker = (runner, arms)
+    torch.set_num_threads(threads)
+
+
+def _train_in_worker(arm: int, segmenter: str, number: int) -> None:
+    runner, arms = _worker
+    runner.run(arms[arm], segmenter, number)
+    runner.judges.clear()
 
 
 class _Runner:

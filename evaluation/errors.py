@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ..common.errors import MessageError
 
-class OutputError(ValueError):
+
+class OutputError(MessageError, ValueError):
     """The output folder cannot be used."""
 
 
-class FeaturesError(ValueError):
+class FeaturesError(MessageError, ValueError):
     """A file given as --features cannot be used."""

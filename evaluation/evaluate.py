@@ -16,14 +16,13 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
-from ..common.arguments import unexpected
+from ..common.arguments import USER_ERROR, say, unexpected
 from ..common.pairs import DatasetError
 from .command_line import Request, parse_args
 from .errors import FeaturesError, OutputError
 from .inputs import read_inputs
 
-USER_ERROR, STOPPED = 2, 130
-PACKAGES = ("monai", "segmentation_models_pytorch", "torchmetrics", "prdc", "fastrad", "jinja2")
+STOPPED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,13 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         page = evaluate(parse_args(arguments))
     except (DatasetError, OutputError, FeaturesError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    except ModuleNotFoundError as error:
-        if error.name not in PACKAGES:
-            raise
-        install = "pip install 'siamese-diffusion[evaluate]'"
-        print(f"error: {error.name} is missing; install it with {install}", file=sys.stderr)
+        say(error)
         return USER_ERROR
     except KeyboardInterrupt:
         print("stopped; give the same command with --resume to go on", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..common.hashes import file_hash
+from ..common.pickles import check_pickle
+from ..common.text import shortened, shown
+from ..common.text_files import check_regular
 from .errors import FeaturesError
 from .pair_sets import PairSet
 from .segmenters import BATCH, as_tensor
@@ -119,8 +122,9 @@ def _embed(network: nn.Module, images: Tensor, path: Path) -> Tensor:
 
 def _script(path: Path) -> nn.Module:
     try:
+        check_regular(path)
         return torch.jit.load(path, map_location="cpu")
-    except (RuntimeError, ValueError, FileNotFoundError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise FeaturesError(
             f"{path}: cannot be read as TorchScript. For weights of timm also give the name of the "
             "architecture with --features_model."
@@ -137,17 +141,32 @@ def _timm(path: Path, architecture: str) -> nn.Module:
     except RuntimeError as error:
         raise FeaturesError(f"--features_model {architecture}: timm has none: {error}") from error
     try:
-        is_safe = path.suffix == ".safetensors"
-        weights = load_file(path) if is_safe else torch.load(path, "cpu", weights_only=True)
+        check_regular(path)
+        if path.suffix.lower() == ".safetensors":
+            weights = load_file(path)
+        else:
+            check_pickle(path)
+            weights = dict(torch.load(path, "cpu", weights_only=True))
+        check_finite(weights)
     except Exception as error:  # pickle and zip raise nearly anything on other files
-        raise FeaturesError(f"{path}: cannot be read as weights ({error})") from error
+        reason = shortened(str(error), 400)
+        raise FeaturesError(
+            f"{path}: cannot be read as weights ({reason}). Give a file of {architecture}'s."
+        ) from error
     head = [name for name in weights if name.startswith(network.default_cfg["classifier"])]
     weights = {name: value for name, value in weights.items() if name not in head}
     try:
         network.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise FeaturesError(f"{path}: not the weights of {architecture}: {error}") from error
     return _Prepared(network)
+
+
+def check_finite(weights: Mapping[str, Any]) -> None:
+    """Raise ValueError for weights that are no finite tensors."""
+    for name, value in weights.items():
+        if not isinstance(value, Tensor) or not torch.isfinite(value).all():
+            raise ValueError(f"{shown(name)} is no tensor of finite values")
 
 
 class _Prepared(nn.Module):

@@ -47,7 +47,7 @@ def measure_memorisation(
         f"features of {features.short}": features.of_images,
     }
     known = {
-        space: [embed(images) for images in _turned(train.images)]
+        space: [embed(images) for images in _orientations(train.images)]
         for space, embed in spaces.items()
     }
     floors = {
@@ -76,11 +76,11 @@ def _vector(image: np.ndarray) -> np.ndarray:
     return (values / max(float(np.linalg.norm(values)), 1e-6)).ravel()
 
 
-def _turned(images: np.ndarray) -> Iterator[np.ndarray]:
+def _orientations(images: np.ndarray) -> Iterator[np.ndarray]:
     """Squares (N, S, S, 3) in all eight orientations."""
-    for turned in (np.rot90(images, k, (1, 2)) for k in range(4)):
-        yield np.ascontiguousarray(turned)
-        yield np.ascontiguousarray(turned[:, :, ::-1])
+    for rotated in (np.rot90(images, k, (1, 2)) for k in range(4)):
+        yield np.ascontiguousarray(rotated)
+        yield np.ascontiguousarray(rotated[:, :, ::-1])
 
 
 def _nearest_training(

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ..common.pair_check import PairInfo, check_pairs
 from ..common.pairs import DatasetError, Pair
-from ..common.pictures import read_image, read_mask
+from ..common.pictures import pixel_count, read_image, read_mask
+from ..common.pixel_budget import BUDGET
 from ..common.prompt_jsonl import read_prompt_jsonl
 
 
@@ -114,19 +115,22 @@ def load_pairs(name: str, pairs: Sequence[Pair], resolution: int) -> PairSet:
     Raises ValueError naming a file that cannot be read.
     """
     with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda pair: read_image(pair.image), pairs))
-        masks = list(pool.map(lambda pair: read_mask(pair.mask), pairs))
+        read = list(pool.map(lambda pair: _read(pair, resolution), pairs))
+    images, masks, image_hashes, mask_hashes = zip(*read, strict=True)
+    return PairSet(name, tuple(pairs), np.stack(images), np.stack(masks), image_hashes, mask_hashes)
+
+
+def _read(pair: Pair, resolution: int) -> tuple[np.ndarray, np.ndarray, str, str]:
+    """Image and mask at that size, and hashes of both as they are in their files."""
     size = (resolution, resolution)
-    photos = [Image.fromarray(image).resize(size, Image.Resampling.BILINEAR) for image in images]
-    cut = [Image.fromarray(mask).resize(size, Image.Resampling.NEAREST) for mask in masks]
-    return PairSet(
-        name,
-        tuple(pairs),
-        np.stack([np.asarray(photo) for photo in photos]),
-        np.stack([np.asarray(mask) for mask in cut]),
-        tuple(map(_content, images)),
-        tuple(map(_content, masks)),
-    )
+    with BUDGET.take(pixel_count(pair.image) + pixel_count(pair.mask)):
+        image, mask = read_image(pair.image), read_mask(pair.mask)
+        return (
+            np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)),
+            np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)),
+            _content(image),
+            _content(mask),
+        )
 
 
 def _content(pixels: np.ndarray) -> str:

@@ -49,12 +49,13 @@ def run(request: Request, sets: Inputs) -> Path:
     runs = request.out / RUNS
     runs.mkdir(parents=True, exist_ok=True)
     log.info("Training on real pairs")
-    judges = measure_downstream(sets.train, sets.test, (), settings, runs).judges
+    real_only = measure_downstream(sets.train, sets.test, (), settings, runs, request.jobs)
+    judges = real_only.judges
     alignment, judgements = measure_alignment(judges, sets.test, sets.synthetic, settings.seed)
     filtered = _filter(request, sets.synthetic, judgements)
     log.info("Training with synthetic pairs")
     downstream = measure_downstream(
-        sets.train, sets.test, (*sets.synthetic, *filtered), settings, runs
+        sets.train, sets.test, (*sets.synthetic, *filtered), settings, runs, request.jobs
     )
     log.info("Comparing images")
     features = features or own_features(sets.train, settings, Store(runs))

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..common.files import replacing
+from ..common.text import shortened
+from ..common.text_files import parse_json, read_text
+from .errors import OutputError
 from .overlap import METRICS
 from .pair_sets import PairSet
 from .segmenters import Segmenter, colour_statistics
@@ -49,10 +53,13 @@ class Store:
         path = self.folder / f"{key}.json"
         if not path.is_file():
             return None
-        content = json.loads(path.read_text("utf-8"))
-        if content["test"] != test:
-            return None
-        return {**content, "values": np.array(content["values"])}
+        try:
+            content = parse_json(read_text(path))
+            if content["test"] != test:
+                return None
+            return {**content, "values": np.array(content["values"], dtype=float)}
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise _damaged(path, error) from error
 
     def write_figures(self, key: str, test: str, content: dict[str, Any]) -> None:
         entry = {**content, "test": test, "metrics": METRICS, "values": content["values"].tolist()}
@@ -64,7 +71,10 @@ class Store:
         path = self.folder / f"{key}.safetensors"
         if not path.is_file():
             return False
-        segmenter.load_state_dict(load_file(path))
+        try:
+            segmenter.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise _damaged(path, error) from error
         segmenter.eval()
         return True
 
@@ -72,6 +82,13 @@ class Store:
         tensors = {name: value.contiguous() for name, value in segmenter.state_dict().items()}
         with replacing(self.folder / f"{key}.safetensors") as temporary:
             save_file(tensors, temporary)
+
+
+def _damaged(path: Path, error: Exception) -> OutputError:
+    reason = shortened(f"{type(error).__name__}: {error}")
+    return OutputError(
+        f"{path}: damaged ({reason}). Delete it: the same command trains that part again."
+    )
 
 
 def remembered(

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from ..common.text import shortened
+from ..common.pixel_budget import LARGEST_SIDE
+from ..common.text import shortened, shown
+from ..common.text_files import parse_json
 from .recipe import RECIPES, Recipe
 from .weights import DHI_KEY, WeightFile, WeightsError, first_line
 
@@ -19,7 +21,6 @@ FORMAT_VERSION = 1
 FOLDER_HASH = "diffusers:"  # begins the base hash of a folder: no single file can have it
 BASE_HASH = re.compile(f"({FOLDER_HASH})?[0-9a-f]{{64}}")
 PREDICTION_TYPES = ("epsilon", "v")
-LARGEST_SIDE = 16_384  # pixels
 LAST_STEP = 10**9
 TEXT_WEIGHT = ".attn2.to_k.weight"  # its last dimension is the width of the text embeddings
 SD1_CONTEXT, SD2_CONTEXT = 768, 1024
@@ -98,7 +99,7 @@ def read_metadata(strings: Mapping[str, str], what: str) -> SiameseMetadata | No
             resolution=(width, height),
             step=int(strings["siamese.step"]),
             base_hash=strings["siamese.base_hash"],
-            mask_classes=json.loads(strings["siamese.mask_classes"]),
+            mask_classes=parse_json(strings["siamese.mask_classes"]),
             prediction_type=strings.get("modelspec.prediction_type", "epsilon"),
             title=strings.get("modelspec.title", ""),
             host=strings.get("siamese.host", "standalone"),
@@ -106,7 +107,9 @@ def read_metadata(strings: Mapping[str, str], what: str) -> SiameseMetadata | No
         )
         _check_ranges(metadata)
         if architecture not in ("", metadata.architecture):
-            raise ValueError(f"architecture is {architecture!r}; expected {metadata.architecture}")
+            raise ValueError(
+                f"architecture is {shown(architecture)}; expected {metadata.architecture}"
+            )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         if isinstance(error, WeightsError):
             raise
@@ -128,10 +131,11 @@ def _check_ranges(metadata: SiameseMetadata) -> None:
         raise ValueError(f"step is {metadata.step}; expected 0 to {LAST_STEP}")
     if metadata.prediction_type not in PREDICTION_TYPES:
         raise ValueError(
-            f"prediction_type is {metadata.prediction_type!r}; expected one of {PREDICTION_TYPES}"
+            f"prediction_type is {shown(metadata.prediction_type)}; expected one of "
+            f"{PREDICTION_TYPES}"
         )
     if not BASE_HASH.fullmatch(metadata.base_hash):
-        raise ValueError(f"base_hash is {metadata.base_hash!r}; expected a SHA-256")
+        raise ValueError(f"base_hash is {shown(metadata.base_hash)}; expected a SHA-256")
     classes = metadata.mask_classes
     if not isinstance(classes, dict) or not all(isinstance(n, str) for n in classes.values()):
         raise ValueError("mask_classes is not a dictionary of names")

@@ -6,6 +6,9 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Literal, get_args, get_type_hints
 
+from ..common.text import shown
+from ..common.text_files import parse_json
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -19,6 +22,8 @@ class Recipe:
     image_updates: what the image branch's loss trains besides the ControlNet.
     consistency: weight of L_c. "area": per pixel, lesion (1 - area), background area, where area
         is the lesion's share of the image (ADC, arXiv 2507.23652).
+    image_weight: w of the joint control. "ramp": step / max_steps. "constant": 1 throughout.
+    augmentation: "online": L_a, from a third of the steps on. "none": without it.
     branches: "mask" leaves out L_i, L_c and L_a: the ControlNet baseline.
     """
 
@@ -26,13 +31,15 @@ class Recipe:
     joint_control: Literal["add", "blend"] = "add"
     image_updates: Literal["control", "control_and_decoder"] = "control"
     consistency: Literal["uniform", "area"] = "uniform"
+    image_weight: Literal["ramp", "constant"] = "ramp"
+    augmentation: Literal["online", "none"] = "online"
     branches: Literal["both", "mask"] = "both"
 
     def __post_init__(self) -> None:
         for name, allowed in RECIPE_CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
-                raise ValueError(f"recipe.{name} is {value!r}; it must be one of {allowed}.")
+                raise ValueError(f"recipe.{name} is {shown(value)}; it must be one of {allowed}.")
 
     def hint_channels(self, mask_channels: int = 1) -> int:
         """Input channels of the DHI; mask_channels is 1 for binary masks, 3 for palette masks."""
@@ -48,10 +55,10 @@ class Recipe:
     @classmethod
     def from_json(cls, text: str) -> Recipe:
         """Read `to_json`'s output. Raises ValueError for unknown fields or values."""
-        values = json.loads(text)
+        values = parse_json(text)
         known = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or set(values) - known:
-            raise ValueError(f"{text!r} is not a recipe; its fields are {sorted(known)}.")
+            raise ValueError(f"{shown(text)} is not a recipe; its fields are {sorted(known)}.")
         return cls(**values)
 
 

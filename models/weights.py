@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,19 +22,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..common.errors import MessageError
 from ..common.files import replacing
-from ..common.text import printable, shortened
-from .content import ContentError, check_pickle, check_values, named_tensors
+from ..common.pickles import ZIP, ContentError, check_pickle
+from ..common.text import one_line, printable, shortened
+from .content import check_count, check_values, named_tensors
 
 CONTROL = "control_model."
 UNET = "model.diffusion_model."
 DECODER = (UNET + "output_blocks.", UNET + "out.")
+LORA_DOWN = ".lora_down."  # in the names of a low-rank bundle's factors (low_rank.py)
 DHI_KEY = "input_hint_block.0.initial_conv.weight"
 HINT_CHANNELS = (3, 4, 6)  # an image; or image and mask, which has one channel or three
 
 SAFETENSORS = (".safetensors", ".sft")  # files with other suffixes are read as pickles
-# How files start that `torch.save` writes: the present format and the one before.
-ZIP, PICKLE = b"PK\x03\x04", b"\x80"
+PICKLE = b"\x80"  # begins a file of torch's format before ZIP
 # What torch's reader of pickles raises, for data that ends early or is no pickle at all too.
 UNREADABLE = (
     UnpicklingError, BadZipFile, RuntimeError, LookupError, EOFError, ValueError, struct.error,
@@ -46,11 +49,8 @@ REFUSED = re.compile(r"unsupported (?:global|operand).*?(?=\. |\.?$)", re.IGNORE
 StateDict = dict[str, Tensor]
 
 
-class WeightsError(ValueError):
-    """A weight file is missing, damaged or of the wrong kind. The message is for the user."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+class WeightsError(MessageError, ValueError):
+    """A weight file is missing, damaged or of the wrong kind."""
 
 
 class Kind(Enum):
@@ -58,6 +58,7 @@ class Kind(Enum):
 
     MERGED = "a merged Siamese-Diffusion checkpoint"
     BUNDLE = "a Siamese bundle"
+    LOW_RANK = "a low-rank Siamese bundle"
     CONTROL_ONLY = "the ControlNet part of a Siamese-Diffusion model"
     PLAIN_CONTROLNET = "a plain ControlNet (no Dense Hint Input)"
     DIFFUSERS_CONTROLNET = "a ControlNet in diffusers layout"
@@ -69,18 +70,19 @@ class Kind(Enum):
     UNKNOWN = "not a Stable Diffusion weight file"
 
 
-SIAMESE_KINDS = (Kind.MERGED, Kind.BUNDLE, Kind.CONTROL_ONLY)
+SIAMESE_KINDS = (Kind.MERGED, Kind.BUNDLE, Kind.LOW_RANK, Kind.CONTROL_ONLY)
 USED_KINDS = (*SIAMESE_KINDS, Kind.SD1, Kind.SD2)
 
 ADVICE = {
     Kind.MERGED: "Load it with the node 'Siamese Checkpoint Loader'.",
     Kind.BUNDLE: "Load it beside its base checkpoint with the node 'Siamese Bundle Loader'.",
+    Kind.LOW_RANK: "Load it beside its base checkpoint with the node 'Siamese Bundle Loader'.",
     Kind.CONTROL_ONLY: "Load it beside its base checkpoint with the node 'Siamese Bundle Loader'.",
     Kind.PLAIN_CONTROLNET: "Load it with ComfyUI's own 'Load ControlNet Model' node.",
     Kind.DIFFUSERS_CONTROLNET: "Load it with ComfyUI's own 'Load ControlNet Model' node.",
     Kind.SD1: "Load it with ComfyUI's 'Load Checkpoint' node, and add a Siamese bundle to it.",
     Kind.SD2: "Load it with ComfyUI's 'Load Checkpoint' node, and add a Siamese bundle to it.",
-    Kind.SDXL: "Siamese-Diffusion works with Stable Diffusion 1.x and 2.x only.",
+    Kind.SDXL: "Siamese-Diffusion works with Stable Diffusion 1.x and 2.x only, see docs/sdxl.md.",
     Kind.LORA: "Load it with ComfyUI's 'Load LoRA' node.",
     Kind.DIFFUSERS_UNET: "Use the model's single-file checkpoint; sd-scripts' "
     "tools/convert_diffusers20_original_sd.py makes one.",
@@ -120,6 +122,8 @@ def identify(shapes: Mapping[str, tuple[int, ...]]) -> Kind:
     whole_unet = UNET + "input_blocks.0.0.weight" in keys
     if siamese and whole_unet:
         return Kind.MERGED
+    if siamese and any(LORA_DOWN in key for key in keys):
+        return Kind.LOW_RANK
     if siamese and UNET + "out.2.weight" in keys:
         return Kind.BUNDLE
     if siamese or DHI_KEY in keys:
@@ -172,16 +176,32 @@ def _check_hint_channels(weights: WeightFile) -> None:
         )
 
 
+def is_safetensors(path: Path) -> bool:
+    """By the name: whether the file is read as safetensors, not as a pickle."""
+    return path.suffix.lower() in SAFETENSORS
+
+
 def check_is_file(path: Path) -> None:
-    """Raise WeightsError for a folder, for nothing, or a name that no library can open."""
+    """Raise WeightsError for what cannot be opened, or is no file."""
     if printable(str(path)) != str(path):
         raise WeightsError(f"{path}: the name is not UTF-8 text. Rename it, and try again.")
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            path.open("rb").close()
+            return
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file. Check the path.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(
+            f"{path}: cannot be read ({reason}). Check the path and its permissions."
+        ) from error
+    if stat.S_ISDIR(mode):
         raise WeightsError(
             f"{path}: a folder; expected a single file. {ADVICE[Kind.DIFFUSERS_UNET]}"
         )
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file.")
+    raise WeightsError(f"{path}: a pipe or a device; expected a file. Check the path.")
 
 
 def check_kind(path: Path, kind: Kind, expect: Iterable[Kind] | None) -> None:
@@ -206,7 +226,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def read_strings(path: Path) -> dict[str, str]:
     """The metadata in a .safetensors file's header; none of other files. Raises WeightsError."""
-    if path.suffix not in SAFETENSORS:
+    if not is_safetensors(path):
         return {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -216,7 +236,7 @@ def read_strings(path: Path) -> dict[str, str]:
 
 
 def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
-    if path.suffix in SAFETENSORS:
+    if is_safetensors(path):
         return _read_safetensors(path)
     start = _first_bytes(path)
     if not start.startswith((ZIP, PICKLE)):
@@ -225,7 +245,7 @@ def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
             "or download it again."
         )
     try:
-        check_pickle(path, zipped=start.startswith(ZIP))
+        check_pickle(path)
         # Only the zip format can be memory-mapped.
         content = torch.load(
             path, map_location="cpu", weights_only=True, mmap=start.startswith(ZIP)
@@ -240,8 +260,11 @@ def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
 def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
+            check_count(len(file.keys()))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
+    except ContentError:
+        raise
     except (SafetensorError, *UNREADABLE) as error:
         raise _damaged(path, error) from error
 
@@ -272,7 +295,7 @@ def _first_bytes(path: Path) -> bytes:
 
 def first_line(error: Exception) -> str:
     """The first line of an error's message, at most 120 characters; without one, its type."""
-    return str(error).split("\n", 1)[0][:120] or type(error).__name__
+    return one_line(str(error).split("\n", 1)[0][:120]) or type(error).__name__
 
 
 def write_weights(
@@ -298,14 +321,20 @@ def _umask() -> int:
 
 
 def merge(base: Mapping[str, Tensor], bundle: WeightFile) -> StateDict:
-    """Base checkpoint + bundle = merged checkpoint, every tensor unchanged.
+    """Base checkpoint + bundle = merged checkpoint, every value unchanged.
 
-    Raises WeightsError when the bundle's decoder keys or shapes are not the base's.
+    Where the bundle's number format is the smaller one, its decoder takes the base's, so that the
+    UNet has one and is loaded as the base is. Raises WeightsError when the bundle's decoder keys or
+    shapes are not the base's.
     """
     decoder = bundle.decoder()
     expected = {key: value for key, value in base.items() if key.startswith(DECODER)}
     check_keys(decoder, expected, f"{bundle.path}: decoder")
     control = {CONTROL + key: value for key, value in bundle.control().items()}
+    decoder = {
+        key: value.to(torch.promote_types(value.dtype, base[key].dtype))
+        for key, value in decoder.items()
+    }
     return {**base, **decoder, **control}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .conditioning import Conditioning, Timing, apply_both, apply_hint, siamese
 from .hints import THRESHOLD, mask_hint, palette_hint
-from .schema import checked, node_schema
+from .schema import ADVANCED, checked, node_schema
 
 
 class SiameseApplyMask(io.ComfyNode):
@@ -97,7 +97,7 @@ def _connections() -> list[io.Input]:
 
 
 def _timing() -> list[io.Input]:
-    percent = {"min": 0.0, "max": 1.0, "step": 0.001}
+    percent = {"min": 0.0, "max": 1.0, "step": 0.001, **ADVANCED}
     return [
         io.Float.Input(
             "strength", default=1.0, min=0.0, max=10.0, step=0.01,
@@ -117,7 +117,7 @@ def _timing() -> list[io.Input]:
 def _mask_settings() -> list[io.Input]:
     return [
         io.Float.Input(
-            "threshold", default=THRESHOLD, min=0.0, max=1.0, step=0.01, optional=True,
+            "threshold", default=THRESHOLD, min=0.0, max=1.0, step=0.01, optional=True, **ADVANCED,
             tooltip="Mask values above it count as white; 0.5 as published. No effect on "
             "'palette'.",
         ),
@@ -126,7 +126,7 @@ def _mask_settings() -> list[io.Input]:
             tooltip="For masks whose lesion is black. No effect on 'palette'.",
         ),
         io.Float.Input(
-            "image_weight", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+            "image_weight", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, **ADVANCED,
             tooltip="Weight of the image branch when 'image' is connected; training raises it "
             "from 0 to 1.",
         ),

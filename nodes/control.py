@@ -16,6 +16,7 @@ import comfy.model_management
 import comfy.ops
 import comfy.utils
 import torch
+from einops import repeat
 from torch import Tensor
 from torch.nn import functional
 
@@ -189,7 +190,9 @@ class SiameseControl(comfy.controlnet.ControlNet):
         if key not in self._features:
             self._features[key] = self._encode(x_noisy)
         features = self._features[key]
-        return features if masks == 1 else features.repeat(batched_number, 1, 1, 1)
+        return (
+            features if masks == 1 else repeat(features, "b c h w -> (n b) c h w", n=batched_number)
+        )
 
     def _encode(self, x_noisy: Tensor) -> Tensor:
         """Encode the hints at 8 times the latents' size, some of them at a time."""

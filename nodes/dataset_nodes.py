@@ -9,15 +9,17 @@ import folder_paths
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..common.mask_files import picture_files
+from ..common.pictures import pixel_count
 from .folders import (
     choose,
     folder_fingerprint,
+    image_files,
     input_folder,
     output_folder,
     read_mask,
 )
 from .hints import image_batch, mask_batch
+from .limits import check_total
 from .pair_folder import PairFolder, png_metadata
 from .progress import with_progress
 from .schema import checked, node_schema
@@ -59,7 +61,13 @@ class SiameseLoadMaskFolder(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, folder: str, subfolders: bool, start: int, count: int) -> io.NodeOutput:
-        files = choose(picture_files(input_folder(folder), subfolders), start, count)
+        files = choose(image_files(input_folder(folder), subfolders), start, count)
+        pixels = sum(map(pixel_count, files.values()))
+        check_total(
+            pixels,
+            f"the {len(files)} masks of {folder}",
+            "Set count, or use 'Siamese Synthesize Dataset', which holds one mask at a time.",
+        )
         masks = [read_mask(path) for path in with_progress(files.values())]
         return io.NodeOutput(masks, list(files))
 
@@ -122,7 +130,7 @@ class SiameseSavePairs(io.ComfyNode):
     def execute(
         cls, image: Tensor, mask: Tensor, stem: str, folder: str, prompt: str
     ) -> io.NodeOutput:
-        grey = image.ndim == 4 and image.shape[-1] == 1
+        grey = isinstance(image, Tensor) and image.ndim == 4 and image.shape[-1] == 1
         images = image_batch(image.expand(-1, -1, -1, 3) if grey else image).movedim(1, -1)
         masks = mask_batch(mask)
         if len(masks) not in (1, len(images)):

@@ -50,6 +50,15 @@ def unet_tensors(model: Any) -> StateDict:
     return without_prefix(model.model_state_dict(HOST_UNET), HOST_UNET)
 
 
+def unpatched_tensors(model: Any) -> StateDict:
+    """As `unet_tensors`, without any patch.
+
+    Another bundle or a LoRA may be in place from an earlier run; ComfyUI keeps what was there.
+    """
+    weights = model.get_key_patches(HOST_UNET)
+    return without_prefix({key: patches[0][0] for key, patches in weights.items()}, HOST_UNET)
+
+
 def check_fits(weights: WeightFile, unet: Mapping[str, Tensor]) -> None:
     """Raise WeightsError unless ControlNet and decoder have the UNet's architecture."""
     decoder_parts = tuple(part.removeprefix(UNET) for part in DECODER)

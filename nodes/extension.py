@@ -7,7 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .conditioning_nodes import SiameseApplyMask
 from .dataset_nodes import SiameseLoadMaskFolder, SiameseSavePairs
 from .loader_nodes import SiameseBundleLoader, SiameseCheckpointLoader
-from .mask_nodes import SiameseAugmentMask, SiameseRandomMask
+from .mask_nodes import SiameseAugmentMask, SiameseRandomMask, SiameseSoftenMask
 from .model_info_nodes import SiameseModelInfo
 from .picture_nodes import SiameseContactSheet, SiameseFilterPairs, SiameseOverlay
 from .sampler_nodes import SiameseSampler
@@ -29,6 +29,7 @@ class SiameseExtension(ComfyExtension):
             SiameseSynthesizeDataset,
             SiameseAugmentMask,
             SiameseRandomMask,
+            SiameseSoftenMask,
             SiameseOverlay,
             SiameseContactSheet,
             SiameseFilterPairs,

@@ -14,24 +14,50 @@ from torch import Tensor
 
 from ..common.mask_files import picture_files, read_mask_of
 from ..common.natural_order import natural
+from ..common.text import shortened, shown
 
 # Not allowed in file names on Windows, where the dataset may be copied.
-FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f]')
+FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f-\x9f]')
+LONGEST_NAME = 200  # bytes; file systems take 255, and names get a number and an ending
+LONGEST_PATH = 1000
 
 
 def relative_path(text: str, what: str) -> PurePosixPath:
     """Check a relative path: joined to a folder, it must stay below it.
 
-    Raises ValueError for an empty or absolute path, one with "..", or one with characters that are
-    not allowed on every system; `what` names it in the message.
+    Raises ValueError for an empty or absolute path, one with "..", hidden names, names that are too
+    long, or characters that are not allowed on every system; `what` names it in the message.
     """
     path = PurePosixPath(text.strip().replace("\\", "/"))
     if not path.parts or path.is_absolute() or ".." in path.parts or FORBIDDEN.search(str(path)):
         raise ValueError(
-            f"{what} is {text!r}; expected a name or a relative path such as 'siamese/polyps', "
+            f"{what} is {shown(text)}; expected a name or a relative path such as "
+            "'siamese/polyps', "
             'without "..", a drive or any of < > : " | ? *'
         )
+    if any(part.startswith(".") for part in path.parts):  # no reader of datasets looks at these
+        raise ValueError(f"{what} is {shown(text)}; expected names that begin with no dot")
+    check_length(str(path), what)
     return path
+
+
+def check_length(path: str, what: str) -> None:
+    """Raise ValueError for a relative path that file systems have no room for."""
+    sizes = [len(part.encode("utf-8", "surrogatepass")) for part in path.split("/")]
+    if max(sizes) > LONGEST_NAME or sum(sizes) > LONGEST_PATH:
+        raise ValueError(
+            f"{what} is {shown(path)}, a name of {max(sizes)} bytes; at most {LONGEST_NAME} are "
+            f"written, and {LONGEST_PATH} for all folders together. Give a shorter name."
+        )
+
+
+def check_inside(path: Path, root: Path, what: str) -> None:
+    """Raise ValueError where a link leads out of one of ComfyUI's folders."""
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(
+            f"{what} {shown(path.name)} is, or lies behind, a link that leads out of {root}. Copy "
+            "the files there instead of linking to them."
+        )
 
 
 def input_folder(name: str) -> Path:
@@ -40,8 +66,13 @@ def input_folder(name: str) -> Path:
     folder = root / relative_path(name, "folder")
     if not folder.is_dir():
         known = sorted((f.name for f in root.iterdir() if f.is_dir()), key=natural)
-        found = f"the folders there are: {', '.join(known[:10])}" if known else "it has no folders"
-        raise ValueError(f"No folder {name!r} in ComfyUI's input folder ({root}); {found}.")
+        found = (
+            f"the folders there are: {shortened(', '.join(known[:10]))}"
+            if known
+            else "it has no folders"
+        )
+        raise ValueError(f"No folder {shown(name)} in ComfyUI's input folder ({root}); {found}.")
+    check_inside(folder, root, "folder")
     return folder
 
 
@@ -50,13 +81,26 @@ def input_file(name: str) -> Path:
     root = Path(folder_paths.get_input_directory())
     path = root / relative_path(name, "file")
     if not path.is_file():
-        raise ValueError(f"No file {name!r} in ComfyUI's input folder ({root}).")
+        raise ValueError(f"No file {shown(name)} in ComfyUI's input folder ({root}).")
+    check_inside(path, root, "file")
     return path
 
 
 def output_folder(name: str) -> Path:
     """A folder below ComfyUI's output folder; it need not exist. Raises ValueError."""
-    return Path(folder_paths.get_output_directory()) / relative_path(name, "folder")
+    root = Path(folder_paths.get_output_directory())
+    folder = root / relative_path(name, "folder")
+    check_inside(folder, root, "folder")
+    return folder
+
+
+def image_files(folder: Path, subfolders: bool) -> dict[str, Path]:
+    """As `picture_files`; ValueError also for a file that leads out of ComfyUI's input folder."""
+    files = picture_files(folder, subfolders)
+    for path in files.values():
+        if path.is_symlink():
+            check_inside(path, Path(folder_paths.get_input_directory()), "file")
+    return files
 
 
 def choose(files: Mapping[str, Path], start: int, count: int) -> dict[str, Path]:
@@ -96,7 +140,7 @@ def folder_fingerprint(name: str | None, subfolders: bool | None) -> str | float
     if name is None or subfolders is None:
         return float("nan")
     try:
-        files = picture_files(input_folder(name), subfolders).values()
+        files = image_files(input_folder(name), subfolders).values()
         states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     except (ValueError, OSError) as error:
         return str(error)  # running the node reports it

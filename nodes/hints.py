@@ -7,9 +7,11 @@ from einops import repeat
 from torch import Tensor
 from torch.nn import functional
 
+from ..common.text import shortened
+from ..models.weights import HINT_CHANNELS
+
 # The published code reads masks back with `> 127` of 255.
 THRESHOLD = 0.5
-HINT_CHANNELS = (3, 4, 6)
 IMAGE_CHANNELS = 3  # of hints with 4 or 6 channels, the first ones
 
 
@@ -18,6 +20,7 @@ def mask_batch(mask: Tensor) -> Tensor:
 
     Raises ValueError for any other shape, or values that are not finite.
     """
+    _check_type(mask, "mask", "a MASK")
     if mask.ndim == 4 and mask.shape[1] == 1:
         mask = mask[:, 0]
     if mask.ndim == 2:
@@ -29,6 +32,14 @@ def mask_batch(mask: Tensor) -> Tensor:
         )
     check_finite(mask, "The mask")
     return mask
+
+
+def _check_type(value: object, what: str, expected: str) -> None:
+    """Raise ValueError for what is no tensor of numbers: some nodes let anything through."""
+    if isinstance(value, Tensor) and not value.is_complex():
+        return
+    found = f"{value.dtype} values" if isinstance(value, Tensor) else type(value).__name__
+    raise ValueError(f"The {what} is {shortened(found)}; connect {expected} output.")
 
 
 def check_finite(values: Tensor, what: str) -> None:
@@ -102,6 +113,12 @@ def image_batch(image: Tensor) -> Tensor:
 
     Raises ValueError for any other shape.
     """
+    _check_type(image, "image", "an IMAGE")
+    if not image.is_floating_point():
+        raise ValueError(
+            f"The image holds {image.dtype} values; expected floating point ones from 0 to 1. "
+            "Connect an IMAGE output, such as that of 'Load Image'."
+        )
     if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
         raise ValueError(
             f"The image has shape {list(image.shape)}; expected [batch, height, width, 3]. Connect "

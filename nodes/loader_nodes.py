@@ -9,6 +9,7 @@ import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
+from ..models.low_rank import expanded
 from ..models.weights import (
     UNET,
     Kind,
@@ -19,8 +20,8 @@ from ..models.weights import (
     without_prefix,
 )
 from .control import load_control
-from .decoder import check_fits, unet_tensors, with_decoder
-from .schema import checked, file_fingerprint, file_input, file_path, node_schema
+from .decoder import check_fits, unet_tensors, unpatched_tensors, with_decoder
+from .schema import ADVANCED, checked, file_fingerprint, file_input, file_path, node_schema
 
 CONTROL_TOOLTIP = (
     "The ControlNet that turns masks into guidance. Connect it to 'Siamese Sampler' or "
@@ -84,9 +85,9 @@ def _load_base(state_dict: dict[str, Any], what: str) -> tuple[Any, Any, Any]:
         loaded = comfy.sd.load_state_dict_guess_config(
             state_dict, embedding_directory=folder_paths.get_folder_paths("embeddings")
         )
-    except comfy.model_management.OOM_EXCEPTION:
-        raise  # a RuntimeError too, but not the file's
     except (LookupError, RuntimeError) as error:
+        if _out_of_memory(error):
+            raise  # a RuntimeError too, but not the file's
         raise WeightsError(
             f"{what}: the Stable Diffusion model in it is incomplete; ComfyUI fails to load it "
             f"({type(error).__name__}: {first_line(error)}). Copy, download or merge it again."
@@ -96,6 +97,14 @@ def _load_base(state_dict: dict[str, Any], what: str) -> tuple[Any, Any, Any]:
     model, clip, vae, _ = loaded
     check_keys(unet, unet_tensors(model), f"{what}: UNet")
     return model, clip, vae
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """As ComfyUI itself knows it: newer versions know the errors of more devices than CUDA's."""
+    management = comfy.model_management
+    if hasattr(management, "is_oom"):
+        return bool(management.is_oom(error))
+    return isinstance(error, management.OOM_EXCEPTION)
 
 
 class SiameseBundleLoader(io.ComfyNode):
@@ -125,6 +134,7 @@ class SiameseBundleLoader(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "decoder_strength", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+                    **ADVANCED,
                     tooltip="How much of the trained decoder to use: 1 is the trained decoder, "
                     "0 the base model's.",
                 ),
@@ -145,6 +155,8 @@ class SiameseBundleLoader(io.ComfyNode):
     @checked
     def execute(cls, model: Any, bundle_name: str, decoder_strength: float = 1.0) -> io.NodeOutput:
         weights = read_weights(
-            file_path("controlnet", bundle_name), expect=[Kind.BUNDLE, Kind.CONTROL_ONLY]
+            file_path("controlnet", bundle_name),
+            expect=[Kind.BUNDLE, Kind.LOW_RANK, Kind.CONTROL_ONLY],
         )
+        weights = expanded(weights, unpatched_tensors(model))
         return io.NodeOutput(with_decoder(model, weights, decoder_strength), load_control(weights))

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..models.shapes import Changes, augment, random_mask
 from .hints import binary_mask
+from .limits import check_pixels
+from .pictures import soft_edge
 from .progress import with_progress
 from .schema import checked, node_schema, seed_input
 
@@ -68,7 +70,10 @@ class SiameseAugmentMask(io.ComfyNode):
     @checked
     def execute(cls, *, mask: Tensor, seed: int, variants: int, **changes: float) -> io.NodeOutput:
         how = Changes(**changes)  # type: ignore[arg-type]  # one of them is a bool
-        sources = [(item, generator(_seed_of(item, seed))) for item in binary_mask(mask).cpu()]
+        masks = binary_mask(mask).cpu()
+        count, height, width = masks.shape
+        check_pixels(count * variants, width, height, "masks", "Lower variants.")
+        sources = [(item, generator(_seed_of(item, seed))) for item in masks]
         wanted = [each for each in sources for _ in range(variants)]
         made = [augment(item, how, source) for item, source in with_progress(wanted)]
         return io.NodeOutput(torch.stack(made))
@@ -78,6 +83,43 @@ def _seed_of(mask: Tensor, seed: int) -> int:
     """A seed for this mask: ComfyUI runs a list mask by mask, with one seed for all."""
     digest = hashlib.sha256(f"{seed}/{tuple(mask.shape)}/".encode() + mask.numpy().tobytes())
     return int.from_bytes(digest.digest()[:8], "big")
+
+
+class SiameseSoftenMask(io.ComfyNode):
+    """Masks -> the same with a soft edge around the white."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return node_schema(
+            node_id="SiameseSoftenMask",
+            display_name="Siamese Soften Mask",
+            description=(
+                "Adds a soft edge around a mask: white stays white, and falls to black outside it. "
+                "For 'Set Latent Noise Mask' and 'ImageCompositeMasked', to paint a lesion into an "
+                "image whose background stays as it is."
+            ),
+            search_aliases=["siamese", "inpaint", "feather", "blur mask", "grow mask", "blend"],
+            inputs=[
+                io.Mask.Input(
+                    "mask", tooltip="The lesion is white; values above 0.5 count as white."
+                ),
+                io.Int.Input(
+                    "edge", default=16, min=0, max=512,
+                    tooltip="Width of the edge in pixels, outside the lesion; 0 for none.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="1 inside the lesion, 0 beyond the edge, and between them in it.",
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    @checked
+    def execute(cls, mask: Tensor, edge: int) -> io.NodeOutput:
+        return io.NodeOutput(soft_edge(binary_mask(mask)[:, None], edge)[:, 0])
 
 
 class SiameseRandomMask(io.ComfyNode):
@@ -133,6 +175,7 @@ class SiameseRandomMask(io.ComfyNode):
     ) -> io.NodeOutput:
         if smallest > largest:
             raise ValueError(f"smallest is {smallest:g} % and largest {largest:g} %: swap them.")
+        check_pixels(count, width, height, "masks", "Lower count, width or height.")
         source = generator(seed)
         area = (smallest / 100, largest / 100)
         drawn = with_progress(range(count))

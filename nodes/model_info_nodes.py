@@ -14,7 +14,7 @@ from torch import Tensor
 from ..models.metadata import FOLDER_HASH, SiameseMetadata, check_metadata
 from ..models.recipe import RECIPES
 from ..models.weights import ADVICE, DHI_KEY, SIAMESE_KINDS, WeightFile, read_weights
-from .schema import checked, file_fingerprint, file_path, node_schema, show_text
+from .schema import checked, file_fingerprint, file_path, node_schema
 
 FOLDERS = ("controlnet", "checkpoints", "loras")
 
@@ -48,7 +48,6 @@ class SiameseModelInfo(io.ComfyNode):
                     display_name="text", tooltip="The description, also shown on the node."
                 )
             ],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -61,7 +60,6 @@ class SiameseModelInfo(io.ComfyNode):
     def execute(cls, file_name: str) -> io.NodeOutput:
         path = file_path(*file_name.split("/", 1))
         text = f"{file_name} ({_size(path)})\n{describe(read_weights(path))}"
-        show_text(cls.hidden.unique_id, text)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,16 +20,19 @@ from ..common.pair_files import PairFiles
 from ..common.prompt_jsonl import (
     Entry,
     append_entry,
-    numbered_lines,
     parse_line,
     write_prompt_jsonl,
 )
-from .folders import relative_path
+from ..common.text import shown
+from ..common.text_files import numbered_lines
+from .folders import check_inside, check_length, relative_path
 from .hints import binary_mask, check_finite
 from .pictures import to_pixels
 
 INDEX = "prompt.jsonl"
 FOLDERS_KEPT = 16  # whose lists are in memory
+KEYWORD = re.compile(r"[ -~]{1,79}")  # of a text in a PNG
+LONGEST_TEXT = 16 << 20  # Pillow reads no PNG with over 64 MiB of texts
 
 State = tuple[int, int] | None  # size and mtime of a file; None where there is none
 
@@ -44,6 +48,7 @@ class PairFolder:
     def __init__(self, folder: Path, metadata: PngInfo | None = None) -> None:
         self.folder = folder
         self.metadata = metadata
+        check_inside(folder / INDEX, folder, "the list of pairs")
         self.files = PairFiles(folder)
         self._known = _known(folder)
 
@@ -56,8 +61,10 @@ class PairFolder:
     def has(self, name: str) -> bool:
         """Whether the pair exists; a mask alone, left by an interrupted run, does not count.
 
-        Raises ValueError for an image without its mask: writing the pair would overwrite it.
+        Raises ValueError for an image without its mask: writing the pair would overwrite it; and
+        for a name that is too long to be written.
         """
+        self._check_place(name)
         image, mask = self.image(name), self.mask(name)
         if image.exists() and not mask.exists():
             raise ValueError(
@@ -65,6 +72,12 @@ class PairFolder:
                 "back, or move the image away to have the pair made again."
             )
         return image.exists()
+
+    def _check_place(self, name: str) -> None:
+        """Raise ValueError for a name that is too long, or behind a link that leads elsewhere."""
+        check_length(name, "the pair's name")
+        for path in (self.image(name), self.mask(name)):
+            check_inside(path.parent, self.folder, "the pair's folder")
 
     def free_name(self, stem: str) -> str:
         """`stem`, or with a number from 2 whose name is free: `stem`_2, `stem`_3, ...
@@ -85,6 +98,7 @@ class PairFolder:
         interrupted run has left is replaced. Raises ValueError, and writes neither, for an image
         that is not finite.
         """
+        self._check_place(name)
         check_finite(image, f"{self.image(name)}: not saved. The image")
         self._forget(name)
         channels = (
@@ -156,23 +170,37 @@ def _entries(folder: Path) -> Iterator[Entry]:
     index = folder / INDEX
     if not index.exists():
         return
-    for number, line in numbered_lines(index):
-        try:
+    where = str(index)
+    try:
+        for number, line in numbered_lines(index):
+            where = f"{index}, line {number}"
             yield parse_line(line)
-        except ValueError as error:
-            raise ValueError(
-                f"{index}, line {number}: {error}. Repair or remove that line, or choose "
-                "another folder."
-            ) from error
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{where}: {error}. Repair or remove that line, or choose another folder."
+        ) from error
 
 
 def png_metadata(hidden: Any) -> PngInfo | None:
-    """Prompt and workflow for a PNG, so that the page can open it; None with --disable-metadata."""
+    """Prompt and workflow for a PNG, so that the page can open it; None with --disable-metadata.
+
+    Raises ValueError for what a PNG cannot hold, or no reader would take.
+    """
     if args.disable_metadata or hidden is None:
         return None
-    metadata = PngInfo()
+    extra = hidden.extra_pnginfo or {}
+    if not isinstance(extra, dict):
+        raise ValueError(f"extra_pnginfo is {shown(extra)}; expected an object such as the page's.")
+    texts = {key: json.dumps(value) for key, value in extra.items()}
     if hidden.prompt:
-        metadata.add_text("prompt", json.dumps(hidden.prompt))
-    for key, value in (hidden.extra_pnginfo or {}).items():
-        metadata.add_text(key, json.dumps(value))
+        texts = {"prompt": json.dumps(hidden.prompt), **texts}
+    metadata = PngInfo()
+    for key, text in texts.items():
+        if not (KEYWORD.fullmatch(key) and len(text) <= LONGEST_TEXT):
+            raise ValueError(
+                f"extra_pnginfo: {shown(key)} of {len(text)} bytes has no room in a PNG; expected "
+                f"a name of at most 79 Latin letters and {LONGEST_TEXT} bytes. Leave it out, or "
+                "start ComfyUI with --disable-metadata."
+            )
+        metadata.add_text(key, text)
     return metadata

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from .folders import input_file, input_file_fingerprint
 from .hints import image_batch
+from .limits import check_pixels
 from .pair_scores import agreements
 from .pictures import COLOURS, Pair, cell, contrast, overlay, pairs_of, sheet, side_by_side
 from .progress import with_progress
-from .schema import checked, node_schema, show_text
+from .schema import ADVANCED, checked, node_schema
 
 NAMED = 10  # dropped pairs in the text
 
@@ -110,10 +111,15 @@ class SiameseContactSheet(io.ComfyNode):
         mask: list[Tensor] | None = None,
     ) -> io.NodeOutput:
         size = cell_size[0]
+        images = [one for batch in image for one in image_batch(batch).split(1)]
+        if not images:
+            raise ValueError("No images to show: the list is empty. Connect another.")
+        check_pixels(
+            len(images), 2 * size if mask else size, size, "cells", "Lower cell_size, or show less."
+        )
         if mask:
             cells = [side_by_side(pair, size) for pair in with_progress(pairs_of(image, mask))]
         else:
-            images = [one for batch in image for one in image_batch(batch).split(1)]
             cells = [cell(one, size) for one in with_progress(images)]
         wide = cells[0].shape[1] / size
         across = columns[0] or max(1, round(math.sqrt(len(cells) / wide)))
@@ -147,18 +153,18 @@ class SiameseFilterPairs(io.ComfyNode):
                     tooltip="Names of the pairs, from 'Siamese Load Mask Folder'.",
                 ),
                 io.String.Input(
-                    "scores", default="", optional=True,
+                    "scores", default="", optional=True, **ADVANCED,
                     tooltip="A second measure: a file in ComfyUI's input folder that "
                     "'siamese-evaluate --scores' wrote. Empty: contrast alone.",
                 ),
                 io.Float.Input(
-                    "lowest", default=0.5, min=0.0, max=1.0, step=0.01, optional=True,
+                    "lowest", default=0.5, min=0.0, max=1.0, step=0.01, optional=True, **ADVANCED,
                     tooltip="With scores: pairs with less agreement are dropped. Agreement is the "
                     "Dice, 0 to 1, between the mask and what segmenters trained on real pairs see "
                     "in the image.",
                 ),
                 io.Float.Input(
-                    "highest", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+                    "highest", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, **ADVANCED,
                     tooltip="With scores: pairs with more agreement are dropped. The easiest pairs "
                     "teach a segmenter least.",
                 ),
@@ -177,7 +183,6 @@ class SiameseFilterPairs(io.ComfyNode):
                     display_name="text", tooltip="How many were dropped; also shown on the node."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
             is_input_list=True,
         )  # fmt: skip
 
@@ -214,7 +219,6 @@ class SiameseFilterPairs(io.ComfyNode):
                 f"{text}. Nothing is left: keep more by 'minimum', 'lowest' and 'highest', or look "
                 "at the images."
             )
-        show_text(cls.hidden.unique_id, text)
         images, masks = _as_comfy([*compress(pairs, kept)])
         stems = [*compress(stems, kept)]
         return io.NodeOutput(images, masks, stems, text, ui=ui.PreviewText(text))

@@ -63,6 +63,18 @@ def dilated(mask: Tensor, pixels: int) -> Tensor:
     return functional.max_pool2d(down, (1, 2 * pixels + 1), 1, (0, pixels))
 
 
+def soft_edge(mask: Tensor, pixels: int) -> Tensor:
+    """Mask (B, 1, H, W) of zeros and ones -> ones inside, falling to 0 over `pixels` around it."""
+    grown = dilated(mask, pixels - pixels // 2)
+    half = pixels // 2
+    if half == 0:
+        return grown
+    # A mean of ones is exactly 1, of zeros exactly 0. Down and then across, as in `dilated`.
+    padded = functional.pad(grown, (half,) * 4, mode="replicate")
+    down = functional.avg_pool2d(padded, (2 * half + 1, 1), 1)
+    return functional.avg_pool2d(down, (1, 2 * half + 1), 1)
+
+
 def contrast(pair: Pair) -> float | None:
     """Mean absolute difference, 0..1, between mean colours of the lesion and a ring around it.
 
@@ -100,4 +112,4 @@ def side_by_side(pair: Pair, size: int) -> np.ndarray:
 
 def to_pixels(image: Tensor) -> np.ndarray:
     """(H, W) or (H, W, C) in [0, 1] -> the same in 0..255, uint8."""
-    return image.cpu().mul(255).round().clamp(0, 255).numpy().astype(np.uint8)
+    return image.float().cpu().mul(255).round().clamp(0, 255).numpy().astype(np.uint8)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..models.dhi import DOWNSCALE
 from .conditioning import Conditioning
+from .limits import MAX_SIZE
 from .sampling import (
     PUBLISHED_SCHEDULER,
     Settings,
@@ -18,8 +19,6 @@ from .sampling import (
     scheduler_names,
 )
 from .schema import checked, node_schema, seed_input
-
-MAX_SIZE = 4096  # pixels of an image's width and height
 
 
 class SiameseSampler(io.ComfyNode):
@@ -61,20 +60,9 @@ class SiameseSampler(io.ComfyNode):
         width: int = 0,
         height: int = 0,
     ) -> io.NodeOutput:
-        _check_size(mask, width, height)
         sources = Sources(model, positive, negative, control_net)
         settings = Settings(steps, cfg, sampler_name, scheduler, seed)
         return io.NodeOutput({"samples": sample_masks(sources, mask, (width, height), settings)})
-
-
-def _check_size(mask: Tensor, width: int, height: int) -> None:
-    """Raise ValueError where an image would have the size of a mask larger than any may be."""
-    sizes = width or mask.shape[-1], height or mask.shape[-2]
-    if max(sizes) > MAX_SIZE:
-        raise ValueError(
-            f"The image would have the mask's size, {sizes[0]}x{sizes[1]} pixels; at most "
-            f"{MAX_SIZE} are sampled. Set width and height; the mask is stretched to them."
-        )
 
 
 def model_inputs() -> list[io.Input]:

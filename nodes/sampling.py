@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from ..models.dhi import DOWNSCALE
 from .conditioning import Conditioning, Timing, apply_hint, apply_mask, siamese
-from .hints import mask_batch
+from .hints import binary_mask, check_finite, mask_batch
+from .limits import check_sampled_size
 
 Callback = Callable[[int, Tensor, Tensor, int], None]  # step, x0, x, number of steps
 
@@ -56,6 +57,14 @@ class Sources:
     control_net: Any
 
 
+@dataclass(frozen=True)
+class Known:
+    """Latents (B, 4, h, w) of an image, and where they are sampled anew: (B, 1, H, W) in [0, 1]."""
+
+    latents: Tensor
+    sampled: Tensor
+
+
 def sample_masks(
     sources: Sources,
     mask: Tensor,
@@ -68,10 +77,16 @@ def sample_masks(
     size: (width, height) in pixels, 0 for the mask's. Raises ValueError when mask, size or
     ControlNet do not fit together.
     """
+    latents = empty_latents(mask, *size)
+    # The control resizes its hint to the latents in the same way: here it takes less memory.
+    shape = tuple(DOWNSCALE * side for side in latents.shape[-2:])
+    mask = functional.interpolate(binary_mask(mask)[:, None], shape, mode="nearest-exact")
     positive, negative = apply_mask(sources.positive, sources.negative, sources.control_net, mask)
-    empty = comfy.sample.fix_empty_latent_channels(sources.model, empty_latents(mask, *size))
+    empty = comfy.sample.fix_empty_latent_channels(sources.model, latents)
     noise = comfy.sample.prepare_noise(empty, settings.seed)
-    return sample(sources.model, noise, positive, negative, settings, callback)
+    found = sample(sources.model, noise, positive, negative, settings, callback)
+    check_finite(found, "Sampling has failed: the latent")
+    return found
 
 
 def sample_hints(
@@ -96,7 +111,9 @@ def sample_hints(
     empty = comfy.sample.fix_empty_latent_channels(sources.model, empty)
     noise = torch.cat([comfy.sample.prepare_noise(empty[:1], seed) for seed in seeds])
     settings = replace(settings, seed=seeds[0])
-    return sample(sources.model, noise, positive, negative, settings, callback)
+    found = sample(sources.model, noise, positive, negative, settings, callback)
+    check_finite(found, "Sampling has failed: the latent")
+    return found
 
 
 def samples_alone(sampler_name: str) -> bool:
@@ -114,9 +131,10 @@ def samples_alone(sampler_name: str) -> bool:
 def empty_latents(mask: Tensor, width: int, height: int) -> Tensor:
     """Zeros (B, 4, h, w) for B masks; width and height in pixels, 0 for the mask's.
 
-    Raises ValueError when a size is not a multiple of 8.
+    Raises ValueError when a size is not a multiple of 8, or larger than any may be.
     """
     masks = mask_batch(mask)
+    check_sampled_size(width or masks.shape[-1], height or masks.shape[-2])
     wrong = [
         f"{name} is {size}"
         for name, size in (("width", width), ("height", height))
@@ -147,11 +165,12 @@ def sample(
     negative: Conditioning,
     settings: Settings,
     callback: Callback | None = None,
+    known: Known | None = None,
 ) -> Tensor:
     """Noise (B, 4, h, w) -> latents of the same shape, on ComfyUI's intermediate device.
 
     After each step it calls `callback`, which by default shows progress and preview on the page;
-    it stops when the user interrupts.
+    it stops when the user interrupts. `known`: an image of which only a part is sampled.
     """
     sigmas = noise_levels(model, settings)
     sampler = comfy.samplers.sampler_object(settings.sampler_name)
@@ -160,7 +179,9 @@ def sample(
         # The published sampler starts from noise of variance 1 whatever its first timestep.
         sampler.max_denoise = lambda *_: True
     latents = comfy.sample.sample_custom(
-        model, noise, settings.cfg, sampler, sigmas, positive, negative, torch.zeros_like(noise),
+        model, noise, settings.cfg, sampler, sigmas, positive, negative,
+        known.latents if known else torch.zeros_like(noise),
+        noise_mask=known.sampled if known else None,
         callback=callback or latent_preview.prepare_callback(model, len(sigmas) - 1),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=settings.seed,
     )  # fmt: skip

@@ -14,11 +14,17 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..common.text import printable, shortened
+from ..common.text import printable, shortened, shown, visible
 
 CATEGORY = "Siamese-Diffusion"
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 CHOICES = 10  # of a list, in a message
+
+
+# For inputs that few people change: newer pages fold them away; older ComfyUIs refuse the word.
+ADVANCED: dict[str, Any] = (
+    {"advanced": True} if "advanced" in inspect.signature(io.Int.Input).parameters else {}
+)
 
 
 def node_schema(*, search_aliases: Sequence[str] = (), **fields: Any) -> io.Schema:
@@ -43,13 +49,6 @@ def file_input(name: str, folder: str, tooltip: str) -> io.Combo.Input:
 def file_path(folder: str, name: str) -> Path:
     """Full path of a listed file. Raises FileNotFoundError when it no longer exists."""
     return Path(folder_paths.get_full_path_or_raise(folder, name))
-
-
-def show_text(unique_id: str, text: str) -> None:
-    """Show a text on the node in the page; it stays until the node runs again."""
-    from server import PromptServer  # only where a server runs, not in tests without one
-
-    PromptServer.instance.send_progress_text(text, unique_id)
 
 
 def file_fingerprint(folder: str, name: str) -> str:
@@ -79,9 +78,9 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
             return execute(cls, *arguments, **inputs)
         except Exception as error:
             text = str(error)
-            if printable(text) == text:
+            if visible(text) == text:
                 raise
-            raise ValueError(printable(text)) from None
+            raise ValueError(visible(text)) from None
 
     return run
 
@@ -90,13 +89,14 @@ def check_inputs(inputs: Sequence[io.Input], given: Mapping[str, Any], lists: bo
     """Raise ValueError for a choice, number or text that the schema does not allow."""
     for declared in inputs:
         value = given.get(declared.id)
-        if value is None:
-            continue  # left out, or connected to nothing
-        for one in value if lists else [value]:
+        if value is None and (declared.optional or declared.id not in given):
+            continue  # left out
+        for one in value if lists and value is not None else [value]:
             problem = _problem(declared, one)
             if problem:
-                found = shortened(repr(one))
-                raise ValueError(f"{declared.id} is {found}; expected {problem}. Set it again.")
+                raise ValueError(
+                    f"{declared.id} is {shown(one)}; expected {problem}. Set it again."
+                )
 
 
 def _problem(declared: io.Input, value: Any) -> str | None:
@@ -106,7 +106,9 @@ def _problem(declared: io.Input, value: Any) -> str | None:
         more = ", ..." if len(options) > CHOICES else ""
         listed = ", ".join(shortened(str(option)) for option in options[:CHOICES])
         return (
-            None if value in options else f"one of: {listed or 'nothing, no file is there'}{more}"
+            None
+            if isinstance(value, str) and value in options
+            else f"one of: {listed or 'nothing, no file is there'}{more}"
         )
     if isinstance(declared, (io.Int.Input, io.Float.Input)):
         low = -math.inf if declared.min is None else declared.min
@@ -118,6 +120,8 @@ def _problem(declared: io.Input, value: Any) -> str | None:
         if good and not (whole and value != int(value)):
             return None
         return f"a {'whole ' if whole else ''}number from {low} to {high}"
+    if isinstance(declared, io.Boolean.Input):
+        return None if isinstance(value, bool) else "true or false"
     if isinstance(declared, io.String.Input):
         good = isinstance(value, str) and printable(value) == value
         return None if good else "text without lone surrogates"

@@ -18,6 +18,7 @@ from .conditioning import siamese
 from .control import EncodedMasks
 from .folders import read_mask
 from .hints import mask_hint, palette_hint
+from .painting import Backgrounds, paint
 from .pair_folder import PairFolder
 from .sampling import Callback, Settings, Sources, noise_levels, sample_hints, samples_alone
 
@@ -63,6 +64,7 @@ class Work:
     size: tuple[int, int]
     settings: Settings
     prompt: str
+    backgrounds: Backgrounds | None = None
     batch_size: int = 1
     _done: int = field(default=0, init=False)
 
@@ -94,8 +96,8 @@ class Work:
             self._done += len(batch)
 
     def _batches(self, items: list[Item]) -> Iterator[list[Loaded]]:
-        """Items whose masks have one size together, with these."""
-        alone = samples_alone(self.settings.sampler_name)
+        """Items whose masks have one size together, with these; those with backgrounds alone."""
+        alone = samples_alone(self.settings.sampler_name) or self.backgrounds is not None
         batches = SizeBatches[Loaded](1 if alone else self.batch_size)
         classes = self.sources.control_net.mask_classes
         for item in items:
@@ -114,16 +116,32 @@ class Work:
             yield self.pairs.image(item.name)
 
     def _images(self, batch: list[Loaded], progress: Callback) -> Tensor:
-        """(B, H, W, 3) in [0, 1]."""
+        """(B, H, W, 3) in [0, 1], as large as the background where there is one."""
         control = self.sources.control_net
         control.encoded.names = [item.mask for item, _ in batch]
+        seeds = [item.seed(self.settings.seed) for item, _ in batch]
+        if self.backgrounds is not None:
+            return self._painted(batch[0][1], seeds[0], self.backgrounds, progress)
         masks = torch.cat([mask for _, mask in batch])
         as_hint = palette_hint if masks.ndim == 4 else mask_hint
         hints = as_hint(masks, control.hint_channels)
-        seeds = [item.seed(self.settings.seed) for item, _ in batch]
         latents = sample_hints(self.sources, hints, self.size, self.settings, seeds, progress)
         images: Tensor = self.vae.decode(latents)
         return images
+
+    def _painted(
+        self, mask: Tensor, seed: int, backgrounds: Backgrounds, progress: Callback
+    ) -> Tensor:
+        """(1, H, W, 3). Raises ValueError for a palette mask, which no background can have."""
+        if mask.ndim == 4:
+            raise ValueError(
+                "these weights were trained on palette masks; lesions of one class only are "
+                "painted into backgrounds. Leave backgrounds empty."
+            )
+        settings = replace(self.settings, seed=seed)
+        background, edge = backgrounds.image_for(seed), backgrounds.edge
+        painting = (background, edge, mask, self.size, settings, progress)
+        return paint(self.sources, self.vae, *painting)
 
 
 def _as_part(show: Callback, done: int, images: int, steps: int, total: int) -> Callback:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+import folder_paths
 from comfy_api.latest import io
 
-from ..common.mask_files import picture_files
 from .dataset_nodes import mask_folder_inputs, output_inputs, saved_result
-from .folders import choose, input_folder
+from .folders import choose, image_files, input_folder
 from .folders import output_folder as folder_in_output
+from .painting import Backgrounds
 from .pair_folder import PairFolder, png_metadata
 from .sampler_nodes import model_inputs, sampling_inputs
 from .sampling import Settings, Sources
-from .schema import checked, node_schema, show_text
+from .schema import checked, node_schema
 from .synthesize import Work, plan
 
 MAX_BATCH = 64
 SHOWN = 4  # of the new images, on the node
+EDGE = 16  # pixels
 
 
 class SiameseSynthesizeDataset(io.ComfyNode):
@@ -45,6 +47,7 @@ class SiameseSynthesizeDataset(io.ComfyNode):
                     tooltip="How many different images to make of each mask.",
                 ),
                 *sampling_inputs(),
+                *_background_inputs(),
                 io.Int.Input(
                     "batch_size", default=1, min=1, max=MAX_BATCH, optional=True,
                     tooltip="How many images are sampled at once, of masks of one size. More is "
@@ -57,7 +60,7 @@ class SiameseSynthesizeDataset(io.ComfyNode):
                     display_name="text", tooltip="How many pairs were made and where they are."
                 )
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )  # fmt: skip
 
@@ -81,17 +84,46 @@ class SiameseSynthesizeDataset(io.ComfyNode):
         width: int = 0,
         height: int = 0,
         batch_size: int = 1,
+        backgrounds: str = "",
+        edge: int = EDGE,
         **others: Any,
     ) -> io.NodeOutput:
-        masks = choose(picture_files(input_folder(folder), subfolders), start, count)
-        pairs = PairFolder(folder_in_output(output_folder), png_metadata(cls.hidden))
+        masks = choose(image_files(input_folder(folder), subfolders), start, count)
+        target = folder_in_output(output_folder)
+        pairs = PairFolder(target, png_metadata(cls.hidden))
         sources = Sources(**{field.name: others.pop(field.name) for field in fields(Sources)})
         settings = Settings(**others)
-        work = Work(pairs, sources, vae, (width, height), settings, prompt, batch_size)
+        behind = _backgrounds(backgrounds, edge)
+        size = (width, height)
+        work = Work(pairs, sources, vae, size, settings, prompt, behind, batch_size)
         planned = plan(masks, images_per_mask)
         new = list(work.run(planned))
         there = len(planned) - len(new)
-        text = f"{len(planned)} pairs in {pairs.folder}: {len(new)} new, {there} were there already"
-        show_text(cls.hidden.unique_id, text)
+        # Not the whole path: the page saves the text with the workflow, and that in every picture.
+        where = f"output/{target.relative_to(folder_paths.get_output_directory()).as_posix()}"
+        text = f"{len(planned)} pairs in {where}: {len(new)} new, {there} were there already"
         shown = [saved_result(path) for path in new[-SHOWN:]]
         return io.NodeOutput(text, ui={"images": shown, "text": (text,)})
+
+
+def _background_inputs() -> list[io.Input]:
+    return [
+        io.String.Input(
+            "backgrounds", default="", optional=True,
+            tooltip="A folder in ComfyUI's input folder with images that show no lesion: lesions "
+            "are painted into them, and each pair has the size of its background. Empty: whole "
+            "images are made.",
+        ),
+        io.Int.Input(
+            "edge", default=EDGE, min=0, max=512, optional=True,
+            tooltip="With backgrounds: width in pixels of the edge around the lesion that blends "
+            "into the background. Beyond it, the background stays as it is.",
+        ),
+    ]  # fmt: skip
+
+
+def _backgrounds(folder: str, edge: int) -> Backgrounds | None:
+    """Raises ValueError for a folder that is not there or holds no images."""
+    if not folder.strip():
+        return None
+    return Backgrounds(list(image_files(input_folder(folder), subfolders=True).values()), edge)

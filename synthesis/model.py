@@ -11,15 +11,16 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..models.low_rank import expanded
 from ..models.metadata import read_recipe
-from ..models.weights import DHI_KEY, Kind, read_weights
+from ..models.weights import DHI_KEY, UNET, Kind, read_weights, without_prefix
 from ..training.hosts.single_file import base_model_of
 from ..training.method.bundle import load_trained
 from ..training.method.networks import SiameseNetworks, new_controlnet
 from ..training.method.objective import mask_hint
 from ..training.method.sampling import Conditions, denoise
 from .masks import Mask
-from .samplers import adds_noise, first_noise, make_scheduler
+from .samplers import adds_noise, make_scheduler
 from .settings import Settings
 from .shard import DOWNSCALE, Wanted
 from .weights import Weights, check_base
@@ -38,7 +39,10 @@ class SiameseModel:
         base_file = read_weights(weights.base)
         base = base_model_of(base_file, weights.tokenizer_dir, weights.v_parameterization)
         check_base(weights, base.base_hash)
-        file = read_weights(weights.bundle, [Kind.BUNDLE]) if weights.bundle else base_file
+        file = base_file
+        if weights.bundle:
+            bundle = read_weights(weights.bundle, [Kind.BUNDLE, Kind.LOW_RANK])
+            file = expanded(bundle, without_prefix(base_file.base(), UNET))
         self.recipe = read_recipe(file)
         self.prediction = base.prediction
         channels = file.control()[DHI_KEY].shape[1]
@@ -70,10 +74,12 @@ class SiameseModel:
                 mask=torch.empty(0),  # in the features
                 text=torch.cat([self._embedding(one.item.caption) for one in batch]),
                 empty_text=self._embedding("").expand(len(batch), -1, -1),
-                noise=noise.to(self.device) * first_noise(scheduler),
+                noise=noise.to(self.device),
             )
             features = self._features(batch)
-            latents = denoise(self.nets, conditions, features, scheduler, settings.cfg, **options)
+            latents = denoise(
+                self.nets, self.recipe, conditions, [features], scheduler, settings.cfg, **options
+            )
         return _to_pixels(self.autoencoder.decode(latents.float()))
 
     def _autocast(self) -> AbstractContextManager[object]:

@@ -49,11 +49,6 @@ def make_scheduler(name: str, schedule: str, prediction: Prediction, steps: int)
     return scheduler
 
 
-def first_noise(scheduler: Scheduler) -> float:
-    """How strong the noise is that it starts from."""
-    return float(getattr(scheduler, "init_noise_sigma", 1.0))
-
-
 def adds_noise(scheduler: Scheduler) -> bool:
     """Whether its steps take generators, and so may draw noise."""
     return "generator" in inspect.signature(scheduler.step).parameters

@@ -17,6 +17,7 @@ from ..models.weights import (
     check_is_file,
     check_kind,
     identify,
+    is_safetensors,
     read_shapes,
     read_strings,
 )
@@ -72,9 +73,11 @@ def find_weights(
     if trained is None:
         raise AssertionError("one of the two is given")
     check_is_file(trained)
-    if trained.suffix in SAFETENSORS:
+    if is_safetensors(trained):
         check_kind(
-            trained, identify(read_shapes(trained)), [Kind.BUNDLE if bundle else Kind.MERGED]
+            trained,
+            identify(read_shapes(trained)),
+            [Kind.BUNDLE, Kind.LOW_RANK] if bundle else [Kind.MERGED],
         )
     metadata = read_metadata(read_strings(trained), str(trained))
     if checkpoint is not None:

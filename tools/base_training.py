@@ -51,36 +51,43 @@ class BaseData:
 def train_unet(unet: Any, data: BaseData, settings: BaseTraining, state: Path) -> None:
     """Train in place. With `save_every`, a stopped run goes on from the file `state`."""
     unet.train()
+    device = next(unet.parameters()).device
+    data = BaseData(*(tensor.to(device) for tensor in (data.latents, data.text, data.captions)))
     optimizer = torch.optim.AdamW(
         unet.parameters(), lr=settings.learning_rate, weight_decay=0, fused=True
     )
     first = _load_state(state, settings, unet, optimizer)
+    schedule = NoiseSchedule(device=device)
     bar = tqdm(range(first, settings.steps), "training the base", settings.steps, initial=first)
-    average = 1.0
+    average = torch.ones((), device=device)
     for step in bar:
         optimizer.param_groups[0]["lr"] = settings.rate(step)
-        loss = _loss(unet, data, settings, step)
+        loss = _loss(unet, data, settings, step, schedule)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
-        average += (loss.item() - average) * max(0.02, 1 / (step - first + 1))
-        bar.set_postfix(loss=f"{average:.3f}")
+        average = average + (loss.detach() - average) * max(0.02, 1 / (step - first + 1))
+        if (step + 1) % 10 == 0:
+            bar.set_postfix(loss=f"{float(average):.3f}")
         if settings.save_every and (step + 1) % settings.save_every == 0:
             _save_state(state, settings, unet, optimizer, step + 1)
     unet.eval()
 
 
-def _loss(unet: Any, data: BaseData, settings: BaseTraining, step: int) -> Tensor:
+def _loss(
+    unet: Any, data: BaseData, settings: BaseTraining, step: int, schedule: NoiseSchedule
+) -> Tensor:
     random = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-    rows = torch.randint(len(data.latents), (settings.batch,), generator=random)
+    device = data.latents.device
+    rows = torch.randint(len(data.latents), (settings.batch,), generator=random).to(device)
     latents = data.latents[rows]
-    noise = torch.randn(latents.shape, generator=random)
-    timesteps = torch.randint(TIMESTEPS, (settings.batch,), generator=random)
-    kept = torch.rand(settings.batch, generator=random) >= settings.text_dropout
+    noise = torch.randn(latents.shape, generator=random).to(device)
+    timesteps = torch.randint(TIMESTEPS, (settings.batch,), generator=random).to(device)
+    kept = (torch.rand(settings.batch, generator=random) >= settings.text_dropout).to(device)
     text = data.text[data.captions[rows] * kept]
-    noisy = NoiseSchedule().add_noise(latents, noise, timesteps)
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+    noisy = schedule.add_noise(latents, noise, timesteps)
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
         predicted = unet(noisy, timesteps, text).sample
     return nn.functional.mse_loss(predicted.float(), noise)
 

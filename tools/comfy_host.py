@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -26,8 +27,9 @@ from types import TracebackType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PYTHON = ROOT / ".venv" / "bin" / "python"
-COMFYUI = ROOT / ".venv" / "comfyui"
+PYTHON = Path(sys.executable)
+# Another ComfyUI than the one that `make setup` brings.
+COMFYUI = Path(os.environ.get("COMFYUI_DIR") or ROOT / ".venv" / "comfyui").resolve()
 PACK_NAME = "ComfyUI-Siamese-Diffusion"
 FOLDERS = (
     *("custom_nodes", "input", "output", "temp", "user"),
@@ -183,16 +185,21 @@ class ComfyHost:
         """Node id -> its description (inputs, outputs, category), for every node of the server."""
         return self._call("/object_info")
 
-    def queue(self, prompt: dict[str, Any], client_id: str | None = None) -> str:
+    def queue(
+        self, prompt: dict[str, Any], client_id: str | None = None, extra_pnginfo: Any = None
+    ) -> str:
         """Queue a workflow in API format and return its prompt id.
 
-        client_id: that of a WebSocket which is to be told of each node.
+        client_id: that of a WebSocket which is to be told of each node. extra_pnginfo: what the
+        page would send for the metadata of saved pictures.
 
         Raises:
             HostError: the server refused it; one line for each input that is wrong.
         """
-        client = {} if client_id is None else {"client_id": client_id}
-        answer = self._call("/prompt", {"prompt": prompt, **client})
+        more: dict[str, Any] = {} if client_id is None else {"client_id": client_id}
+        if extra_pnginfo is not None:
+            more["extra_data"] = {"extra_pnginfo": extra_pnginfo}
+        answer = self._call("/prompt", {"prompt": prompt, **more})
         if answer["node_errors"]:  # the outputs without an error were queued all the same
             raise HostError(_validation_message(answer))
         return str(answer["prompt_id"])

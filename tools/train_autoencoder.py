@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from diffusers import AutoencoderTiny
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -86,12 +87,12 @@ def save_autoencoder(model: TinyAutoencoder, path: Path, metadata: dict[str, str
 
 def to_tensor(image: np.ndarray) -> Tensor:
     """(H, W, 3) in 0..255 -> (3, H, W) in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(rearrange(image, "h w c -> c h w").astype(np.float32)) / 255
 
 
 def to_image(tensor: Tensor) -> np.ndarray:
     """(3, H, W), clipped to 0..1 -> (H, W, 3) in 0..255."""
-    return (tensor.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return rearrange((tensor.clamp(0, 1) * 255).round().byte(), "c h w -> h w c").numpy()
 
 
 @torch.no_grad()
@@ -122,7 +123,7 @@ def _made_up(batch: int) -> int:
 
 def _moments(latents: Tensor) -> Tensor:
     """How far latents (B, 4, h, w) are from mean 0 and covariance 1 over batch and place."""
-    flat = latents.transpose(0, 1).flatten(1)  # (4, B h w)
+    flat = rearrange(latents, "b c h w -> c (b h w)")
     surplus = torch.cov(flat) - torch.eye(len(flat))
     return 0.02 * (flat.mean(1).square().sum() + surplus.square().sum())
 
@@ -148,7 +149,7 @@ def evaluate_nuclei(model: TinyAutoencoder, crops: Sequence[Crop]) -> dict[str, 
 
 def grey_to_rgb(image: np.ndarray) -> np.ndarray:
     """(H, W) -> (H, W, 3)."""
-    return np.repeat(image[..., None], 3, axis=2)
+    return repeat(image, "h w -> h w c", c=3)
 
 
 def _batch(seed: int, step: int, size: int, batch: int, crops: Sequence[Crop]) -> Tensor:
@@ -160,8 +161,8 @@ def _batch(seed: int, step: int, size: int, batch: int, crops: Sequence[Crop]) -
         top, left = rng.integers(0, size - CROP + 1, 2)
         images.append(to_tensor(image[top : top + CROP, left : left + CROP]))
     for index in rng.integers(0, len(crops), batch - _made_up(batch)):
-        turned = np.rot90(crops[index].image, int(rng.integers(4)))
-        images.append(to_tensor(grey_to_rgb(turned)))
+        rotated = np.rot90(crops[index].image, int(rng.integers(4)))
+        images.append(to_tensor(grey_to_rgb(rotated)))
     return torch.stack(images).contiguous(memory_format=torch.channels_last)
 
 

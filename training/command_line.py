@@ -6,19 +6,24 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..common.arguments import Parser
+from ..common.text import shortened, shown
 from .config import TrainConfig
 from .errors import ConfigError
+from .hosts.sd_scripts.aliases import KNOWN, kind_of, parse_aliases, translate
 from .hosts.sd_scripts.flags import HOST_FLAGS, is_off, refuse
 from .hosts.sd_scripts.locate import find_sd_scripts
+from .options import GROUPS
+from .sd_scripts_options import SdScriptsOptions
+from .toml_files import read_toml
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+PROBLEMS_SHOWN = 20
+# Flags that say what is imported: a configuration may come from a stranger, beside other files.
+CODE_FLAGS = ("optimizer_type", "lr_scheduler_type", "sd_scripts")
 
 EPILOG = """\
 example:
@@ -37,11 +42,14 @@ def parse_args(arguments: Sequence[str] | None = None) -> TrainConfig:
     parser = build_parser()
     namespace, others = parser.parse_known_args(given)
     values = vars(namespace)
+    aliases, others = parse_aliases(others)
     from_file: dict[str, Any] = {}
     config_file = values.pop("config_file", None)
     if config_file is not None:
-        in_file, from_file = read_config_file(config_file)
+        in_file, from_file, aliases_in_file = read_config_file(config_file)
         values = {**in_file, **values}
+        aliases = {**aliases_in_file, **aliases}
+    values |= translate(aliases, values)
     if others or from_file:
         values["host_options"] = _host_options(parser, others, from_file, values)
     missing = [
@@ -74,42 +82,58 @@ def _host_options(
     return parse_flags(folder, others, from_file)
 
 
-def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Flags from a TOML file, ours and those of sd-scripts' host.
+def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Flags from a TOML file: ours, those of sd-scripts' host, and its names for ours.
 
     Names are as on the command line; tables are only headings. As in sd-scripts the file's name
     may be given without .toml. Raises ConfigError for a missing or bad file, listing every unknown
     name and wrong value.
     """
-    path = path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:  # a number of 5,000 digits is no TOMLDecodeError
-        raise ConfigError(f"--config_file {path}: {error}") from error
-    except RecursionError:
-        raise ConfigError(
-            f"--config_file {path}: nested too deeply; expected NAME = VALUE lines"
-        ) from None
+        path = path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
+        content = read_toml(path)
+    except ValueError as error:
+        raise ConfigError(f"--config_file {path}: {error}.") from error
     flat: dict[str, Any] = {}
     for name, value in content.items():
         flat |= value if isinstance(value, dict) else {name: value}
     flat = {name: value for name, value in flat.items() if not is_off(name, value)}
     refuse([*flat], f"--config_file {path}: ")
     hints = get_type_hints(TrainConfig)
-    values, theirs, problems = {}, {}, []
+    values, theirs, aliases, problems = {}, {}, {}, []
     for name, value in flat.items():
-        if name in HOST_FLAGS:
+        if name in CODE_FLAGS and not _is_installed(name, value):
+            problems.append(
+                f"{name} = {shown(value)}: names code to run, which a file may not unless it is of "
+                "an installed package; give it on the command line"
+            )
+        elif name in HOST_FLAGS:
             theirs[name] = value
+        elif name in KNOWN:
+            if isinstance(value, kind_of(name)):
+                aliases[name] = value
+            else:
+                problems.append(f"{name} = {shown(value)}: expected {_type_name(kind_of(name))}")
         elif name not in hints or name == "host_options":
-            problems.append(f"{name} is not a flag")
+            problems.append(f"{shortened(name)} is not a flag")
         else:
             try:
                 values[name] = _convert(value, hints[name])
-            except (TypeError, ValueError):
-                problems.append(f"{name} = {value!r}: expected {_type_name(hints[name])}")
+            except (TypeError, ValueError, OverflowError):
+                problems.append(f"{name} = {shown(value)}: expected {_type_name(hints[name])}")
     if problems:
-        raise ConfigError(f"--config_file {path}: {'; '.join(problems)}.")
-    return values, theirs
+        more = "; ..." if len(problems) > PROBLEMS_SHOWN else ""
+        raise ConfigError(
+            f"--config_file {path}: {'; '.join(problems[:PROBLEMS_SHOWN])}{more}. Correct or "
+            "remove."
+        )
+    return values, theirs, aliases
+
+
+def _is_installed(name: str, value: Any) -> bool:
+    """Whether what a file names is no code at all, or that of an installed package."""
+    package, dot, _ = str(value).partition(".")
+    return name != "sd_scripts" and (not dot or package in packages_distributions())
 
 
 def _convert(value: Any, hint: Any) -> Any:
@@ -145,9 +169,9 @@ def build_parser() -> Parser:
     )
     hints = get_type_hints(TrainConfig)
     groups: dict[str, Any] = {}
-    for item in fields(TrainConfig):
-        if "group" not in item.metadata:
-            continue  # not a flag
+    added = {item.name for item in fields(SdScriptsOptions)}
+    flags = [item for item in fields(TrainConfig) if "group" in item.metadata]
+    for item in sorted(flags, key=lambda f: (GROUPS.index(f.metadata["group"]), f.name in added)):
         name = item.metadata["group"]
         if name not in groups:
             groups[name] = parser.add_argument_group(name)

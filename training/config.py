@@ -9,9 +9,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..common.pixel_budget import LARGEST_SIDE
+from ..common.text import shown
 from ..models.recipe import RECIPE_CHOICES, RECIPES, Recipe
 from .errors import ConfigError
 from .options import AT_LEAST_0, AT_LEAST_1, SHARE, Range, check_option, option
+from .sd_scripts_options import SdScriptsOptions
 
 LR_SCHEDULERS = (
     "constant",
@@ -25,10 +28,13 @@ LR_SCHEDULERS = (
 MOST_STEPS = 99_999_999  # file names have 8 digits for it, as sd-scripts'
 # Preview steps: DDIM's published schedule begins a timestep late, so that it has none for 1000.
 MOST_SAMPLE_STEPS = 999
+MOST_PAIRS_OF_A_STEP = 100_000
+BATCH = Range(1, MOST_PAIRS_OF_A_STEP)
+SIDE = Range(1, LARGEST_SIDE)  # pixels
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(SdScriptsOptions):
     """Everything that decides a run; written to the run folder as config.json."""
 
     pretrained_model_name_or_path: Path = option(
@@ -50,9 +56,6 @@ class TrainConfig:
     # sd-scripts' own flags, read by its own parser.
     host_options: Mapping[str, Any] = field(default_factory=dict)
 
-    v_parameterization: bool = option(
-        "model", "the base model predicts v (Stable Diffusion 2.1 at 768 px)", False
-    )
     tokenizer_cache_dir: Path | None = option(
         "model",
         "folder with a tokenizer's vocab.json and merges.txt; default: CLIP's own, included here",
@@ -99,13 +102,13 @@ class TrainConfig:
         False,
     )
     min_bucket_reso: int = option(
-        "data", "smallest side of a bucket (sd-scripts: 256)", 256, range=AT_LEAST_1
+        "data", "smallest side of a bucket (sd-scripts: 256)", 256, range=SIDE
     )
     max_bucket_reso: int = option(
-        "data", "largest side of a bucket (sd-scripts: 1024)", 1024, range=AT_LEAST_1
+        "data", "largest side of a bucket (sd-scripts: 1024)", 1024, range=SIDE
     )
     bucket_reso_steps: int = option(
-        "data", "sides of buckets are multiples of this (sd-scripts: 64)", 64, range=AT_LEAST_1
+        "data", "sides of buckets are multiples of this (sd-scripts: 64)", 64, range=SIDE
     )
     flip_aug: bool = option(
         "data", "flip half of the pairs, left to right; twice the latents to cache", False
@@ -124,7 +127,7 @@ class TrainConfig:
     )
     validation_split: float = option(
         "data",
-        "share of the file stems kept for the validation loss",
+        "share of the groups (without them, of the file stems) kept for the validation loss",
         0.0,
         range=Range(0, 1, below=True),
     )
@@ -162,6 +165,19 @@ class TrainConfig:
         None,
         choices=RECIPE_CHOICES["consistency"],
     )
+    image_weight: str | None = option(
+        "recipe",
+        "weight of the image branch's control over the steps; default: the recipe's",
+        None,
+        choices=RECIPE_CHOICES["image_weight"],
+    )
+    augmentation: str | None = option(
+        "recipe",
+        "online: train on latents as the image branch predicts them, from a third of the steps on; "
+        "default: the recipe's",
+        None,
+        choices=RECIPE_CHOICES["augmentation"],
+    )
     branches: str | None = option(
         "recipe",
         "mask: train the mask branch alone; default: the recipe's",
@@ -176,13 +192,13 @@ class TrainConfig:
         "training",
         "pairs per process and forward pass (published: 6 on each of 8 GPUs)",
         6,
-        range=AT_LEAST_1,
+        range=BATCH,
     )
     gradient_accumulation_steps: int = option(
         "training",
         "forward passes per optimizer step; the batch is that many times larger",
         1,
-        range=AT_LEAST_1,
+        range=BATCH,
     )
     learning_rate: float = option(
         "training", "peak learning rate (published: 1e-5)", 1e-5, range=Range(0, above=True)
@@ -275,11 +291,13 @@ class TrainConfig:
     dry_run: bool = option(
         "output", "check data and configuration, print a summary, train nothing", False
     )
-    sample_count: int = option("output", "pairs shown in a preview grid", 4, range=AT_LEAST_1)
+    sample_count: int = option("output", "pairs shown in a preview grid", 4, range=Range(1, 1024))
     sample_steps: int = option(
         "output", "DDIM steps of a preview (published: 50)", 50, range=Range(1, MOST_SAMPLE_STEPS)
     )
-    sample_cfg: float = option("output", "CFG of a preview (published: 9)", 9.0, range=Range())
+    sample_cfg: float = option(
+        "output", "CFG of a preview (published: 9)", 9.0, range=Range(-100, 100)
+    )
 
     def __post_init__(self) -> None:
         self._strip_paths()
@@ -289,7 +307,18 @@ class TrainConfig:
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"--{name} is {value}; it must be a finite number.")
         self._check_warmup()
+        self._check_batch()
         self._check_sizes()
+        self.check_schedule()
+
+    def _check_batch(self) -> None:
+        pairs = self.train_batch_size * self.gradient_accumulation_steps
+        if pairs > MOST_PAIRS_OF_A_STEP:
+            raise ConfigError(
+                f"--train_batch_size {self.train_batch_size} times --gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps} is {pairs}; expected at most "
+                f"{MOST_PAIRS_OF_A_STEP} pairs a step."
+            )
 
     def _check_sizes(self) -> None:
         """--resolution, and the buckets around it."""
@@ -316,6 +345,8 @@ class TrainConfig:
         """Blanks at the ends of a path are a slip of copy and paste."""
         for name, value in list(vars(self).items()):
             if isinstance(value, Path):
+                if "\0" in str(value):
+                    raise ConfigError(f"--{name} is {shown(str(value))}; no path has a null in it.")
                 object.__setattr__(self, name, Path(str(value).strip()))
 
     @property
@@ -331,10 +362,10 @@ class TrainConfig:
             numbers = [int(part) for part in self.resolution.split(",")]
         except ValueError:
             numbers = []
-        if len(numbers) not in (1, 2) or any(n <= 0 or n % 8 for n in numbers):
+        if len(numbers) not in (1, 2) or any(not 8 <= n <= LARGEST_SIDE or n % 8 for n in numbers):
             raise ConfigError(
-                f"--resolution is {self.resolution!r}; expected SIZE or WIDTH,HEIGHT in pixels, "
-                "multiples of 8, such as 384 or 512,384."
+                f"--resolution is {shown(self.resolution)}; expected SIZE or WIDTH,HEIGHT in "
+                f"pixels, multiples of 8 up to {LARGEST_SIDE}, such as 384 or 512,384."
             )
         return numbers[0], numbers[-1]
 

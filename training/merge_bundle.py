@@ -5,6 +5,7 @@ python training/merge_bundle.py base.safetensors siamese.safetensors merged.safe
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,10 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
-from ..common.arguments import USER_ERROR, Parser, interrupted, unexpected
+from ..common.arguments import USER_ERROR, Parser, interrupted, say, unexpected
 from ..common.hashes import file_hash
 from ..models.fit import check_control
+from ..models.low_rank import expanded
 from ..models.metadata import FOLDER_HASH, read_metadata, read_recipe
 from ..models.weights import (
     ADVICE,
@@ -34,7 +36,11 @@ from ..models.weights import (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0; 2 for files that are missing or do not belong together; 130 for Ctrl-C."""
-    parser = Parser(prog="merge_bundle.py", description=__doc__)
+    parser = Parser(
+        prog="merge_bundle.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("base", type=Path, help="the checkpoint that the bundle was trained on")
     parser.add_argument("bundle", type=Path, help="what train_siamese.py wrote")
     parser.add_argument("merged", type=Path, help=".safetensors file to write")
@@ -42,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         merge_files(given.base, given.bundle, given.merged)
     except WeightsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(error)
         return USER_ERROR
     except KeyboardInterrupt:
         return interrupted()
@@ -59,14 +65,16 @@ def merge_files(base: Path, bundle: Path, merged: Path) -> None:
     .safetensors file or one of the inputs.
     """
     _check_output(merged, (base, bundle))
-    weights = read_weights(bundle, expect=[Kind.BUNDLE])
+    weights = read_weights(bundle, expect=[Kind.BUNDLE, Kind.LOW_RANK])
     metadata = read_metadata(weights.metadata, str(bundle))
     tensors = read_weights(base, expect=[Kind.SD1, Kind.SD2, Kind.MERGED]).base()
     if metadata is not None:
         _check_hash(metadata.base_hash, bundle, base)
     read_recipe(weights)  # raises where it contradicts the weights
+    unet = without_prefix(tensors, UNET)
     try:
-        check_control(weights, without_prefix(tensors, UNET))
+        weights = expanded(weights, unet)
+        check_control(weights, unet)
         result = merge(tensors, weights)
     except WeightsError as error:
         raise WeightsError(

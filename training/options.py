@@ -6,8 +6,11 @@ import math
 from dataclasses import MISSING, Field, dataclass, field
 from typing import Any
 
+from ..common.text import shown
 from .errors import ConfigError
 
+# The groups of --help, in order.
+GROUPS = ("model", "output", "host", "data", "recipe", "training", "speed")
 LONGEST_NAME = 200  # bytes; file systems take 255, and names get a step and an extension
 
 
@@ -65,11 +68,11 @@ def check_option(item: Field, value: Any) -> None:
     limits, choices = item.metadata.get("range"), item.metadata.get("choices")
     problem = ""
     if limits is not None and value not in limits:
-        problem = f"{value}; it must be {limits}"
+        problem = f"{shown(value)}; it must be {limits}"
     elif choices and value not in choices:
-        problem = f"{value!r}; it must be one of {', '.join(choices)}"
+        problem = f"{shown(value)}; it must be one of {', '.join(choices)}"
     elif item.metadata.get("is_name") and (expected := _wrong_name(value)):
-        problem = f"{value!r}; {expected}"
+        problem = f"{shown(value)}; {expected}"
     if problem:
         raise ConfigError(f"--{item.name} is {problem}.")
 

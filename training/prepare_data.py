@@ -16,7 +16,7 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
-from ..common.arguments import USER_ERROR, Parser, unexpected
+from ..common.arguments import USER_ERROR, Parser, say, unexpected
 from .prepare.items import PrepareError
 from .prepare.registry import DATASETS, Prepared, prepare
 from .prepare.write import count
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         prepared = prepare(given.name, given.folder, given.out)
     except (PrepareError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(error)
         return USER_ERROR
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)

@@ -17,7 +17,7 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
-from ..common.arguments import USER_ERROR, interrupted, unexpected
+from ..common.arguments import USER_ERROR, interrupted, say, unexpected
 from ..common.pairs import DatasetError
 from ..common.processes import is_first_on_machine, is_first_process
 from ..models.weights import WeightsError
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _report(error)
         return 1
     except (CacheError, TrainingError) as error:  # of this process, and maybe of no other
-        print(f"error: {error}", file=sys.stderr)
+        say(error)
         return USER_ERROR if isinstance(error, CacheError) else 1
     except KeyboardInterrupt:
         return interrupted()
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _report(error: Exception) -> None:
     """Print an error that all processes run into alike, once on each machine."""
     if is_first_on_machine():
-        print(f"error: {error}", file=sys.stderr)
+        say(error)
 
 
 def run(config: TrainConfig) -> None:

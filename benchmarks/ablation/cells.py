@@ -6,40 +6,66 @@ from dataclasses import dataclass
 
 ALL = 0  # tiles
 
+# What an arm changes in the trainer's command; the rest is equal.
+ARMS: dict[str, dict[str, str]] = {
+    "mask_only": {"recipe": "mask_only"},
+    "published": {"recipe": "published"},
+    "concat": {"recipe": "concat"},
+    "adaptive": {"recipe": "adaptive"},
+    "constant_w": {"recipe": "published", "image_weight": "constant"},
+    "no_augmentation": {"recipe": "published", "augmentation": "none"},
+    "mask_only_longer": {"recipe": "mask_only"},  # as long as `published` takes, in time
+}
+LONGER = 1.8  # time of a step of `published` over that of `mask_only`, measured: docs/benchmarks.md
+MAIN = ("mask_only", "published")
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One training run: a recipe, the number of real tiles (ALL for every one), and a seed.
+    """One training run: an arm, the number of real tiles (ALL for every one), and a seed.
 
     The seed decides which tiles are taken, the order of batches and all noise, so that the spread
     over seeds holds the luck of having been given these tiles.
     """
 
-    recipe: str
+    arm: str
     tiles: int
     seed: int
 
     @property
     def name(self) -> str:
-        return f"{self.recipe}-{self.tiles or 'all'}-seed{self.seed}"
+        return f"{self.arm}-{self.tiles or 'all'}-seed{self.seed}"
+
+    @property
+    def makes_pairs(self) -> bool:
+        """Whether segmenters are trained on what it samples."""
+        return self.arm in MAIN
+
+    def steps(self, steps: int) -> int:
+        """Training steps, where others take `steps`."""
+        return round(LONGER * steps) if self.arm == "mask_only_longer" else steps
 
     @classmethod
     def parse(cls, name: str) -> Cell:
         """Read `name`. Raises ValueError for what is none."""
         try:
-            recipe, tiles, seed = name.rsplit("-", 2)
-            return cls(recipe, ALL if tiles == "all" else int(tiles), int(seed[len("seed") :]))
+            arm, tiles, seed = name.rsplit("-", 2)
+            cell = cls(arm, ALL if tiles == "all" else int(tiles), int(seed[len("seed") :]))
         except ValueError:
-            expected = "RECIPE-TILES-seedN, such as published-40-seed0"
-            raise ValueError(f"{name!r} is no cell; expected {expected}.") from None
+            cell = None
+        if cell is None or cell.arm not in ARMS:
+            expected = f"ARM-TILES-seedN, such as published-40-seed0, ARM one of {', '.join(ARMS)}"
+            raise ValueError(f"{name!r} is no cell; expected {expected}.")
+        return cell
 
 
 def grid() -> list[Cell]:
     """All cells; with little time, the first ones say most."""
-    main, others = ("mask_only", "published"), ("concat", "adaptive")
-    cells = [Cell("mask_only", ALL, 0)]  # the quality gate
-    cells += [Cell(recipe, 40, seed) for seed in range(3) for recipe in main]
-    cells += [Cell(recipe, 40, 0) for recipe in others]
-    cells += [Cell(recipe, tiles, 0) for tiles in (150, ALL) for recipe in (*main, *others)]
-    cells += [Cell(recipe, 40, seed) for seed in (1, 2) for recipe in others]
-    return list(dict.fromkeys(cells))
+    others = [arm for arm in ARMS if arm not in MAIN]
+    cells = [Cell(arm, 40, seed) for seed in range(3) for arm in MAIN]
+    cells += [Cell(arm, 40, 0) for arm in others]
+    cells += [Cell(arm, tiles, 0) for tiles in (150, ALL) for arm in MAIN]
+    cells += [Cell(arm, 40, seed) for seed in (1, 2) for arm in others]
+    cells += [Cell(arm, tiles, 0) for tiles in (150, ALL) for arm in ("concat", "adaptive")]
+    cells += [Cell(arm, tiles, seed) for seed in (1, 2) for tiles in (150, ALL) for arm in MAIN]
+    return cells

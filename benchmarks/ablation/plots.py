@@ -1,7 +1,6 @@
 """What the figures look like: results/*.json to tables and plots.
 
-python -m siamese_diffusion.benchmarks.ablation.plots --cells OUT   # collect, then draw
-python -m siamese_diffusion.benchmarks.ablation.plots               # draw what is committed
+python -m siamese_diffusion.benchmarks.ablation.plots
 """
 
 from __future__ import annotations
@@ -16,39 +15,63 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-RESULTS = Path(__file__).parent / "results"
-GRID, SETTINGS = RESULTS / "grid.json", RESULTS / "sampler_settings.json"
+from .collect import RESULTS
+
+PUBLISHED_SAMPLER = "ddim, ddim_uniform"
 
 Row = dict[str, Any]
-
-
-def collect(cells: Path) -> list[Row]:
-    """The figures of all finished cells in a folder, without those of single images."""
-    rows = []
-    for path in sorted(cells.glob("*/figures.json")):
-        row = json.loads(path.read_text("utf-8"))
-        del row["alignment_of_each"]
-        rows.append(row)
-    return rows
 
 
 def grid_table(rows: Sequence[Row]) -> str:
     """Markdown: a line a cell."""
     lines = [
-        "| recipe | real tiles | seed | alignment (95 % interval) | spread | training, min |",
+        "| arm | real tiles | seed | alignment (95 % interval) | KID | Frechet | precision "
+        "| recall | spread |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: (row["cell"]["tiles"] or 9999, row["cell"]["arm"])):
+        cell = row["cell"]
+        head = f"| `{cell['arm']}` | {cell['tiles'] or 'all'} | {cell['seed']} "
+        lines.append(f"{head}{_branch_cells(row)}")
+        if row["image_branch"]:
+            lines.append(f"| its image branch | | {_branch_cells(row['image_branch'])}")
+    return "\n".join(lines)
+
+
+def _branch_cells(row: Row) -> str:
+    fidelity = row["fidelity"]
+    return (
+        f"| {_text(row['alignment'])} | {fidelity['kid']:.3f} | {fidelity['frechet']:.1f} "
+        f"| {fidelity['precision']:.3f} | {fidelity['recall']:.3f} | {row['spread']['mean']:.1f} |"
+    )
+
+
+def comparison_table(rows: Sequence[Row]) -> str:
+    """Markdown: paired differences in alignment."""
+    lines = [
+        "| arm | against | real tiles | seeds | difference in alignment | better in |",
         "|---|---|---|---|---|---|",
     ]
-    for row in sorted(rows, key=lambda row: (row["cell"]["tiles"] or 9999, row["cell"]["recipe"])):
-        cell, minutes = row["cell"], row["training"]["seconds"] / 60
+    for row in rows:
         lines.append(
-            f"| `{cell['recipe']}` | {cell['tiles'] or 'all'} | {cell['seed']} "
-            f"| {_text(row['alignment'])} | {row['spread']['mean']:.1f} | {minutes:.0f} |"
+            f"| `{row['arm']}` | `{row['against']}` | {row['tiles'] or 'all'} | {row['seeds']} "
+            f"| {_difference(row['difference'])} | {row['better_in']:.0%} |"
         )
     return "\n".join(lines)
 
 
+def downstream_table(content: Row) -> str:
+    """Markdown: what segmenters reach on real test images."""
+    lines = ["| trained on | Dice | difference to real + augmentation |", "|---|---|---|"]
+    for row in content["arms"]:
+        dice = row["all"]["dice"]
+        lines.append(f"| {row['arm']} | {dice['mean']:.4f} | {_difference(dice['difference'])} |")
+    return "\n".join(lines)
+
+
 def settings_table(rows: Sequence[Row]) -> str:
-    """Markdown: steps downwards, CFG across."""
+    """Markdown, of the published sampler: steps downwards, CFG across."""
+    rows = [row for row in rows if row["sampler"] == PUBLISHED_SAMPLER]
     cfgs = sorted({row["cfg"] for row in rows})
     lines = ["| steps | " + " | ".join(f"CFG {cfg:g}" for cfg in cfgs) + " | s an image |"]
     lines.append("|---" * (len(cfgs) + 2) + "|")
@@ -64,37 +87,59 @@ def _text(value: dict[str, float]) -> str:
     return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
 
-def draw_grid(rows: Sequence[Row], path: Path) -> None:
-    """Alignment against spread, a point a cell: up is where the mask says, right is varied."""
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+def _difference(value: dict[str, float]) -> str:
+    return f"{value['mean']:+.4f} ({value['low']:+.4f} to {value['high']:+.4f})"
+
+
+def draw_trade_off(rows: Sequence[Row], path: Path) -> None:
+    """Likeness to real images against variety within a mask: down and right is better."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for recipe in sorted({row["cell"]["recipe"] for row in rows}):
-        mine = [row for row in rows if row["cell"]["recipe"] == recipe]
-        _points(axes, mine, recipe)
+    for arm, colour in (("mask_only", "tab:orange"), ("published", "tab:blue")):
+        mine = [row for row in rows if row["cell"]["arm"] == arm and row["cell"]["tiles"] == 40]
+        _points(axes, mine, f"{arm}, mask branch", "o", colour)
+        images = [row["image_branch"] for row in mine if row["image_branch"]]
+        _points(axes, images, f"{arm}, image branch (image + mask)", "s", colour)
     axes.set(
-        xlabel="spread over noise seeds (mean difference in grey values)",
-        ylabel="alignment (IoU of mask and Otsu's nuclei)",
+        xlabel="spread: mean difference in grey values between images of one mask",
+        ylabel="Frechet distance to real test images",
+        xlim=(0, None),
     )
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=110)
 
 
-def _points(axes: Axes, rows: Sequence[Row], label: str) -> None:
-    x, y = [row["spread"]["mean"] for row in rows], [row["alignment"]["mean"] for row in rows]
-    errors = [
-        [row["alignment"]["mean"] - row["alignment"]["low"] for row in rows],
-        [row["alignment"]["high"] - row["alignment"]["mean"] for row in rows],
-    ]
-    axes.errorbar(x, y, yerr=errors, fmt="o", capsize=3, label=label)
-    for row, left, top in zip(rows, x, y, strict=True):
-        axes.annotate(f" {row['cell']['tiles'] or 'all'}", (left, top), fontsize=8)
+def _points(axes: Axes, rows: Sequence[Row], label: str, mark: str, colour: str) -> None:
+    if not rows:
+        return
+    x = [row["spread"]["mean"] for row in rows]
+    y = [row["fidelity"]["frechet"] for row in rows]
+    fill = colour if mark == "o" else "none"
+    axes.plot(x, y, mark, label=label, color=colour, markerfacecolor=fill, markersize=8)
+
+
+def draw_downstream(content: Row, path: Path) -> None:
+    """Differences in Dice to real + augmentation, with their intervals."""
+    rows = [row for row in content["arms"] if row["arm"] != "real + augmentation"][::-1]
+    figure = Figure(figsize=(7, 0.9 + 0.35 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="grey", linewidth=1)
+    for y, row in enumerate(rows):
+        change = row["all"]["dice"]["difference"]
+        axes.plot([change["low"], change["high"]], [y, y], color="tab:blue")
+        axes.plot([change["mean"]], [y], "o", color="tab:blue")
+    axes.set_yticks(range(len(rows)), [row["arm"] for row in rows])
+    axes.set_xlabel("difference in Dice to real + augmentation")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=110)
 
 
 def draw_settings(rows: Sequence[Row], path: Path) -> None:
     """Alignment against steps, a line for each CFG."""
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     axes = figure.subplots()
+    rows = [row for row in rows if row["sampler"] == PUBLISHED_SAMPLER]
     for cfg in sorted({row["cfg"] for row in rows}):
         mine = sorted((row for row in rows if row["cfg"] == cfg), key=lambda row: row["steps"])
         steps, means = zip(*((row["steps"], row["alignment"]["mean"]) for row in mine), strict=True)
@@ -107,22 +152,35 @@ def draw_settings(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def show(results: Path) -> None:
+    """Print every table and draw every plot. Raises OSError, ValueError or KeyError."""
+
+    def read(path: Path) -> Any:
+        return json.loads(path.read_text("utf-8"))
+
+    grid, settings = read(results / "grid.json"), read(results / "sampler_settings.json")
+    draw_trade_off(grid, results / "trade_off.png")
+    draw_settings(settings, results / "sampler_settings.png")
+    tables = {
+        "grid": grid_table(grid),
+        "comparisons": comparison_table(read(results / "comparisons.json")),
+        "sampler settings": settings_table(settings),
+    }
+    for path in sorted(results.glob("downstream-*.json")):
+        content = read(path)
+        draw_downstream(content, path.with_suffix(".png"))
+        tables[path.stem] = downstream_table(content)
+    for title, table in tables.items():
+        print(f"{title}\n\n{table}\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 where a file is missing or wrong."""
     parser = argparse.ArgumentParser(prog="plots", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--cells", type=Path, help="collect the finished cells of this folder")
-    given = parser.parse_args(argv)
+    parser.parse_args(argv)
     try:
-        if given.cells is not None:
-            GRID.write_text(json.dumps(collect(given.cells), indent=1) + "\n", "utf-8")
-        for path, table, draw in (
-            (GRID, grid_table, draw_grid),
-            (SETTINGS, settings_table, draw_settings),
-        ):
-            rows = json.loads(path.read_text("utf-8"))
-            draw(rows, path.with_suffix(".png"))
-            print(f"{path.stem}\n\n{table(rows)}\n")
-    except (OSError, ValueError) as error:
+        show(RESULTS)
+    except (OSError, ValueError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

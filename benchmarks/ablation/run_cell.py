@@ -9,32 +9,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ...common.files import replacing
 from ...models.shapes import Changes, augment
 from ...tools.nuclei import NAME, Settings, one_from_each_group, training_command
 from ...tools.nuclei_crops import Crop, of_tiles, read_crops, write_crops
 from ...tools.pairs import Bools, Bytes
-from .cells import Cell
+from ...tools.picture_sheet import contact_sheet
+from .cells import ARMS, Cell
+from .likeness import Likeness
 from .measures import alignment, colour, interval, spread
 from .sampling import Sampler
 
-TEST_MASKS = 64
-SPREAD_MASKS, SPREAD_SEEDS = 16, 4
-LARGEST_SET = 400  # synthetic pairs: about as many as 40 tiles have real ones
+SPREAD_MASKS, SPREAD_SEEDS = 64, 4
+SHEET_MASKS = 12
+PAIRS_FOR_A_REAL_ONE = 5  # the largest ratio that segmenters are trained with
+LARGEST_SET = 2_600  # synthetic pairs
 CHANGES = Changes(flip=True, rotation=20.0, scale=0.2, elastic=0.5)  # the node's defaults
-
-
-class Spread(TypedDict):
-    """The interval, and the images that it was measured on."""
-
-    spread: dict[str, float]
-    images: list[Bytes]
 
 
 class UnfinishedError(RuntimeError):
@@ -42,26 +36,35 @@ class UnfinishedError(RuntimeError):
 
 
 class CellRun:
-    """The files of a cell: OUT/NAME/real, test, figures.json and synthetic; OUT/runs/NAME.
-
-    All runs lie in one folder because they share the cache of latents in it.
-    """
+    """The files of a cell: OUT/NAME/real, figures.json and synthetic; OUT/runs/NAME."""
 
     def __init__(
         self, out: Path, base: Path, cell: Cell, settings: Settings, until: float = math.inf
     ) -> None:
         """until: when training must have stopped and saved its state, by time.monotonic()."""
-        self.cell, self.base, self.until = cell, base, until
-        self.settings = replace(settings, recipe=cell.recipe, tiles=cell.tiles, seed=cell.seed)
+        self.out, self.cell, self.base, self.until = out, cell, base, until
+        arm = ARMS[cell.arm]
+        self.settings = replace(
+            settings,
+            recipe=arm["recipe"],
+            tiles=cell.tiles,
+            seed=cell.seed,
+            steps=cell.steps(settings.steps),
+        )
+        self.changes = {name: value for name, value in arm.items() if name != "recipe"}
         self.folder = out / cell.name
         self.figures = self.folder / "figures.json"
         self.run_folder = out / "runs" / cell.name
         self.bundle = self.run_folder / f"{NAME}.safetensors"
 
     @property
+    def synthetic(self) -> Path:
+        """The list of synthetic pairs, which is written last."""
+        return self.folder / "synthetic" / "prompt.jsonl"
+
+    @property
     def done(self) -> bool:
-        """The list of synthetic pairs is what is written last."""
-        return (self.folder / "synthetic" / "prompt.jsonl").is_file()
+        return self.figures.is_file() and (self.synthetic.is_file() or not self.cell.makes_pairs)
 
     def run(self) -> None:
         """Raises UnfinishedError; a second call goes on where the first one stopped."""
@@ -72,14 +75,17 @@ class CellRun:
         if not self.figures.is_file():
             figures = self.score(sampler)
             with replacing(self.figures) as temporary:
-                temporary.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+                temporary.write_text(json.dumps(figures) + "\n", "utf-8")
             print(f"{self.cell.name}: alignment {figures['alignment']}", flush=True)
-        self.write_synthetic(sampler, real)
+        if self.cell.makes_pairs and not self.synthetic.is_file():
+            self.write_synthetic(sampler, real)
 
     def train(self, real: Sequence[Crop]) -> None:
         """Run train_siamese.py on the cell's real pairs."""
         pairs = write_crops(self.folder / "real", real)
         command = training_command(self.settings, self.base, pairs, self.run_folder)
+        for name, value in self.changes.items():
+            command += [f"--{name}", value]
         process = subprocess.Popen(command)
         try:
             process.wait(None if self.until == math.inf else self.until - time.monotonic())
@@ -90,60 +96,79 @@ class CellRun:
             raise UnfinishedError(f"{self.cell.name}: training is not finished; see above why.")
 
     def score(self, sampler: Sampler) -> dict[str, object]:
-        """Alignment on test masks that no training saw, and the spread over noise."""
-        crops = one_from_each_group(read_crops("test"), TEST_MASKS)
-        masks = [crop.mask for crop in crops]
-        images = self.sample(sampler, masks, range(len(masks)))
-        values = alignment(masks, images)
-        write_images(self.folder / "test", [crop.name for crop in crops], images)
-        recipe = sampler.objective.recipe
-        sees_image = recipe.has_image_branch and recipe.image_hint == "image"
+        """All figures, on the masks of the test split, which no training saw."""
+        crops, likeness = read_crops("test"), Likeness(self.out)
+        branches = {"mask_branch": self.branch(sampler, crops, likeness, joint=False)}
+        if sampler.objective.recipe.has_image_branch:
+            branches["image_branch"] = self.branch(sampler, crops, likeness, joint=True)
         return {
             "cell": asdict(self.cell),
             "settings": asdict(self.settings),
             "training": training_facts(self.run_folder / "metrics.jsonl"),
+            **branches["mask_branch"],
+            "image_branch": branches.get("image_branch"),
+        }
+
+    def branch(
+        self, sampler: Sampler, crops: Sequence[Crop], likeness: Likeness, joint: bool
+    ) -> dict[str, object]:
+        """Figures of one branch; with `joint` of the image branch, shown the real image too."""
+        images = self.sample(sampler, crops, range(len(crops)), joint)
+        values = alignment([crop.mask for crop in crops], images)
+        few = one_from_each_group(crops, SPREAD_MASKS)
+        repeated = [crop for crop in few for _ in range(SPREAD_SEEDS)]
+        varied = self.sample(sampler, repeated, range(10_000, 10_000 + len(repeated)), joint)
+        starts = range(0, len(varied), SPREAD_SEEDS)
+        spreads = [spread(varied[start : start + SPREAD_SEEDS]) for start in starts]
+        self.write_sheet("image_branch" if joint else "mask_branch", few, varied)
+        return {
             "alignment": interval(values, [crop.group for crop in crops]),
-            "alignment_of_each": dict(zip([crop.name for crop in crops], values, strict=True)),
-            "spread": self.spread(sampler, masks)["spread"],
-            "image_branch": self.image_branch(sampler, crops) if sees_image else None,
+            "alignment_of_each": [round(value, 4) for value in values],
+            "fidelity": likeness.fidelity(images),
+            "spread": interval(spreads, [crop.group for crop in few]),
+            "spread_in_features": likeness.spread(varied, SPREAD_SEEDS),
             "colour": colour(images),
         }
 
-    def spread(self, sampler: Sampler, hints: Sequence[Bools | Bytes]) -> Spread:
-        """How much the images of one hint differ from noise to noise, for the first few hints."""
-        few = [hint for hint in hints[:SPREAD_MASKS] for _ in range(SPREAD_SEEDS)]
-        images = self.sample(sampler, few, range(1000, 1000 + len(few)))
-        starts = range(0, len(images), SPREAD_SEEDS)
-        values = [spread(images[start : start + SPREAD_SEEDS]) for start in starts]
-        return {"spread": interval(values), "images": images}
-
-    def image_branch(self, sampler: Sampler, crops: Sequence[Crop]) -> dict[str, object]:
-        """The same for images instead of masks as hints: the branch that training alone uses."""
-        found = self.spread(sampler, [crop.image for crop in crops])
-        masks = [crop.mask for crop in crops[:SPREAD_MASKS] for _ in range(SPREAD_SEEDS)]
-        return {
-            "alignment": interval(alignment(masks, found["images"])),
-            "spread": found["spread"],
-        }
-
     def sample(
-        self, sampler: Sampler, masks: Sequence[Bools | Bytes], seeds: Sequence[int]
+        self, sampler: Sampler, crops: Sequence[Crop], seeds: Sequence[int], joint: bool = False
     ) -> list[Bytes]:
         settings = self.settings
-        return sampler.images(masks, seeds, settings.sampling_steps, settings.cfg, settings.bf16)
+        return sampler.images(
+            [crop.mask for crop in crops],
+            seeds,
+            [crop.image for crop in crops] if joint else None,
+            settings.sampling_steps,
+            settings.cfg,
+            settings.bf16,
+        )
+
+    def write_sheet(self, branch: str, crops: Sequence[Crop], varied: Sequence[Bytes]) -> None:
+        """A picture: masks, real images, and what the branch makes of them with each seed."""
+        shown = crops[:SHEET_MASKS]
+        columns: dict[str, Sequence[Bools | Bytes]] = {
+            "mask": [crop.mask for crop in shown],
+            "real": [crop.image for crop in shown],
+        }
+        for seed in range(SPREAD_SEEDS):
+            columns[f"seed {seed}"] = varied[seed::SPREAD_SEEDS][:SHEET_MASKS]
+        contact_sheet(columns, across=2).save(self.folder / f"{branch}.png")
 
     def write_synthetic(self, sampler: Sampler, real: Sequence[Crop]) -> None:
-        """As many pairs as there are real ones, of augmented training masks, as a dataset.
-
-        At most LARGEST_SET of them, spread evenly over the training masks.
-        """
-        count = min(len(real), LARGEST_SET)
-        real = [real[number * len(real) // count] for number in range(count)]
-        masks = [augmented(crop.mask, number) for number, crop in enumerate(real)]
-        images = self.sample(sampler, masks, range(10_000, 10_000 + len(masks)))
+        """Pairs of augmented training masks, as a dataset; each training mask equally often."""
+        count = min(PAIRS_FOR_A_REAL_ONE * len(real), LARGEST_SET)
+        chosen = [
+            replace(real[n % len(real)], mask=augmented(real[n % len(real)].mask, n))
+            for n in range(count)
+        ]
+        images = self.sample(sampler, chosen, range(20_000, 20_000 + count))
         synthetic = [
-            Crop(f"{crop.name}_s", crop.group, image.mean(axis=2).round().astype(np.uint8), mask)
-            for crop, image, mask in zip(real, images, masks, strict=True)
+            replace(
+                crop,
+                name=f"{crop.name}_s{number // len(real)}",
+                image=image.mean(axis=2).round().astype(np.uint8),
+            )
+            for number, (crop, image) in enumerate(zip(chosen, images, strict=True))
         ]
         write_crops(self.folder / "synthetic", synthetic)
 
@@ -154,16 +179,11 @@ def augmented(mask: Bools, seed: int) -> Bools:
     return changed.numpy() > 0.5
 
 
-def write_images(folder: Path, names: Sequence[str], images: Sequence[Bytes]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, image in zip(names, images, strict=True):
-        Image.fromarray(image).save(folder / f"{name}.png")
-
-
 def training_facts(metrics: Path) -> dict[str, float]:
     """Steps and seconds of training, and the mean of each loss over the last 50 steps logged."""
     lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
     names = [name for name in lines[-1] if name.startswith("loss")]
-    means = {name: float(np.mean([line[name] for line in lines[-50:]])) for name in names}
+    last = lines[-50:]
+    means = {n: float(np.mean([line[n] for line in last if n in line])) for n in names}
     seconds = sum(line["seconds"] for line in lines)
     return {"steps": lines[-1]["step"], "seconds": round(seconds), **means}

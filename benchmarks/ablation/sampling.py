@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from einops import repeat
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,7 +24,8 @@ from ...training.method.noise_schedule import NoiseSchedule
 from ...training.method.objective import Objective
 from ...training.method.sampling import Conditions, sample
 
-BATCH = 32
+BATCH = 128
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Sampler:
@@ -37,45 +40,59 @@ class Sampler:
         recipe = metadata.recipe
         nets = SiameseNetworks(model.unet, new_controlnet(model.unet, recipe.hint_channels()))
         load_bundle(bundle, nets, model.shape)
-        self.objective = Objective(nets.eval(), NoiseSchedule(), recipe, max_steps=1)
+        schedule = NoiseSchedule(device=DEVICE)
+        self.objective = Objective(nets.to(DEVICE).eval(), schedule, recipe, max_steps=1)
         self.autoencoder = model.autoencoder
+        self.autoencoder.module.to(DEVICE)
         with torch.no_grad():
-            self.empty_text, self.text = model.text_encoder.encode(["", PROMPT]).split(1)
+            encoded = model.text_encoder.encode(["", PROMPT])
+        self.empty_text, self.text = encoded.to(DEVICE).split(1)
 
     @torch.no_grad()
     def images(
         self,
-        hints: Sequence[Bools | Bytes],
+        masks: Sequence[Bools],
         seeds: Sequence[int],
+        images: Sequence[Bytes] | None = None,
         steps: int = 20,
         cfg: float = 1.5,
         bf16: bool = True,
+        scheduler: Callable[[int], Any] | None = None,
     ) -> list[Bytes]:
-        """An image (H, W, 3) in 0..255 for each hint and seed.
+        """An image (H, W, 3) in 0..255 for each mask (H, W) and seed, as ComfyUI samples it.
 
-        hints: masks (H, W), which the mask branch turns into what ComfyUI samples for that seed;
-        or images (H, W), 0..255, for the image branch of a recipe that sees the image alone.
+        images: grey ones (H, W), 0..255; with them the image branch joins in, as in training.
+        scheduler: one of diffusers' for a number of steps; default: the published DDIM.
         """
-        images: list[Bytes] = []
-        with tqdm(total=len(hints), desc="sampling", unit="image", disable=None) as bar:
-            for start in range(0, len(hints), BATCH):
+        found: list[Bytes] = []
+        with tqdm(total=len(masks), desc="sampling", unit="image", disable=None) as bar:
+            for start in range(0, len(masks), BATCH):
                 part = np.s_[start : start + BATCH]
-                conditions = self._conditions(hints[part], seeds[part])
-                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                    latents = sample(self.objective, conditions, steps, cfg)
-                images += [to_image(image) for image in self.autoencoder.decode(latents.float())]
-                bar.update(len(hints[part]))
-        return images
+                conditions = self._conditions(
+                    masks[part], seeds[part], None if images is None else images[part]
+                )
+                with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
+                    other = scheduler(steps) if scheduler else None
+                    latents = sample(self.objective, conditions, steps, cfg, other)
+                decoded = self.autoencoder.decode(latents.float()).cpu()
+                found += [to_image(image) for image in decoded]
+                bar.update(len(masks[part]))
+        return found
 
-    def _conditions(self, hints: Sequence[Bools | Bytes], seeds: Sequence[int]) -> Conditions:
-        pictures = np.stack([*hints])
-        largest = 1 if pictures.dtype == bool else 255
-        count, height, width = pictures.shape
+    def _conditions(
+        self, masks: Sequence[Bools], seeds: Sequence[int], images: Sequence[Bytes] | None
+    ) -> Conditions:
+        count, (height, width) = len(masks), masks[0].shape
+        photos = None
+        if images is not None:
+            grey = torch.from_numpy(np.stack(images)).to(DEVICE).float() / 255
+            photos = repeat(grey, "b h w -> b 3 h w")
         return Conditions(
-            mask=torch.from_numpy(pictures.astype(np.float32) / largest)[:, None],
+            mask=torch.from_numpy(np.stack(masks)).to(DEVICE).float()[:, None],
             text=self.text.expand(count, -1, -1),
             empty_text=self.empty_text.expand(count, -1, -1),
-            noise=torch.cat([_noise(seed, height // 8, width // 8) for seed in seeds]),
+            noise=torch.cat([_noise(seed, height // 8, width // 8) for seed in seeds]).to(DEVICE),
+            image=photos,
         )
 
 

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from siamese_diffusion.benchmarks.ablation import __main__ as ablation
-from siamese_diffusion.benchmarks.ablation import measures, plots, run_cell
+from siamese_diffusion.benchmarks.ablation import (
+    collect,
+    crop_sets,
+    downstream,
+    likeness,
+    measures,
+    plots,
+    run_cell,
+)
 from siamese_diffusion.benchmarks.ablation.cells import ALL, Cell, grid
+from siamese_diffusion.evaluation.arms import BASELINE, Arm
+from siamese_diffusion.evaluation.downstream import Downstream
+from siamese_diffusion.evaluation.settings import Settings as Evaluation
 from siamese_diffusion.tools.nuclei import Settings
+from siamese_diffusion.tools.nuclei_crops import Crop, read_crops
 
 
 def test_cells_have_names_that_can_be_read_back() -> None:
@@ -77,35 +90,117 @@ def test_a_finished_grid_trains_nothing_and_bad_names_are_one_message(
     assert ablation.main([str(tmp_path), base, "--budget_minutes", "0"]) == 1
 
 
-def row(recipe: str, tiles: int, mean: float) -> dict[str, Any]:
+def figures(mean: float, each: list[float]) -> dict[str, Any]:
     value = {"mean": mean, "low": mean - 0.02, "high": mean + 0.03}
     return {
-        "cell": {"recipe": recipe, "tiles": tiles, "seed": 0},
         "alignment": value,
-        "alignment_of_each": {"a": mean},
+        "alignment_of_each": each,
+        "fidelity": {"kid": 0.01, "frechet": 14.5, "precision": 0.98, "recall": 0.97},
         "spread": {"mean": 12.3, "low": 11.0, "high": 13.0},
-        "training": {"steps": 450, "seconds": 600},
     }
 
 
-def test_tables_and_plots_come_from_the_cells_figures(tmp_path: Path) -> None:
-    for recipe, tiles, mean in (("published", ALL, 0.81), ("mask_only", 40, 0.7)):
-        folder = tmp_path / f"{recipe}-{tiles}"
+def row(cell: Cell, mean: float, each: list[float]) -> dict[str, Any]:
+    branch = figures(mean, each) if cell.arm == "published" else None
+    return {"cell": asdict(cell), **figures(mean, each), "image_branch": branch}
+
+
+def test_arms_are_compared_mask_by_mask_over_the_seeds_that_both_have() -> None:
+    groups = [str(n // 4) for n in range(40)]
+    base = np.random.default_rng(0).uniform(0.5, 0.9, 40)
+    cells = {
+        cell: row(cell, 0.8, list(base + gain))
+        for cell, gain in (
+            (Cell("published", 40, 0), 0.02),
+            (Cell("published", 40, 1), 0.04),
+            (Cell("published", 40, 2), 0.9),  # has no other side
+            (Cell("mask_only", 40, 0), 0.0),
+            (Cell("mask_only", 40, 1), 0.0),
+        )
+    }
+    [found] = collect.compare(cells, groups)
+    assert (found["arm"], found["against"], found["seeds"]) == ("published", "mask_only", 2)
+    assert found["difference"]["mean"] == pytest.approx(0.03)
+    assert found["difference"]["low"] == pytest.approx(0.02)
+    assert found["better_in"] == 1
+    assert found["difference"]["n"] == 10
+
+
+def test_tables_and_plots_come_from_the_cells_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for cell, mean in ((Cell("published", ALL, 0), 0.81), (Cell("mask_only", 40, 0), 0.7)):
+        folder = tmp_path / cell.name
         folder.mkdir()
-        (folder / "figures.json").write_text(json.dumps(row(recipe, tiles, mean)))
+        (folder / "figures.json").write_text(json.dumps(row(cell, mean, [mean])))
     (tmp_path / "unfinished").mkdir()
-    rows = plots.collect(tmp_path)
-    assert all("alignment_of_each" not in found for found in rows)
-    *_, first, second = plots.grid_table(rows).splitlines()
-    assert first == "| `mask_only` | 40 | 0 | 0.700 (0.680 to 0.730) | 12.3 | 10 |"
+    cells = collect.read_cells(tmp_path)
+    rows = [collect.without_each(found) for found in cells.values()]
+    assert "alignment_of_each" not in json.dumps(rows)
+    *_, first, second, branch = plots.grid_table(rows).splitlines()
+    assert first.startswith("| `mask_only` | 40 | 0 | 0.700 (0.680 to 0.730) | 0.010 | 14.5 |")
     assert second.startswith("| `published` | all | 0 | 0.810")
+    assert branch.startswith("| its image branch | | | 0.810")
     settings = [
-        {"steps": steps, "cfg": cfg, "alignment": {"mean": 0.5 + cfg / 10}, "seconds_an_image": 0.2}
+        {
+            "sampler": plots.PUBLISHED_SAMPLER,
+            "steps": steps,
+            "cfg": cfg,
+            "alignment": {"mean": 0.5 + cfg / 10},
+            "seconds_an_image": 0.2,
+        }
         for steps in (5, 20)
         for cfg in (1.5, 4.0)
     ]
+    settings.append({**settings[0], "sampler": "euler, normal", "steps": 7})
     assert plots.settings_table(settings).splitlines()[2] == "| 5 | 0.650 | 0.900 | 0.20 |"
-    plots.draw_grid(rows, tmp_path / "grid.png")
-    plots.draw_settings(settings, tmp_path / "settings.png")
-    for name in ("grid.png", "settings.png"):
+    change = {"mean": -0.01, "low": -0.02, "high": -0.005}
+    arms = [{"arm": "real", "all": {"dice": {"mean": 0.87, "difference": change}}}]
+    contents = {
+        "grid": rows,
+        "comparisons": [],
+        "sampler_settings": settings,
+        "downstream-40-fpn": {"arms": arms},
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    plots.show(tmp_path)
+    assert "| real | 0.8700 | -0.0100 (-0.0200 to -0.0050) |" in capsys.readouterr().out
+    for name in ("trade_off.png", "sampler_settings.png", "downstream-40-fpn.png"):
         assert (tmp_path / name).stat().st_size > 5000
+
+
+def test_segmenters_of_several_draws_are_pooled_image_by_image() -> None:
+    test = crop_sets.crop_set("test", read_crops("test")[:40])
+    arms = (Arm(BASELINE, True), Arm("real", False))
+
+    def draw(gain: float) -> Downstream:
+        base = np.random.default_rng(0).uniform(0.5, 0.9, (1, 40, 3))
+        values = {BASELINE: {"fpn": base, "unet": base}, "real": {"fpn": base + gain, "unet": base}}
+        return Downstream(Evaluation(), arms, (), test, test, test, values, ())
+
+    baseline, real = downstream.pooled([draw(0.02), draw(0.04)])
+    assert baseline["all"]["dice"]["difference"]["mean"] == 0
+    assert real["fpn"]["dice"]["difference"]["mean"] == pytest.approx(0.03)
+    assert real["all"]["dice"]["difference"]["mean"] == pytest.approx(0.015)
+    assert len(real["fpn"]["dice"]["of_each_training"]) == 2
+
+
+def test_likeness_knows_real_images_from_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def few(split: str) -> list[Crop]:
+        return read_crops(split)[::40][:30]
+
+    monkeypatch.setattr(likeness, "read_crops", few)
+    monkeypatch.setattr(likeness, "STEPS", 20)
+    found = likeness.Likeness(tmp_path)
+    real = [crop.image[..., None].repeat(3, 2) for crop in read_crops("train")[3::40][:30]]
+    noise = list(np.random.default_rng(0).integers(0, 256, (30, 64, 64, 3), dtype=np.uint8))
+    near, far = found.fidelity(real), found.fidelity(noise)
+    assert near["kid"] < far["kid"]
+    assert near["frechet"] < far["frechet"]
+    assert near["coverage"] > far["coverage"]
+    same = [image for image in real[:3] for _ in range(2)]
+    assert found.spread(same, 2) == pytest.approx(0, abs=1e-3)
+    assert found.spread(real[:6], 2) > 0.1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from siamese_diffusion.common.arguments import ISSUES, unexpected
 from support.paths import ROOT
+from support.processes import run
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG])
@@ -17,6 +19,31 @@ def test_what_the_system_refuses(number: int, capsys: pytest.CaptureFixture[str]
     assert unexpected(OSError(number, os.strerror(number), "runs/x")) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: runs/x: {os.strerror(number)}. ")
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["training/train_siamese", "training/merge_bundle", "training/prepare_data",
+     "evaluation/evaluate"],
+)  # fmt: skip
+def test_a_script_without_its_packages_says_how_to_install_them(script: str) -> None:
+    without_packages = [sys.executable, "-S"]
+    found = run([*without_packages, ROOT / f"{script}.py", "--help"])
+    assert found.returncode != 0
+    [line] = found.stderr.splitlines()
+    assert re.match(r"error: the package (torch|numpy) is missing\. .*pip install", line)
+
+
+def test_a_package_that_a_later_import_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert unexpected(ModuleNotFoundError("", name="nowhere.part")) == 2
+    assert "error: the package nowhere is missing. " in capsys.readouterr().err
+
+
+def test_a_part_of_a_package_that_is_there_is_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    assert unexpected(ModuleNotFoundError("", name="json.nowhere")) == 1
+    found = re.search(r"the trace is in (.*\.txt)\. Report", capsys.readouterr().err)
+    assert found is not None
+    Path(found[1]).unlink()
 
 
 def test_a_bug_names_its_trace_and_where_to_report_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from siamese_diffusion.tools.pairs import write_pairs
-from support.evaluation_run import BUDGET, evaluate
+from support.evaluation_run import BUDGET, evaluate, evaluate_as_module
 
 pytestmark = pytest.mark.slow  # whole trainings
 
@@ -84,9 +84,8 @@ def test_the_same_seed_gives_the_same_report_and_resume_trains_nothing(
     refused = evaluate(*evaluation_data, f"--out={evaluation_out}", *BUDGET)
     assert refused.returncode == 2
     assert "--resume" in refused.stderr
-    done = evaluate(
-        *evaluation_data, f"--out={evaluation_out}", "--keep=0.02,0.98", "--resume", *BUDGET
-    )
+    flags = (f"--out={evaluation_out}", "--keep=0.02,0.98", "--resume")
+    done = evaluate_as_module(tmp_path, *evaluation_data, *flags, *BUDGET)
     assert done.returncode == 0, done.stderr
     again = json.loads((evaluation_out / "report.json").read_text("utf-8"))
     assert {k: v for k, v in again.items() if k != "seconds"} == {

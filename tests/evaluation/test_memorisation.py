@@ -54,13 +54,13 @@ def test_noisy_copies_are_flagged_and_their_originals_named(sets: dict[str, Pair
         assert all(group["flagged"] == group["training"] == 4 for group in row["groups"])
 
 
-def test_copies_that_were_flipped_turned_and_brightened_are_found(
+def test_copies_that_were_flipped_rotated_and_brightened_are_found(
     sets: dict[str, PairSet],
 ) -> None:
     def changed(image: np.ndarray) -> np.ndarray:
         return noisy(np.rot90(image[:, ::-1] // 2 + 60))
 
-    found = flagged(sets, rewritten(sets["train"], "turned", changed))[PIXEL_SPACE]
+    found = flagged(sets, rewritten(sets["train"], "rotated", changed))[PIXEL_SPACE]
     assert found["flagged"]["low"] > 0.9
     assert found["closest"][0]["synthetic"] == found["closest"][0]["training"]
 

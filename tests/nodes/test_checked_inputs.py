@@ -36,6 +36,9 @@ def test_good_inputs_pass(overlay: Any) -> None:
         ("tint", 5.0, "number from 0"),
         ("outline", 1.5, "whole number"),
         ("outline", "2", "whole number"),
+        ("outline", None, "whole number"),
+        ("colour", None, "one of: green"),
+        ("tint", 10**400, "number from 0"),
     ],
 )
 def test_what_the_schema_does_not_allow_is_named(
@@ -45,6 +48,25 @@ def test_what_the_schema_does_not_allow_is_named(
         overlay(**{name: value})
     assert str(error.value).startswith(f"{name} is ")
     str(error.value).encode()  # a lone surrogate would end ComfyUI's worker
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, "text", {}, [1], torch.zeros(2, 2, dtype=torch.complex64), torch.zeros(0, 4),
+        torch.full((4, 4), math.nan), torch.zeros(1, 2, 3, 4, 5), "n" * 1_000_000, "\x1b[2J",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["image", "mask"])
+def test_what_is_connected_is_looked_at(overlay: Any, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"[Tt]he {name}|{name} ") as error:
+        overlay(**{name: value})
+    assert str(error.value).isprintable() and len(str(error.value)) < 500
+
+
+def test_images_of_whole_numbers_are_not_guessed_at(overlay: Any) -> None:
+    with pytest.raises(ValueError, match=r"uint8 values; expected floating point"):
+        overlay(image=torch.zeros(1, 16, 16, 3, dtype=torch.uint8))
 
 
 def test_an_unknown_schedule_makes_no_image(pack: SimpleNamespace) -> None:

@@ -43,27 +43,27 @@ def test_no_change_is_no_change(pack: SimpleNamespace) -> None:
     assert torch.equal(pack.shapes.augment(square(), how, generator()), square())
 
 
-def test_turning_turns_and_scaling_scales(pack: SimpleNamespace) -> None:
+def test_rotating_rotates_and_scaling_scales(pack: SimpleNamespace) -> None:
     wide = torch.zeros(64, 64)
     wide[28:36, 8:56] = 1
     for seed in range(10):
-        turned = pack.shapes.augment(wide, pack.shapes.Changes(False, 180, 0, 0), generator(seed))
-        assert 0.9 < turned.sum() / wide.sum() < 1.1
+        rotated = pack.shapes.augment(wide, pack.shapes.Changes(False, 180, 0, 0), generator(seed))
+        assert 0.9 < rotated.sum() / wide.sum() < 1.1
         scaled = pack.shapes.augment(wide, pack.shapes.Changes(False, 0, 0.3, 0), generator(seed))
         assert 0.4 < scaled.sum() / wide.sum() < 1.8
 
 
-def test_a_lesion_stays_in_the_picture_or_it_is_an_error(pack: SimpleNamespace) -> None:
+def test_a_lesion_stays_in_the_image_or_it_is_an_error(pack: SimpleNamespace) -> None:
     edge, corner, nothing = torch.zeros(3, 64, 64)
     edge[:2, 30:34] = 1
     corner[0, 0] = 1
     how = pack.shapes.Changes(False, 180, 0.5, 0)
     assert all(pack.shapes.augment(edge, how, generator(seed)).any() for seed in range(20))
     assert not pack.shapes.augment(nothing, how, generator()).any()
-    turned = pack.shapes.Changes(False, 180, 0, 0)
+    rotated = pack.shapes.Changes(False, 180, 0, 0)
     with pytest.raises(ValueError, match="20 attempts moved the lesion out of the image"):
         for seed in range(50):
-            pack.shapes.augment(corner, turned, generator(seed))
+            pack.shapes.augment(corner, rotated, generator(seed))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from siamese_diffusion.models.weights import read_weights
 from siamese_diffusion.tools.comfy_host import PACK_NAME, ROOT, ComfyHost
+from siamese_diffusion.tools.setup_env import PAGES
 from support.browser import InThePage
 from support.workflow_prompts import BASE, BUNDLE, MERGED, write_mask
 
@@ -17,6 +18,12 @@ pytest_plugins = ["support.browser", "support.served_models"]
 
 # Small and fast; 0 keeps every pair.
 VALUES = {"steps": 2, "width": 64, "height": 64, "minimum": 0, "cell_size": 64}
+# Releases of the page beside the host's own: what the oldest supported ComfyUI has, and the newest.
+OLDEST, NEWEST = PAGES
+# From this release on. Before it, the page itself moves nodes, or draws them in sizes of its own.
+NODES_2 = (1, 45)
+# A subgraph that needs nothing from outside: dropped on the page, it runs as it is.
+BLUEPRINT = ROOT / "subgraphs" / "Siamese mask folder to dataset.json"
 # A first visit would be shown the template browser.
 SETTINGS = {"Comfy.TutorialCompleted": True}
 
@@ -39,24 +46,50 @@ def page_host(served: ComfyHost) -> ComfyHost:
     return served
 
 
-@pytest.mark.parametrize(
-    "workflow", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem
-)
-def test_a_workflow_loads_runs_and_comes_back_from_its_picture(
-    page_host: ComfyHost, in_the_page: InThePage, workflow: Path
+@pytest.mark.parametrize("release", [None, OLDEST, NEWEST], ids=lambda name: name or "own")
+def test_every_workflow_runs_fits_its_groups_and_comes_back_from_its_picture(
+    page_host: ComfyHost, in_the_page: InThePage, release: str | None
 ) -> None:
-    found = in_the_page(page_host.url, "workflow.mjs", workflow, json.dumps(VALUES))
-    assert found == {"problems": [], "ended": "execution_success", "message": "", "restored": True}
+    """With classic nodes and with Nodes 2.0."""
+    workflows = [*sorted((ROOT / "workflows").glob("*.json")), BLUEPRINT]
+    values = json.dumps(VALUES)
+    found = in_the_page(page_host.url, "workflows.mjs", values, *workflows, release=release)
+    version = tuple(map(int, found.pop("version").split(".")[:2]))
+    if version < NODES_2:
+        for one in found["Nodes 2.0"].values():
+            one["misplaced"] = []
+    good = {
+        **{"problems": [], "ended": "execution_success", "message": "", "misplaced": []},
+        "restored": True,
+    }
+    expected = {workflow.stem: good for workflow in workflows}
+    assert found == {"classic": expected, "Nodes 2.0": expected}
+
+
+@pytest.mark.parametrize(
+    ("release", "nodes2"), [(None, False), (OLDEST, False), (NEWEST, False), (NEWEST, True)]
+)
+def test_a_text_on_a_node_outlasts_the_run_the_cache_and_a_reload(
+    page_host: ComfyHost, in_the_page: InThePage, release: str | None, nodes2: bool
+) -> None:
+    file = f"controlnet/{BUNDLE}"
+    arguments = (str(nodes2).lower(), "SiameseModelInfo", "file_name", file)
+    found = in_the_page(page_host.url, "shown_text.mjs", *arguments, release=release)
+    (text,) = found["run"]["shown"]
+    assert text.splitlines()[0].startswith(file)
+    assert "hint channels: 3" in text.splitlines()
+    assert found["cached"] == found["run"] == {"ended": "execution_success", "shown": [text]}
+    assert found["reload"] == {"shown": [text]}
 
 
 @pytest.mark.parametrize(
     ("workflow", "models"),
     [
         (
-            "siamese_mask_to_image",
+            "1_mask_to_image",
             {"v1-5-pruned-emaonly.safetensors": "checkpoints", "siamese.safetensors": "controlnet"},
         ),
-        ("siamese_merged_checkpoint", {"merged_pytorch_model.pth": "checkpoints"}),
+        ("3_merged_checkpoint", {"merged_pytorch_model.pth": "checkpoints"}),
     ],
 )
 def test_the_page_names_missing_models_and_their_folders(
@@ -82,8 +115,7 @@ def test_the_page_names_missing_models_and_their_folders(
 def test_help_opens_and_the_template_browser_shows_every_workflow(
     page_host: ComfyHost, in_the_page: InThePage
 ) -> None:
-    names = [workflow.stem for workflow in (ROOT / "workflows").glob("*.json")]
-    arguments = ("SiameseSynthesizeDataset", PACK_NAME, str(len(names)))
-    found = in_the_page(page_host.url, "help.mjs", *arguments)
+    names = sorted(workflow.stem for workflow in (ROOT / "workflows").glob("*.json"))
+    found = in_the_page(page_host.url, "help.mjs", "SiameseSynthesizeDataset", PACK_NAME, *names)
     assert "ten thousand masks need no more memory than ten" in found["help"]
-    assert found["templates"] == dict.fromkeys(names, True)
+    assert sorted(found["templates"]) == [[name, True] for name in names]

@@ -1,4 +1,4 @@
-"""Flags of ComfyUI that the nodes heed: previews while they sample, pictures without metadata."""
+"""Flags of ComfyUI: previews while nodes sample, pictures without metadata, no cache."""
 
 from __future__ import annotations
 
@@ -14,11 +14,21 @@ import aiohttp
 import pytest
 from PIL import Image
 from siamese_diffusion.tools.comfy_host import ComfyHost
-from support.workflow_prompts import Prompt, bundle_prompt, dataset_prompt, save_prompt, write_mask
+from support.workflow_prompts import (
+    BUNDLE,
+    Prompt,
+    bundle_prompt,
+    dataset_prompt,
+    image,
+    node,
+    save_prompt,
+    texts,
+    write_mask,
+)
 
 pytest_plugins = ["support.served_models"]
 
-FLAGS = ("--preview-method", "latent2rgb", "--disable-metadata")
+FLAGS = ("--preview-method", "latent2rgb", "--disable-metadata", "--cache-none")
 PREVIEW = struct.pack(">II", 1, 1)  # a message with a picture, and that it is a JPEG
 
 
@@ -100,3 +110,13 @@ def test_pictures_carry_no_workflow_when_metadata_is_off(
     assert {path for path, keys in on.items() if "prompt" in keys} == {
         path for path in off if path.parts[1] == "images"
     }
+
+
+def test_what_left_the_cache_is_made_again(flagged: ComfyHost) -> None:
+    """As where memory is short: newer ComfyUIs then drop outputs before the run has ended."""
+    info = {"info": node("SiameseModelInfo", file_name=f"controlnet/{BUNDLE}")}
+    (text,), again = (texts(flagged, info) for _ in range(2))
+    assert "hint channels: 3" in text
+    assert again == [text]
+    first, second = (image(flagged, bundle_prompt(seed=1)) for _ in range(2))
+    assert (first == second).all()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from typing import Any
 
 import pytest
 from siamese_diffusion.tools.comfy_host import COMFYUI, PYTHON, ROOT
 from support.needs import Need
+from support.registry_archive import archive_files
 
 FORBIDDEN = {"diffusers", "accelerate", "library", "matplotlib", "kornia"}
 SHARE = 0.05  # of the processor time that ComfyUI itself takes to start
@@ -46,10 +48,15 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def start() -> dict[str, Any]:
+def start(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A start with the files that the registry gets, and no others."""
     if not COMFYUI.is_dir():
         Need.COMFYUI.skip()
-    command = [str(PYTHON), "-c", SCRIPT, str(COMFYUI), str(ROOT)]
+    pack = tmp_path_factory.mktemp("installed by the manager")
+    for path in archive_files():
+        (pack / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, pack / path)
+    command = [str(PYTHON), "-c", SCRIPT, str(COMFYUI), str(pack)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

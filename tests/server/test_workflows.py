@@ -78,11 +78,23 @@ def test_every_workflow_has_a_thumbnail_for_the_template_browser(path: Path) -> 
 
 
 def test_help_pages_name_workflows_that_exist() -> None:
-    pages = (ROOT / "web" / "docs").glob("*.md")
+    pages = [*(ROOT / "web" / "docs").rglob("*.md")]
     named = {
-        name for page in pages for name in re.findall(r"\*(siamese_\w+)\*", page.read_text("utf-8"))
+        name for page in pages for name in re.findall(r"\*(\d_\w+)\*", page.read_text("utf-8"))
     }
     assert named == {path.stem for path in WORKFLOWS}
+
+
+def test_every_help_page_is_there_in_chinese_with_the_same_inputs() -> None:
+    folder = ROOT / "web" / "docs"
+    pages = sorted(folder.glob("*.md"))
+    assert {page.stem for page in pages} == {page.parent.name for page in folder.glob("*/zh.md")}
+    for page in pages:
+        english, chinese = (
+            re.findall(r"^\| (`.*?) \|", path.read_text("utf-8"), re.M)
+            for path in (page, folder / page.stem / "zh.md")
+        )
+        assert [row.replace(", ", "、") for row in english] == chinese, page.stem
 
 
 @each_workflow
@@ -152,23 +164,7 @@ def test_the_page_can_say_which_model_is_missing_and_where_it_goes(path: Path) -
 def test_a_note_says_what_to_change_first(path: Path) -> None:
     notes = [n["widgets_values"][0] for n in read(path)["nodes"] if n["type"] in PAGE_ONLY]
     assert any("Change first" in note for note in notes)
-
-
-@each_workflow
-def test_nodes_lie_in_groups_and_do_not_overlap(path: Path) -> None:
-    graph = read(path)
-    boxes = [(*node["pos"], *node["size"]) for node in graph["nodes"]]
-    for i, (x, y, width, height) in enumerate(boxes):
-        for other_x, other_y, other_width, other_height in boxes[:i]:
-            apart = x >= other_x + other_width or other_x >= x + width
-            assert apart or y >= other_y + other_height or other_y >= y + height
-    groups = [group["bounding"] for group in graph["groups"]]
-    for node in server_nodes(graph):
-        (x, y), (width, height) = node["pos"], node["size"]
-        assert any(
-            gx <= x and gy <= y and x + width <= gx + gw and y + height <= gy + gh
-            for gx, gy, gw, gh in groups
-        ), node["type"]
+    assert not any("`" in note for note in notes)  # code is unreadable on some pages
 
 
 def on_served_files(prompt: Graph, stem: str) -> Graph:

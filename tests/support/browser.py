@@ -16,13 +16,17 @@ from support.processes import run
 
 SCRIPTS = Path(__file__).parent / "page"
 MODULES = ROOT / ".venv" / "browser"
+RELEASES = ROOT / ".venv" / "pages"  # of the page, beside the host's own; see tools/setup_env.py
 
 InThePage = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
 def in_the_page() -> InThePage:
-    """in_the_page(url, script, *arguments) -> what that script of `page/` found out."""
+    """in_the_page(url, script, *arguments) -> what that script of `page/` found out.
+
+    With `release`, in that release of the page in place of the host's own.
+    """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         Need.CHROMIUM.skip()
@@ -31,9 +35,20 @@ def in_the_page() -> InThePage:
     if not (MODULES / "node_modules" / "playwright-core").is_dir():
         Need.BROWSER_DRIVER.skip()
 
-    def run_script(url: str, script: str, *arguments: object) -> dict[str, Any]:
-        done = run(["node", SCRIPTS / script, MODULES, chromium, url, *arguments])
+    def run_script(
+        url: str, script: str, *arguments: object, release: str | None = None
+    ) -> dict[str, Any]:
+        files = {"PAGE_RELEASE": str(release_files(release))} if release else {}
+        done = run(["node", SCRIPTS / script, MODULES, chromium, url, *arguments], env=files)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     return run_script
+
+
+def release_files(release: str) -> Path:
+    """The folder of its index.html; without it the test skips."""
+    files = RELEASES / release / "comfyui_frontend_package" / "static"
+    if not files.is_dir():
+        Need.PAGES.skip()
+    return files

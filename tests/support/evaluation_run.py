@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from siamese_diffusion.tools.pairs import write_pairs
 
-from support.paths import EVALUATE_SCRIPT
+from support.paths import EVALUATE_SCRIPT, ROOT
 from support.processes import Finished, run
 
 SIZE = 32
@@ -20,6 +20,15 @@ BUDGET = ("--quick", "--steps", "8", "--batch_size", "4", "--seeds", "2", "--rat
 def evaluate(*flags: object) -> Finished:
     """evaluate.py with these flags."""
     return run([sys.executable, EVALUATE_SCRIPT, *flags], env={"OMP_NUM_THREADS": "1"})
+
+
+def evaluate_as_module(folder: Path, *flags: object) -> Finished:
+    """The same as `python -m siamese_diffusion.evaluation.evaluate`, from an empty folder."""
+    (place := folder / "packages").mkdir()
+    (place / "siamese_diffusion").symlink_to(ROOT, target_is_directory=True)
+    command = [sys.executable, "-m", "siamese_diffusion.evaluation.evaluate"]
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(place)}
+    return run([*command, *flags], cwd=place, env=env)
 
 
 def with_groups(path: Path, size: int) -> Path:

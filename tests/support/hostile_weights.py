@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import resource
 import struct
@@ -27,6 +28,8 @@ from siamese_diffusion.models.weights import (
     read_weights,
 )
 from torch import Tensor
+
+from support.hostile_pickles import PICKLES
 
 DHI = CONTROL + DHI_KEY
 TEXT = f"{CONTROL}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -159,6 +162,23 @@ def quantised() -> Tensor:
     return torch.quantize_per_tensor(torch.ones(8, 768), 0.1, 0, torch.qint8)
 
 
+def last(value: float, count: int = 200_000) -> Tensor:
+    """Many ones, and another value at the very end."""
+    values = torch.ones(count)
+    values[-1] = value
+    return values.reshape(-1, 8)
+
+
+def many_names(count: int) -> Write:
+    one = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    return header({str(number): one for number in range(count)})
+
+
+def same_name_twice(path: Path) -> None:
+    one = json.dumps(f32([1], 4)).strip("{}")
+    header(f"{{{one}}},{one}}}}}".encode(), bytes(4))(path)
+
+
 NAN, INF = float("nan"), float("inf")
 
 # Name -> how the file is written. Names ending in .pth are pickles.
@@ -206,7 +226,17 @@ HOSTILE: dict[str, Write] = {
     "pickle cut short.pth": zipped_again(
         zipfile.ZIP_STORED, lambda name, data: data[:40] if name.endswith("data.pkl") else data
     ),
+    **PICKLES,
     # values
+    "late nan.safetensors": with_tensors(out=last(NAN)),
+    "late inf.safetensors": with_tensors(out=last(INF)),
+    "late minus inf.pth": holding(text=last(-INF)),
+    "late half.safetensors": with_tensors(out=last(NAN).half()),
+    "late bfloat16.safetensors": with_tensors(out=last(-INF).bfloat16()),
+    "late float8.safetensors": with_tensors(out=last(NAN).to(torch.float8_e5m2)),
+    "late double.safetensors": with_tensors(out=last(NAN).double()),
+    "beyond float32.safetensors": with_tensors(out=last(1.0, 72).double() * 1e300),
+    "uint16.pth": holding(text=torch.ones(8, 768, dtype=torch.uint16)),
     "nan.pth": holding(text=torch.full((8, 768), NAN)),
     "one nan.safetensors": with_tensors(text=torch.tensor([[1.0] * 767 + [NAN]])),
     "inf.safetensors": with_tensors(dhi=torch.full((16, 3, 3, 3), INF)),
@@ -238,6 +268,26 @@ HOSTILE: dict[str, Write] = {
     "backwards.safetensors": header(f32([4], 0, start=16), bytes(16)),
     "negative.safetensors": header(f32([-1], 4), bytes(4)),
     "unknown type.safetensors": header(f32([4], 16, "F33"), bytes(16)),
+    "many names.safetensors": many_names(60_000),
+    "one name twice.safetensors": same_name_twice,
+    "hole.safetensors": header(f32([1], 8, start=4), bytes(8)),
+    "values left over.safetensors": header(f32([1], 4), bytes(4000)),
+    "half a byte.safetensors": header(f32([1], 1, "F4"), bytes(1)),
+    "metadata of numbers.safetensors": header({"__metadata__": {"a": 1}}),
+    "metadata is a list.safetensors": header({"__metadata__": [1]}),
+    "metadata alone.safetensors": header({"__metadata__": {"siamese.step": "1"}}),
+    "nothing at all.safetensors": lambda path: path.write_bytes(b""),
+    "seven bytes.safetensors": lambda path: path.write_bytes(bytes(7)),
+    "HTML.safetensors": lambda path: path.write_text("<!DOCTYPE html><html></html>"),
+    "a pickle.safetensors": content(tensors()),
+    "a pickle.SAFETENSORS": content(tensors()),
+    "safetensors.pth": lambda path: save_file(tensors(), path),
+    "folder.safetensors": Path.mkdir,
+    "pipe.safetensors": os.mkfifo,
+    "pipe.pth": os.mkfifo,
+    "loop.safetensors": lambda path: path.symlink_to(path.name),
+    "nowhere.safetensors": lambda path: path.symlink_to("nowhere"),
+    "device.pth": lambda path: path.symlink_to("/dev/zero"),
     # metadata
     "no version.safetensors": saying({"siamese.format_version": None}),
     "version 0.safetensors": saying({"siamese.format_version": "0"}),
@@ -322,6 +372,18 @@ ACCEPTED: dict[str, Write] = {
             "siamese.mask_classes": '{"#000000": "background"}',
         },
         hint_channels=6,
+    ),
+    "CAPITALS.SAFETENSORS": saying({}),
+    "no values.safetensors": with_tensors(text=torch.ones(0, 768)),
+    "checkpoint of Lightning.ckpt": content(
+        {
+            "state_dict": tensors(),
+            "epoch": 3,
+            "lr": 1e-5,
+            "done": True,
+            "nothing": None,
+            "optimizer_states": [{"state": {0: {"betas": (0.9, 0.999)}}, "big": 1 << 40}],
+        }
     ),
     "without metadata.safetensors": lambda path: save_file(tensors(), path),
 }

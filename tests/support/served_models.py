@@ -16,6 +16,10 @@ from support.workflow_prompts import BASE, BUNDLE, MASK, MERGED, write_mask
 
 @pytest.fixture(scope="session")
 def served(host: ComfyHost, nano: Path) -> ComfyHost:
+    return provide(host, nano)
+
+
+def provide(host: ComfyHost, nano: Path) -> ComfyHost:
     """The server with BASE, BUNDLE and MERGED in its model folders and MASK in its input folder."""
     base = host.models / "checkpoints" / BASE
     shutil.copy(nano, base)

@@ -98,7 +98,7 @@ def write_palette_masks(folder: Path) -> Path:
 
 
 class Encoder:
-    """Stands in for both encoders; its latents of a mirrored picture are not mirrored latents."""
+    """Stands in for both encoders; its latents of a flipped image are not flipped latents."""
 
     def __init__(self, seed: int = 0) -> None:
         self.module: nn.Module = nn.Conv2d(3, 8, 8, 8)

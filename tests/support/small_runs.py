@@ -11,6 +11,7 @@ SMALL_RUN = [
     "--sample_steps=2",
     "--sample_count=2",
     "--learning_rate=1e-4",
+    "--save_precision=float",  # what is compared is not rounded
 ]
 
 

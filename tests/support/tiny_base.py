@@ -35,7 +35,8 @@ def clip() -> StateDict:
         num_attention_heads=12, hidden_act="quick_gelu",
     )  # fmt: skip
     weights = CLIPTextModel(config).state_dict()
-    return {f"cond_stage_model.transformer.{k}": v.half() for k, v in weights.items()}
+    prefix = "cond_stage_model.transformer.text_model."  # which transformers 5 has no more
+    return {prefix + k.removeprefix("text_model."): v.half() for k, v in weights.items()}
 
 
 def open_clip() -> StateDict:

@@ -20,6 +20,7 @@ def flags(base: Path, pairs: Path, out: Path, *more: str) -> list[str]:
         "--learning_rate=1e-3",
         "--sample_steps=1",
         "--sample_count=1",
+        "--save_precision=float",  # what is compared is not rounded
         *more,
     ]
 

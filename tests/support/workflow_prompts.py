@@ -13,7 +13,7 @@ from siamese_diffusion.tools.comfy_host import ComfyHost
 from support.paths import ROOT
 
 BASE, BUNDLE, MERGED, MASK = "base.safetensors", "bundle.safetensors", "merged.safetensors", "a.png"
-WORKFLOW = ROOT / "workflows" / "api" / "siamese_mask_to_image.json"
+WORKFLOW = ROOT / "workflows" / "api" / "1_mask_to_image.json"
 
 Prompt = dict[str, dict[str, Any]]
 # With the characters beyond \n that end a line for str.splitlines().

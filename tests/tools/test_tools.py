@@ -125,7 +125,7 @@ def test_demo_patches_the_workflow_by_node_class() -> None:
 def test_demo_changes_nothing_of_the_shipped_workflow_but_files_and_settings(
     tmp_path: Path,
 ) -> None:
-    shipped = json.loads((WORKFLOWS / "api" / "siamese_mask_to_image.json").read_text("utf-8"))
+    shipped = json.loads((WORKFLOWS / "api" / "1_mask_to_image.json").read_text("utf-8"))
     prompt = demo.Demo(tmp_path, demo.Settings(sampling_steps=7, cfg=3.5)).prompt(5)
     changed = {
         (node["class_type"], name): value
@@ -151,7 +151,7 @@ def test_demo_puts_its_files_under_the_names_that_the_template_has(tmp_path: Pat
         made.place_files()
     made.base.write_text("base")
     made.bundle.write_text("bundle")
-    graph = json.loads((WORKFLOWS / "siamese_mask_to_image.json").read_text("utf-8"))
+    graph = json.loads((WORKFLOWS / "1_mask_to_image.json").read_text("utf-8"))
     values = {node["type"]: node.get("widgets_values") for node in graph["nodes"]}
     checkpoint = made.host.models / "checkpoints" / values["CheckpointLoaderSimple"][0]
     bundle = made.host.models / "controlnet" / values["SiameseBundleLoader"][0]

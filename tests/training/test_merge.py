@@ -80,7 +80,7 @@ def test_training_on_a_merged_checkpoint_says_what_is_not_used(
         load_base_model(base, None, False)
         assert "control_model" not in caplog.text
         load_base_model(start, None, False)
-    assert f"{start}: its own control_model is not used" in caplog.text
+    assert f"{start}: its control_model is not used" in caplog.text
 
 
 def test_a_bundle_trained_on_a_folder_merges_with_a_note(

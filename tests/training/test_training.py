@@ -96,7 +96,7 @@ def test_trained_weights_make_images_in_comfyui(
     shutil.copy(trained / "siamese.safetensors", host.models / "controlnet" / "e2e.safetensors")
     mask = next((pairs.parent / "masks").iterdir())
     shutil.copy(mask, host.input / "e2e_mask.png")
-    prompt = json.loads((WORKFLOWS / "api" / "siamese_mask_to_image.json").read_text())
+    prompt = json.loads((WORKFLOWS / "api" / "1_mask_to_image.json").read_text())
     inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
     inputs["CheckpointLoaderSimple"]["ckpt_name"] = "e2e_base.safetensors"
     inputs["SiameseBundleLoader"]["bundle_name"] = "e2e.safetensors"

@@ -23,6 +23,7 @@ from .batch_order import generator
 from .cache import MemoryCache, TensorCache, weights_hash
 from .dataset import Dataset
 from .framing import NOT_AUGMENTED, Augmentation, Framing, augment
+from .pair_settings import settings_of
 
 IMAGE_MEMORY = 2 << 30  # bytes of decoded images kept; beyond it they are read at every step
 CACHE_BATCH = 8
@@ -35,18 +36,29 @@ class TrainingData:
 
     pairs: as the dataset has them. sizes: (width, height) in pixels of each, the groups of
     BatchOrder. mask_classes: for the weights' metadata. mask_channels: 1 for binary, 3 for palette
-    masks. `prepare` must run before batches are made.
+    masks. augmented: with augmentations and caption dropout. `prepare` must run before batches are
+    made.
     """
 
     def __init__(
-        self, dataset: Dataset, framing: Framing, cache: TensorCache | None = None
+        self,
+        dataset: Dataset,
+        framing: Framing,
+        cache: TensorCache | None = None,
+        augmented: bool = True,
     ) -> None:
         self.pairs = dataset.pairs
-        self.framing = framing
+        self._augmented = augmented
+        self._settings = [settings_of(pair) for pair in dataset.pairs]
+        framings = [settings.framing or framing for settings in self._settings]
+        self._framings = framings if augmented else [f.without_augmentations() for f in framings]
         self.mask_classes = dataset.mask_classes()
         self.mask_channels = 1 if dataset.mask_mode == "binary" else 3
         self._infos = [dataset.infos[pair] for pair in dataset.pairs]
-        self.sizes = [framing.training_size(info.size) for info in self._infos]
+        self.sizes = [
+            own.training_size(info.size)
+            for own, info in zip(self._framings, self._infos, strict=True)
+        ]
         self._read_mask = read_mask if dataset.mask_mode == "binary" else read_palette_mask
         self._cache = cache or MemoryCache()
         self._encoders = {"text": "", "latents": ""}  # hashes of their weights
@@ -74,7 +86,7 @@ class TrainingData:
         text = base.text_encoder
         self._encoders["text"] = f"{weights_hash(text.module)} {text.settings}".strip()
         self._encoders["latents"] = weights_hash(base.autoencoder.module)
-        captions = sorted({"", *(pair.caption for pair in self.pairs)})
+        captions = sorted({"", *(text for texts in self._captions() for text in texts)})
         captions = [caption for caption in captions if self._text_key(caption) not in self._cache]
         images = self._images_to_encode(part)
         base.text_encoder.module.to(device).eval()
@@ -94,12 +106,17 @@ class TrainingData:
                 self._cache.save(self._latents_key(*item), *tensors)
         base.autoencoder.module.to("cpu")
 
+    def _captions(self) -> Iterator[tuple[str, ...]]:
+        """Of each pair, those that it is trained with."""
+        for pair, settings in zip(self.pairs, self._settings, strict=True):
+            yield (pair.caption, *settings.variants)
+
     def _images_to_encode(self, part: tuple[int, int]) -> list[list[tuple[int, Augmentation]]]:
         """Batches of (index, augmentation) of one size that the cache lacks, each image once."""
         missing: dict[Size, dict[str, tuple[int, Augmentation]]] = defaultdict(dict)
         for index in range(part[0], len(self), part[1]):
             size = self.sizes[index]
-            for augmentation in self.framing.augmentations(size):
+            for augmentation in self._framings[index].augmentations(size):
                 key = self._latents_key(index, augmentation)
                 if key not in self._cache:
                     missing[size].setdefault(key, (index, augmentation))
@@ -113,7 +130,7 @@ class TrainingData:
     def _latents_key(self, index: int, augmentation: Augmentation) -> str:
         """Latents of a flipped or rotated image are not the flipped or rotated latents."""
         width, height = self.sizes[index]
-        fit = "crop" if self.framing.buckets else "stretch"
+        fit = self._framings[index].name
         return (
             f"latents {self._encoders['latents']} {self._infos[index].digest} {width}x{height} "
             f"{fit} flip={augmentation.flip:d} rotations={augmentation.rotations}"
@@ -144,7 +161,8 @@ class TrainingData:
             return self._decoded[index]
         pair = self.pairs[index]
         with BUDGET.take(pixel_count(pair.image) + pixel_count(pair.mask)):
-            decoded = self.framing.resize(read_image(pair.image), self._read_mask(pair.mask))
+            framing = self._framings[index]
+            decoded = framing.resize(read_image(pair.image), self._read_mask(pair.mask))
         if self._keep:
             self._decoded[index] = decoded
         return decoded
@@ -161,10 +179,10 @@ class TrainingData:
         items = zip(indices, augmentations, strict=True)
         latents = [self._cache.load(self._latents_key(*item)) for item in items]
         mean, deviation = (torch.stack(tensors) for tensors in zip(*latents, strict=True))
-        dropped = torch.rand(count, generator=random) < caption_dropout
-        captions = [
-            "" if drop else self.pairs[i].caption for i, drop in zip(indices, dropped, strict=True)
-        ]
+        rates = torch.tensor([self._dropout_rate(index, caption_dropout) for index in indices])
+        dropped = torch.rand(count, generator=random) < rates
+        captions = self._choose_captions(indices, generator(seed, "caption", step))
+        captions = ["" if d else text for d, text in zip(dropped, captions, strict=True)]
         mask, image = self.masks_and_images(indices, augmentations)
         return Batch(
             latents=mean + deviation * torch.randn(mean.shape, generator=random),
@@ -175,10 +193,18 @@ class TrainingData:
             image=image,
         )
 
+    def _dropout_rate(self, index: int, of_the_run: float) -> float:
+        own = self._settings[index].caption_dropout_rate
+        return of_the_run if own is None or not self._augmented else own
+
+    def _choose_captions(self, indices: Sequence[int], random: torch.Generator) -> list[str]:
+        choices = [self._settings[i].variants or (self.pairs[i].caption,) for i in indices]
+        return [c[int(torch.randint(len(c), (), generator=random))] for c in choices]
+
     def _choose_augmentations(
         self, indices: Sequence[int], random: torch.Generator
     ) -> list[Augmentation]:
-        choices = [self.framing.augmentations(self.sizes[index]) for index in indices]
+        choices = [self._framings[index].augmentations(self.sizes[index]) for index in indices]
         return [c[int(torch.randint(len(c), (), generator=random))] for c in choices]
 
     def validation_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:

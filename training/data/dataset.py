@@ -7,14 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...common.colours import hex_colour
 from ...common.hashes import file_hash
-from ...common.pair_check import PairInfo, check_pairs, hex_colour
+from ...common.pair_check import PairInfo, check_pairs
 from ...common.pairs import DatasetError, Listing, Pair
 from ...common.prompt_jsonl import read_prompt_jsonl
+from ...common.text import as_bytes
 from ..config import TrainConfig
 from ..errors import ConfigError
+from .captions import CaptionStyle
 from .dataset_toml import ResolveSubsets, read_dataset_toml
-from .listing import read_folders
+from .listing import CAPTION_SUFFIXES, read_folders
+from .pair_settings import THE_RUNS, with_settings
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,9 @@ class Dataset:
         digest = hashlib.sha256()
         masks = {mask: file_hash(mask) for mask in {pair.mask for pair in self.infos}}
         for pair in self.pairs:
-            digest.update(f"{self.infos[pair].digest}{masks[pair.mask]}{pair.caption}".encode())
+            own = "" if pair.settings is None else repr(pair.settings)
+            content = f"{self.infos[pair].digest}{masks[pair.mask]}{pair.caption}{own}"
+            digest.update(content.encode())
         return digest.hexdigest()
 
     def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -59,7 +65,7 @@ class Dataset:
         """
         groups = sorted(
             {_group(pair) for pair in self.pairs},
-            key=lambda name: hashlib.sha256(f"{seed}/validation/{name}".encode()).digest(),
+            key=lambda name: hashlib.sha256(as_bytes(f"{seed}/validation/{name}")).digest(),
         )
         count = max(1, round(fraction * len(groups))) if fraction > 0 else 0
         if count >= len(groups):
@@ -95,13 +101,24 @@ def load_dataset(
             "and --conditioning_data_dir (masks)."
         )
     if images is not None and masks is not None:
-        return config, check(str(images), read_folders(images, masks), config.mask_mode)
+        suffixes = (config.caption_extension,) if config.caption_extension else CAPTION_SUFFIXES
+        listing = _styled(read_folders(images, masks, suffixes), config)
+        return config, check(str(images), listing, config.mask_mode)
     if toml is not None:
         _check_file(toml, "--dataset_config", ".toml")
         config, listing = read_dataset_toml(toml, config, resolve_subsets)
         return config, check(str(toml), listing, config.mask_mode)
     _check_file(given[0], "--train_data", ".jsonl")
-    return config, check(str(file), read_prompt_jsonl(given[0]), config.mask_mode)
+    listing = _styled(read_prompt_jsonl(given[0]), config)
+    return config, check(str(file), listing, config.mask_mode)
+
+
+def _styled(listing: Listing, config: TrainConfig) -> Listing:
+    """With captions and repeats as the flags say; a dataset TOML has its own."""
+    style = CaptionStyle.of(config)
+    listing.pairs = [with_settings(pair, THE_RUNS, style, config.seed) for pair in listing.pairs]
+    listing.pairs *= config.dataset_repeats
+    return listing
 
 
 def _check_file(path: Path, flag: str, suffix: str) -> None:

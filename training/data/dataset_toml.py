@@ -2,65 +2,59 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...common.pairs import DatasetError, Listing, Pair
+from ...common.pairs import DatasetError, Listing
+from ...common.text import shortened, shown
 from ..config import TrainConfig
 from ..errors import ConfigError
+from ..toml_files import Table, read_toml
+from .captions import CaptionStyle
 from .listing import CAPTION_SUFFIXES, read_folders
+from .pair_settings import own_settings, with_settings
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-Table = Mapping[str, Any]
 # A host's: a dataset TOML's content, and a list to add problems to -> the subsets with the keys
 # that they inherit, by the subset's name in messages.
 ResolveSubsets = Callable[[Table, list[str]], dict[str, Table]]
 
-# Keys that are flags of the whole run. A subset may hold the second group only.
+MOST_PAIRS = 10_000_000  # with repeats
+# Keys that are flags, with the flag's name. A run has one of each of RUN_FLAGS; datasets may differ
+# in the others, and subsets in the last group.
+RUN_FLAGS = {"batch_size": "train_batch_size", "validation_split": "validation_split"}
 DATASET_FLAGS = {
-    "resolution": "resolution",
-    "batch_size": "train_batch_size",
-    "enable_bucket": "enable_bucket",
-    "min_bucket_reso": "min_bucket_reso",
-    "max_bucket_reso": "max_bucket_reso",
-    "bucket_reso_steps": "bucket_reso_steps",
-    "validation_split": "validation_split",
-}
+    name: name
+    for name in (
+        "resolution", "enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps",
+        "bucket_no_upscale",
+    )
+}  # fmt: skip
 SUBSET_FLAGS = {"flip_aug": "flip_aug", "caption_dropout_rate": "caption_dropout_rate"}
-FLAGS = DATASET_FLAGS | SUBSET_FLAGS
-SUBSET_KEYS = {"num_repeats", "caption_extension", "caption_prefix", "caption_suffix"}
+FLAGS = RUN_FLAGS | DATASET_FLAGS | SUBSET_FLAGS
+CAPTION_KEYS = {item.name for item in fields(CaptionStyle)}
+SUBSET_KEYS = {"num_repeats", "caption_extension"} | CAPTION_KEYS
 FOLDERS = {"image_dir", "conditioning_data_dir"}
 INHERITED = FLAGS.keys() | SUBSET_KEYS
-# Of no effect in sd-scripts either, unless captions are shuffled; or on the speed of reading only.
+# Of no effect in sd-scripts' own training of ControlNets, or on the speed of reading only.
 HARMLESS = {
     "cache_info",
-    "caption_separator",
     "debug_dataset",
-    "keep_tokens",
-    "keep_tokens_separator",
     "network_multiplier",
     "token_warmup_min",
+    "token_warmup_step",
     "validation_seed",
 }
 # sd-scripts' other switches: they may be there if they are off.
 OFF = {
     "alpha_mask",
-    "bucket_no_upscale",
     "caption_dropout_every_n_epochs",
-    "caption_tag_dropout_rate",
     "color_aug",
     "enable_wildcard",
     "is_reg",
+    "keep_tokens_separator",
     "random_crop",
-    "shuffle_caption",
-    "token_warmup_step",
 }
 
 
@@ -72,54 +66,51 @@ def read_dataset_toml(
     As in sd-scripts the file wins over the command line, and its folders are relative to the
     working directory. Raises DatasetError naming every key that is wrong or cannot have an effect.
     """
-    content = _read(path)
+    try:
+        content = read_toml(path)
+    except ValueError as error:
+        raise DatasetError(path, [str(error)]) from error
     problems: list[str] = []
     subsets = resolve_subsets(content, problems)
     flags = _flags(subsets, config, problems)
     if problems:
         raise DatasetError(path, problems)
     try:
-        config = replace(config, **flags)
+        run = replace(config, **flags)
+        own = {where: replace(config, **_own_flags(keys)) for where, keys in subsets.items()}
     except ConfigError as error:
         raise DatasetError(path, [str(error)]) from error
     listing = Listing()
-    for subset in subsets.values():
-        suffix = subset.get("caption_extension")
-        found = read_folders(
-            Path(subset["image_dir"].strip()),
-            Path(subset["conditioning_data_dir"].strip()),
-            (suffix,) if suffix else CAPTION_SUFFIXES,
-        )
-        around = subset.get("caption_prefix"), subset.get("caption_suffix")
-        found.pairs = [_with_caption(pair, *around) for pair in found.pairs]
-        found.pairs *= subset.get("num_repeats", 1)
-        listing += found
-    return config, listing
+    for where, keys in subsets.items():
+        listing += _pairs(path, keys, run, own[where])
+    return run, listing
 
 
-def _read(path: Path) -> Table:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DatasetError(path, [f"not UTF-8 ({error.reason} at byte {error.start})"]) from error
-    except OSError as error:
-        raise DatasetError(path, [f"cannot be read ({error.strerror})"]) from error
-    except RecursionError:
-        raise DatasetError(path, ["not TOML that can be read (nested too deeply)"]) from None
-    except ValueError as error:  # a number of 5,000 digits is no TOMLDecodeError
-        advice = "; write Windows paths in single quotes" if "\\" in str(error) else ""
-        raise DatasetError(path, [f"not TOML ({error}){advice}"]) from error
-
-
-def _with_caption(pair: Pair, prefix: str | None, suffix: str | None) -> Pair:
-    parts = [part for part in (prefix, pair.caption, suffix) if part]
-    return replace(pair, caption=" ".join(parts))
+def _pairs(path: Path, keys: Table, run: TrainConfig, own: TrainConfig) -> Listing:
+    """The pairs of a subset, each as often as it is to be seen in an epoch."""
+    suffix = keys.get("caption_extension", run.caption_extension)
+    found = read_folders(
+        Path(keys["image_dir"].strip()),
+        Path(keys["conditioning_data_dir"].strip()),
+        (suffix,) if suffix else CAPTION_SUFFIXES,
+    )
+    chosen = {name: keys[name] for name in CAPTION_KEYS if name in keys}
+    style = replace(CaptionStyle.of(run), **chosen)
+    settings = own_settings(run, own)
+    found.pairs = [with_settings(pair, settings, style, run.seed) for pair in found.pairs]
+    repeats = keys.get("num_repeats", run.dataset_repeats)
+    if len(found.pairs) * repeats > MOST_PAIRS:
+        raise DatasetError(path, [f"num_repeats {repeats} makes over {MOST_PAIRS} pairs; lower it"])
+    found.pairs *= repeats
+    return found
 
 
 def plain_subsets(content: Table, problems: list[str]) -> dict[str, Table]:
     """The keys of each subset with those that it inherits, by the subset's name in messages."""
     unknown = sorted(content.keys() - {"general", "datasets"})
-    problems += [f"{key}: unknown; expected [general] and [[datasets]]" for key in unknown]
+    problems += [
+        f"{shortened(key)}: unknown; expected [general] and [[datasets]]" for key in unknown
+    ]
     shared = check_table("[general]", content.get("general", {}), INHERITED, problems)
     found: dict[str, Table] = {}
     for number, dataset in enumerate(_tables(content, "datasets", "file", problems), start=1):
@@ -157,13 +148,13 @@ def check_table(where: str, table: Any, allowed: Set[str], problems: list[str]) 
     refused = [key for key in used if key not in allowed]
     if refused:
         problems.append(
-            f"{where}: {', '.join(refused)}: unknown, or without an effect on this training; "
+            f"{where}: {shortened(', '.join(refused))}: unknown, or without "
             f"correct or remove (understood here: {', '.join(sorted(allowed))})"
         )
     good = {}
     for key in used.keys() & allowed:
         if wrong := _wrong(key, used[key]):
-            problems.append(f"{where}: {key} is {used[key]!r}; expected {wrong}")
+            problems.append(f"{where}: {key} is {shown(used[key])}; expected {wrong}")
         else:
             good[key] = used[key]
     return good
@@ -172,9 +163,9 @@ def check_table(where: str, table: Any, allowed: Set[str], problems: list[str]) 
 def _wrong(key: str, value: Any) -> str:
     """What was expected instead of a value of the wrong type, or nothing."""
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if key in ("enable_bucket", "flip_aug"):
+    if key in ("enable_bucket", "flip_aug", "bucket_no_upscale", "shuffle_caption"):
         return "" if isinstance(value, bool) else "true or false"
-    if key in ("validation_split", "caption_dropout_rate"):
+    if key in ("validation_split", "caption_dropout_rate", "caption_tag_dropout_rate"):
         return "" if whole or isinstance(value, float) else "a number"
     if key == "resolution":
         two = isinstance(value, list) and len(value) == 2 and all(type(v) is int for v in value)
@@ -182,7 +173,7 @@ def _wrong(key: str, value: Any) -> str:
     if key == "caption_extension":
         dotted = isinstance(value, str) and value.startswith(".")
         return "" if dotted else 'an extension such as ".txt"'
-    if key in FOLDERS or key in ("caption_prefix", "caption_suffix"):
+    if key in FOLDERS or key in ("caption_prefix", "caption_suffix", "caption_separator"):
         return "" if isinstance(value, str) else "a text"
     if key == "num_repeats":
         return "" if whole and value > 0 else "a number above 0"
@@ -192,22 +183,27 @@ def _wrong(key: str, value: Any) -> str:
 def _flags(
     subsets: Mapping[str, Table], config: TrainConfig, problems: list[str]
 ) -> dict[str, Any]:
-    """The run's flags from the subsets, which must agree: one run has one of each."""
+    """The run's flags: those of its subsets, of the first one where they may differ."""
+    own = {where: _own_flags(keys) for where, keys in subsets.items()}
     flags: dict[str, Any] = {}
     for key, name in FLAGS.items():
-        values = {
-            where: _resolution(subset[key]) if key == "resolution" else subset[key]
-            for where, subset in subsets.items()
-            if key in subset
-        }
-        default = _resolution(config.size) if key == "resolution" else getattr(config, name)
-        given = {values.get(where, default) for where in subsets}
-        if len(given) > 1:
-            each = "; ".join(f"{where}: {values.get(where, default)}" for where in subsets)
+        default = getattr(config, name)
+        values = {where: given.get(name, default) for where, given in own.items()}
+        if key in RUN_FLAGS and len({*values.values()}) > 1:
+            each = "; ".join(f"{where}: {value}" for where, value in values.items())
             problems.append(f"{key} differs ({each}); one run has one {key}")
-        if values:
+        if any(name in given for given in own.values()):
             flags[name] = next(iter(values.values()))
     return flags
+
+
+def _own_flags(keys: Table) -> dict[str, Any]:
+    """The flags that a subset sets or inherits."""
+    return {
+        name: _resolution(keys[key]) if key == "resolution" else keys[key]
+        for key, name in FLAGS.items()
+        if key in keys
+    }
 
 
 def _resolution(value: int | Sequence[int]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from ...common.natural_order import natural
 from ...common.pairs import Listing, Pair
 from ...common.pictures import PICTURE_SUFFIXES
+from ...common.text_files import read_text
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 MASK_ENDINGS = ("_mask", "_segmentation")
@@ -27,9 +28,11 @@ def read_folders(
     text file beside the image; without one it is empty.
     """
     listing = Listing()
-    missing = [folder for folder in (images, masks) if not folder.is_dir()]
+    missing = [folder for folder in (images, masks) if not _is_folder(folder)]
     if missing:
-        listing.problems += [f"{folder.absolute()}: no such folder" for folder in missing]
+        listing.problems += [
+            f"{folder.absolute()}: no such folder; check the path" for folder in missing
+        ]
         return listing
     image_files = _image_files(images, masks, listing)
     if images.resolve() == masks.resolve():
@@ -49,6 +52,13 @@ def read_folders(
         listing, [(image_files[name], mask) for name, mask in found.items()], caption_suffixes
     )
     return listing
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, or behind a folder that may not be searched
+        return False
 
 
 def _image_files(folder: Path, other: Path, listing: Listing) -> dict[str, Path]:
@@ -127,9 +137,9 @@ def _caption(file: Path, listing: Listing) -> str:
         if file.exists() and not file.is_file():
             listing.problems.append(f"{file}: a folder or a device; expected a caption's file")
             return ""
-        return " ".join(file.read_text(encoding="utf-8-sig").split())
-    except UnicodeDecodeError as error:
-        listing.problems.append(f"{file}: not UTF-8 ({error.reason} at byte {error.start})")
+        return " ".join(read_text(file).split())
+    except ValueError as error:
+        listing.problems.append(f"{file}: {error}")
     except OSError as error:
         listing.problems.append(f"{file}: cannot be read ({error.strerror})")
     return ""

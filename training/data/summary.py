@@ -10,6 +10,7 @@ from statistics import median
 from ...common.pictures import Size
 from .dataset import Dataset
 from .framing import Framing
+from .pair_settings import settings_of
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,15 @@ class DatasetSummary:
         infos = [dataset.infos[pair] for pair in distinct]
         shares = [info.coverage for info in infos]
         captions = [pair.caption for pair in distinct]
-        repeated = [dataset.infos[pair].size for pair in dataset.pairs]
+        trained = [
+            (settings_of(pair).framing or framing).training_size(dataset.infos[pair].size)
+            for pair in dataset.pairs
+        ]
         return cls(
             pairs=len(dataset.pairs),
             distinct=len(distinct),
             sizes=Counter(info.size for info in infos),
-            training_sizes=Counter(map(framing.training_size, repeated)),
+            training_sizes=Counter(trained),
             coverage=(min(shares), median(shares), max(shares)),
             empty_masks=shares.count(0.0),
             classes=dataset.mask_classes(),
@@ -81,13 +85,15 @@ class DatasetSummary:
         )
 
 
-def describe_counts(counts: Sequence[int]) -> str:
+def describe_counts(counts: Sequence[int], buckets: bool) -> str:
     """How often the pairs are seen in a run, and the factor between most and least often."""
     least, most = min(counts), max(counts)
     if not least:
+        # A bucket with fewer images than a batch has to wait for its first batch.
+        others = "with smaller batches, or without --enable_bucket"
         return (
             f"0 to {most} times; {counts.count(0)} of {len(counts)} pairs are never seen: train "
-            "more steps, with smaller batches, or without --enable_bucket"
+            f"more steps, {others if buckets else 'or with larger batches'}"
         )
     times = str(most) if least == most else f"{least} to {most}"
     return f"{times} times (most / least: {most / least:.2f})"

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ...common.text import shown
 from ..config import LR_SCHEDULERS
 from ..errors import ConfigError
 
@@ -51,8 +52,10 @@ def make_optimizer(
         )
     try:
         factory = getattr(importlib.import_module(module), kind)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"--optimizer_type {name}: {error}{package_advice(name)}") from error
+    if not (isinstance(factory, type) and issubclass(factory, Optimizer)):
+        raise ConfigError(f"--optimizer_type {name}: {kind} is not an optimizer of PyTorch's.")
     options = {**defaults, **parse_arguments(arguments)}
     try:
         return factory(parameters, lr=learning_rate, **options)
@@ -74,10 +77,10 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
         key, equals, text = argument.partition("=")
         try:
             values[key] = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, MemoryError, RecursionError):  # of deep nesting
             values[key] = text
         if not equals or not key.isidentifier():
-            raise ConfigError(f"--optimizer_args: {argument!r} is not key=value.")
+            raise ConfigError(f"--optimizer_args: {shown(argument)} is not key=value.")
     return values
 
 

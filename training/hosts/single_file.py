@@ -3,40 +3,47 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ...common.hashes import file_hash
 from ...models.weights import (
-    SAFETENSORS,
     UNET,
     Kind,
     StateDict,
     WeightFile,
     WeightsError,
     check_is_file,
+    check_keys,
     check_kind,
+    first_line,
     identify,
+    is_safetensors,
     load_checked,
     read_shapes,
     read_weights,
     without_prefix,
 )
 from ..method.base_model import Autoencoder, BaseModel, TextEncoder
-from ..method.ldm_keys import read_shape, unet_to_diffusers
+from ..method.ldm_keys import UNetShape, read_shape, unet_to_diffusers
 from ..method.noise_schedule import Prediction
 from .encoders import ClipTextEncoder, KLAutoencoder, TinyAutoencoder
 from .tokenizer import MAX_TOKENS, load_tokenizer
 
 log = logging.getLogger(__name__)
+
+Module = TypeVar("Module", bound=nn.Module)
 
 HEAD_CHANNELS = 64
 # Stable Diffusion 2.x does not use the last of OpenCLIP ViT-H's 24 layers.
@@ -45,6 +52,7 @@ BASES = (Kind.SD1, Kind.SD2, Kind.MERGED)
 AUTOENCODER = "first_stage_model."
 CLIP = "cond_stage_model.transformer."
 OPEN_CLIP = "cond_stage_model.model."
+TEXT_MODEL = "text_model."
 CLIP_EMBEDDING = CLIP + "text_model.embeddings.token_embedding.weight"
 OPEN_CLIP_EMBEDDING = OPEN_CLIP + "token_embedding.weight"
 
@@ -55,7 +63,7 @@ def check_header(path: Path) -> None:
     Of a pickle, which has no header, only that it is a file.
     """
     check_is_file(path)
-    if path.suffix in SAFETENSORS:
+    if is_safetensors(path):
         shapes = read_shapes(path)
         check_kind(path, identify(shapes), BASES)
         check_complete(shapes, str(path))
@@ -78,7 +86,7 @@ def load_base_model(path: Path, tokenizer_dir: Path | None, v_parameterization: 
     """
     file = read_weights(path, expect=BASES)
     if file.kind is Kind.MERGED:
-        log.info("%s: its own control_model is not used; the ControlNet starts anew", path)
+        log.info("%s: its control_model is not used; a new ControlNet is trained", path)
     return base_model_of(file, tokenizer_dir, v_parameterization)
 
 
@@ -92,10 +100,7 @@ def base_model_of(
         key: value.float() if value.is_floating_point() else value
         for key, value in file.base().items()
     }
-    unet_tensors = without_prefix(tensors, UNET)
-    shape = read_shape(unet_tensors, str(path))
-    unet = UNet2DConditionModel(**shape.diffusers_config())
-    load_checked(unet, unet_to_diffusers(unet_tensors, shape, str(path)), f"{path}: UNet")
+    unet, shape = load_unet(tensors, str(path))
     prediction: Prediction = "v" if v_parameterization else "epsilon"
     return BaseModel(
         unet=unet,
@@ -107,13 +112,20 @@ def base_model_of(
     )
 
 
+def load_unet(tensors: Mapping[str, Tensor], what: str) -> tuple[UNet2DConditionModel, UNetShape]:
+    """Read `model.diffusion_model.*`, and the shape that its tensors say."""
+    found, what = without_prefix(tensors, UNET), f"{what}: UNet"
+    shape = read_shape(found, what)
+    weights = unet_to_diffusers(found, shape, what)
+    return built(lambda: UNet2DConditionModel(**shape.diffusers_config()), weights, what), shape
+
+
 def load_autoencoder(tensors: Mapping[str, Tensor], what: str) -> Autoencoder:
     """Read `first_stage_model.*`: Stable Diffusion's autoencoder, or a TAESD."""
     vae = without_prefix(tensors, AUTOENCODER)
     if any(key.startswith("taesd_decoder.") for key in vae):
-        tiny = AutoencoderTiny()
-        load_checked(tiny, _taesd_to_diffusers(vae), f"{what}: autoencoder")
-        return TinyAutoencoder(tiny)
+        weights = _taesd_to_diffusers(vae)
+        return TinyAutoencoder(built(AutoencoderTiny, weights, f"{what}: autoencoder"))
     module = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -122,10 +134,38 @@ def load_autoencoder(tensors: Mapping[str, Tensor], what: str) -> Autoencoder:
         latent_channels=4,
     )
     prefixed = {AUTOENCODER + key: value for key, value in vae.items()}
-    load_checked(
-        module, convert_ldm_vae_checkpoint(prefixed, module.config), f"{what}: autoencoder"
-    )
+    with _odd_weights(f"{what}: autoencoder"):
+        weights = convert_ldm_vae_checkpoint(prefixed, module.config)
+        load_checked(module, weights, f"{what}: autoencoder")
     return KLAutoencoder(module)
+
+
+def built(make: Callable[[], Module], weights: Mapping[str, Tensor], what: str) -> Module:
+    """A network with these weights, whose shapes have said what it is.
+
+    Memory is taken for it only after its keys and shapes have been compared with theirs. Raises
+    WeightsError.
+    """
+    with _odd_weights(what):
+        with torch.device("meta"):
+            check_keys(weights, make().state_dict(), what)
+        module = make()
+        module.load_state_dict(weights)
+    return module
+
+
+@contextmanager
+def _odd_weights(what: str) -> Iterator[None]:
+    """Weights of odd dimensions make libraries raise nearly anything: say which they are of."""
+    try:
+        yield
+    except WeightsError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise WeightsError(
+            f"{what}: its tensors do not belong to a Stable Diffusion 1.x or 2.x model "
+            f"({type(e).__name__}: {first_line(e)}). Copy or download it again."
+        ) from e
 
 
 def _taesd_to_diffusers(vae: Mapping[str, Tensor]) -> StateDict:
@@ -137,7 +177,8 @@ def _taesd_to_diffusers(vae: Mapping[str, Tensor]) -> StateDict:
             renamed[f"encoder.layers.{rest}"] = value
         elif part == "taesd_decoder":
             number, _, name = rest.partition(".")
-            renamed[f"decoder.layers.{int(number) - 1}.{name}"] = value
+            before = int(number) - 1 if number.isdecimal() else number
+            renamed[f"decoder.layers.{before}.{name}"] = value
     return renamed
 
 
@@ -146,17 +187,34 @@ def load_text_encoder(
 ) -> TextEncoder:
     """Read `cond_stage_model.*`: CLIP-L (SD 1.x) or OpenCLIP ViT-H (SD 2.x)."""
     tokenizer = load_tokenizer(context_dim, tokenizer_dir)
-    if OPEN_CLIP_EMBEDDING in tensors:
-        module = CLIPTextModel(open_clip_config(tensors))
-        unused = f"{OPEN_CLIP}transformer.resblocks.{OPEN_CLIP_LAYERS}."
-        used = {key: value for key, value in tensors.items() if not key.startswith(unused)}
-        weights = convert_open_clip_checkpoint(module, used)
-    else:
-        weights = without_prefix(tensors, CLIP)
-        module = CLIPTextModel(clip_config(weights))
+    what = f"{what}: text encoder"
+    with _odd_weights(what):
+        if OPEN_CLIP_EMBEDDING in tensors:
+            config = open_clip_config(tensors)
+            unused = f"{OPEN_CLIP}transformer.resblocks.{OPEN_CLIP_LAYERS}."
+            used = {key: value for key, value in tensors.items() if not key.startswith(unused)}
+            with torch.device("meta"):
+                empty = CLIPTextModel(config)
+            weights = convert_open_clip_checkpoint(empty, used)
+        else:
+            weights = without_prefix(tensors, CLIP)
+            config = clip_config(weights)
     weights.pop("text_model.embeddings.position_ids", None)
-    load_checked(module, weights, f"{what}: text encoder")
-    return ClipTextEncoder(module, tokenizer)
+    if config.hidden_size != context_dim or config.vocab_size < len(tokenizer):
+        raise WeightsError(
+            f"{what}: knows {config.vocab_size} tokens of width {config.hidden_size}; expected "
+            f"{len(tokenizer)} and {context_dim}, the UNet's. Use another checkpoint."
+        )
+    with torch.device("meta"):
+        named = _named_as_in(CLIPTextModel(config), weights)
+    return ClipTextEncoder(built(lambda: CLIPTextModel(config), named, what), tokenizer)
+
+
+def _named_as_in(module: CLIPTextModel, weights: Mapping[str, Tensor]) -> StateDict:
+    """With the names of the installed transformers: from version 5 on without `text_model.`."""
+    if any(key.startswith(TEXT_MODEL) for key in module.state_dict()):
+        return dict(weights)
+    return {key.removeprefix(TEXT_MODEL): value for key, value in weights.items()}
 
 
 def clip_config(weights: Mapping[str, Tensor]) -> CLIPTextConfig:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from transformers import CLIPTokenizer
-from transformers.models.clip.tokenization_clip import bytes_to_unicode
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ...models.metadata import SD2_CONTEXT
 from ..errors import ConfigError
@@ -68,9 +68,8 @@ def _from_folder(folder: Path, context_dim: int) -> CLIPTokenizer:
     # Files of others may say another maximum length; Stable Diffusion's text encoders take 77.
     # Version 2.x pads with "!", as OpenCLIP does, version 1.x with the end mark.
     pad = "!" if context_dim == SD2_CONTEXT else "<|endoftext|>"
-    return CLIPTokenizer(
-        str(folder / VOCABULARY_FILE),
-        str(folder / MERGES_FILE),
-        pad_token=pad,
-        model_max_length=MAX_TOKENS,
+    # Version 5 of transformers takes other arguments for the files; a folder it reads alike.
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(
+        str(folder), pad_token=pad, model_max_length=MAX_TOKENS, local_files_only=True
     )
+    return tokenizer

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...common.text import shortened
 from ...models.weights import StateDict, WeightsError
 
 RESNET_NAMES = {
@@ -74,9 +75,10 @@ def read_shape(unet: Mapping[str, Tensor], what: str) -> UNetShape:
     """
     try:
         return _read_shape(unet)
-    except (KeyError, IndexError) as error:
+    except (LookupError, RuntimeError, TypeError) as error:
         raise WeightsError(
-            f"{what}: its UNet is not one of Stable Diffusion 1.x or 2.x (no {error})."
+            f"{what}: its UNet is not one of Stable Diffusion 1.x or 2.x "
+            f"(no {shortened(str(error))}). Give such a checkpoint."
         ) from error
 
 
@@ -184,7 +186,10 @@ def _rename(tensors: Mapping[str, Tensor], pairs: list[tuple[str, str]], what: s
                 renamed[new + key[len(old) :]] = value
                 break
         else:
-            raise WeightsError(f"{what}: unexpected weight {key} {tuple(value.shape)}.")
+            raise WeightsError(
+                f"{what}: unexpected weight {shortened(key)} {tuple(value.shape)}. Copy or "
+                "download it again."
+            )
     return renamed
 
 

@@ -133,11 +133,13 @@ class SiameseNetworks(nn.Module):
     @contextmanager
     def frozen_decoder(self) -> Iterator[Decode]:
         """A D through which losses reach the ControlNet without computing D's own gradients."""
+        trained = [p for p in self.decoder.parameters() if p.requires_grad]
         self.decoder.requires_grad_(False)
         try:
             yield self.decode_frozen
         finally:
-            self.decoder.requires_grad_(True)
+            for parameter in trained:
+                parameter.requires_grad_(True)
 
 
 def _encode(

@@ -19,12 +19,24 @@ class NoiseSchedule:
     """z_t = a_t z0 + s_t eps, with a_t^2 + s_t^2 = 1 and t in 0..999.
 
     The scaled-linear betas are accumulated in float64 and stored in float32, as published.
+    zero_terminal_snr: a_t is shifted and scaled so that a_999 = 0 and a_0 stays (arXiv 2305.08891);
+    for "v" only.
     """
 
-    def __init__(self, prediction: Prediction = "epsilon", device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        prediction: Prediction = "epsilon",
+        device: torch.device | str = "cpu",
+        zero_terminal_snr: bool = False,
+    ) -> None:
         betas = np.linspace(BETA_START**0.5, BETA_END**0.5, TIMESTEPS, dtype=np.float64) ** 2
         alphas_cumprod = np.cumprod(1.0 - betas)
+        if zero_terminal_snr:
+            signal = np.sqrt(alphas_cumprod)
+            first, last = signal[0], signal[-1]
+            alphas_cumprod = ((signal - last) * first / (first - last)) ** 2
         self.prediction = prediction
+        self.zero_terminal_snr = zero_terminal_snr
         self._signal = torch.tensor(np.sqrt(alphas_cumprod), dtype=torch.float32, device=device)
         self._noise = torch.tensor(np.sqrt(1 - alphas_cumprod), dtype=torch.float32, device=device)
 
@@ -32,6 +44,10 @@ class NoiseSchedule:
         shape = (-1, 1, 1, 1)
         signal = self._signal[timesteps].to(like.dtype).view(shape)
         return signal, self._noise[timesteps].to(like.dtype).view(shape)
+
+    def noise_to_signal(self, timesteps: Tensor) -> Tensor:
+        """s_t / a_t of timesteps (B,)."""
+        return self._noise[timesteps] / self._signal[timesteps]
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """q_sample: latents and noise (B, 4, h, w), timesteps (B,) -> z_t."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from einops import reduce, repeat
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...models.recipe import Recipe
+from .distance import Distance, squared
 from .networks import Control, Decode, SiameseNetworks
 from .noise_schedule import NoiseSchedule
 
@@ -32,6 +34,7 @@ class Batch:
     latents, noise: (B, 4, h, w), latents scaled to about unit variance; timesteps: (B,) in 0..999;
     text: (B, 77, D); mask: (B, 1 or 3, 8h, 8w) in [0, 1], 3 for palette masks;
     image: (B, 3, 8h, 8w) in [0, 1].
+    input_noise: (B, 4, h, w) or None, noise on the networks' input that they do not predict.
     """
 
     latents: Tensor
@@ -40,13 +43,24 @@ class Batch:
     text: Tensor
     mask: Tensor
     image: Tensor
+    input_noise: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return self._map(lambda tensor: tensor.to(device))
 
     def rows(self, start: int, stop: int) -> Batch:
         """Samples start..stop - 1."""
-        return Batch(*(getattr(self, field.name)[start:stop] for field in fields(self)))
+        return self._map(lambda tensor: tensor[start:stop])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {k: t if t is None else change(t) for k, t in tensors.items()}
+        return Batch(**changed)
+
+    @property
+    def noise_in_input(self) -> Tensor:
+        """The noise that the networks' input is mixed with."""
+        return self.noise if self.input_noise is None else self.noise + self.input_noise
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,7 @@ class Objective:
     schedule: NoiseSchedule
     recipe: Recipe
     max_steps: int
+    distance: Distance = squared
 
     def losses(self, batch: Batch, step: int, backpropagate: Backpropagate | None = None) -> Losses:
         """Losses by name, each per sample (B,): image, mask, consistency, augmentation.
@@ -66,7 +81,7 @@ class Objective:
         memory is free before the mask branch's decoder runs; the returned losses are then detached.
         """
         done = backpropagate or _keep_graph
-        noisy = self.schedule.add_noise(batch.latents, batch.noise, batch.timesteps)
+        noisy = self.schedule.add_noise(batch.latents, batch.noise_in_input, batch.timesteps)
         target = self.schedule.target(batch.latents, batch.noise, batch.timesteps)
         hint_mask = mask_hint(self.recipe, batch.mask)
         encoded = self.nets.encode(noisy, batch.timesteps, batch.text)
@@ -79,26 +94,36 @@ class Objective:
                 hint_image = image_hint(self.recipe, batch.mask, batch.image)
                 # (2)
                 control_image = self.nets.control(noisy, batch.timesteps, batch.text, hint_image)
-                weight = step / self.max_steps
+                ramp = self.recipe.image_weight == "ramp"
+                weight = step / self.max_steps if ramp else 1.0
                 joint = joint_control(self.recipe, control_mask, control_image, weight)
                 output_image = decode(encoded, batch.text, joint)  # (4)
-                losses["image"] = per_sample_mse(output_image, target)  # L_i, (6)
+                losses["image"] = self._loss(output_image, target, batch.timesteps)  # L_i, (6)
                 done(losses["image"])
             del control_image, joint
             output_image = output_image.detach()
 
         output_mask = self.nets.decode(encoded, batch.text, control_mask)  # (3)
-        losses["mask"] = per_sample_mse(output_mask, target)  # L_m, (5)
+        losses["mask"] = self._loss(output_mask, target, batch.timesteps)  # L_m, (5)
         if output_image is not None:
             pixel_weight = consistency_weight(self.recipe, batch.mask, output_mask.shape[-2:])
             # L_c, (7)
-            losses["consistency"] = per_sample_mse(output_mask, output_image, pixel_weight)
+            losses["consistency"] = self._loss(
+                output_mask, output_image, batch.timesteps, pixel_weight
+            )
         done(losses["mask"] + losses.get("consistency", 0.0))
         del control_mask, output_mask
 
-        if output_image is not None and step > self.max_steps * AUGMENTATION_START:
+        augmented = self.recipe.augmentation == "online"
+        if output_image is not None and augmented and step > self.max_steps * AUGMENTATION_START:
             losses["augmentation"] = self._augmentation(batch, hint_mask, noisy, output_image, done)
         return {n: v.detach() for n, v in losses.items()} if backpropagate else losses
+
+    def _loss(
+        self, output: Tensor, target: Tensor, timesteps: Tensor, weight: Tensor | None = None
+    ) -> Tensor:
+        """Of each sample (B,)."""
+        return per_sample_loss(output, target, timesteps, self.distance, weight)
 
     def _image_branch_decoder(self) -> AbstractContextManager[Decode]:
         if self.recipe.image_updates == "control_and_decoder":
@@ -126,7 +151,8 @@ class Objective:
         noisy = self.schedule.add_noise(predicted, noise, timesteps)
         control = self.nets.control(noisy, timesteps, text, hint_mask[rows])
         output = self.nets.decode(self.nets.encode(noisy, timesteps, text), text, control)
-        augmented = per_sample_mse(output, self.schedule.target(predicted, noise, timesteps))
+        target = self.schedule.target(predicted, noise, timesteps)
+        augmented = self._loss(output, target, timesteps)
         loss = zeros.to(augmented.dtype).masked_scatter(rows, augmented)
         done(loss)
         return loss
@@ -145,7 +171,7 @@ def image_hint(recipe: Recipe, mask: Tensor, image: Tensor) -> Tensor:
 
 
 def joint_control(recipe: Recipe, mask: Control, image: Control, weight: float) -> Control:
-    """Control of the image branch, in (4); `weight` is w = step / max_steps."""
+    """Control of the image branch, in (4); `weight` is w."""
     mask_weight = 1.0 if recipe.joint_control == "add" else 1.0 - weight
     return mask.detach().weighted_sum(image, mask_weight, weight)
 
@@ -163,14 +189,25 @@ def consistency_weight(recipe: Recipe, mask: Tensor, size: torch.Size) -> Tensor
     return lesion * (1 - area) + (1 - lesion) * area
 
 
-def per_sample_mse(output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """(B, ...) -> (B,): mean over all but the batch of the (weighted) squared difference."""
+def per_sample_mse(output: Tensor, target: Tensor) -> Tensor:
+    """(B, ...) -> (B,): mean over all but the batch of the squared difference."""
+    return per_sample_loss(output, target, torch.zeros(len(output)), squared)
+
+
+def per_sample_loss(
+    output: Tensor,
+    target: Tensor,
+    timesteps: Tensor,
+    distance: Distance,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """(B, ...) -> (B,): mean over all but the batch of the (weighted) distance."""
     # Half precision would round small differences away.
     full = torch.promote_types(output.dtype, torch.float32)
-    squared = (output.to(full) - target.to(full)) ** 2
+    values = distance(output.to(full), target.to(full), timesteps)
     if weight is not None:
-        squared = squared * weight.to(full)
-    return reduce(squared, "b c h w -> b", "mean")
+        values = values * weight.to(full)
+    return reduce(values, "b c h w -> b", "mean")
 
 
 def _keep_graph(_loss: Tensor) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...common.errors import MessageError
+
 PROBLEMS_SHOWN = 30
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 
-class PrepareError(ValueError):
+class PrepareError(MessageError, ValueError):
     """Why nothing was written, meant for the owner of the folder."""
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from ...common.hashes import file_hash
+from ...common.text import as_bytes
 from .items import Item, PrepareError
 
 HELD_OUT = 0.1  # share of the pairs for test, and again for val
@@ -66,7 +67,7 @@ def split_by_group(items: Sequence[Item]) -> list[Item]:
             f"{len(items)} pairs in {len(sizes)} groups: train, val and test need a group each. "
             "Add pairs, or name more groups."
         )
-    ordered = sorted(sizes, key=lambda group: hashlib.sha256(group.encode()).digest())
+    ordered = sorted(sizes, key=lambda group: hashlib.sha256(as_bytes(group)).digest())
     left = [group for group in ordered if group != max(ordered, key=sizes.__getitem__)]
     wanted = max(1, round(HELD_OUT * len(items)))
     test = _take(left, sizes, wanted, at_most=len(left) - 1)

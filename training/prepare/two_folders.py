@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...common.text_files import read_text
 from ..data.listing import read_folders
 from .archive import find_pairs, not_found
 from .items import Found, Item, PrepareError
@@ -55,13 +56,15 @@ def read_two_folders(root: Path) -> Found:
 
 def _read_groups(path: Path) -> dict[str, str]:
     """Group by image name without extension. Raises PrepareError for a file that is not so."""
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows: list[Mapping[str, str | None]] = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PrepareError(f"{path}: cannot be read ({error}); expected UTF-8") from error
+        lines = read_text(path).splitlines(keepends=True)
+        rows: list[Mapping[str, str | None]] = list(csv.DictReader(lines))
+    except (OSError, ValueError, csv.Error) as error:
+        raise PrepareError(
+            f"{path}: cannot be read ({error}); expected UTF-8, a first line name,group"
+        ) from error
     groups: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
         name, group = (row.get("name") or "").strip(), (row.get("group") or "").strip()

@@ -18,8 +18,10 @@ import numpy as np
 from PIL import Image
 
 from ...common.natural_order import natural
-from ...common.pictures import read_image, read_mask
+from ...common.pictures import pixel_count, read_image, read_mask
+from ...common.pixel_budget import BUDGET
 from ...common.prompt_jsonl import Entry, write_prompt_jsonl
+from ...common.text_files import parse_json, read_text
 from .items import Item, PrepareError, report
 
 RECORD = "dataset.json"
@@ -155,7 +157,8 @@ def _write_all(folder: Path, items: Sequence[Item], short_side: int | None) -> l
 
 def _write(folder: Path, item: Item, short_side: int | None) -> Written:
     try:
-        image, mask = make_pair(item, short_side)
+        with BUDGET.take(sum(map(pixel_count, (item.image, *item.masks)))):
+            image, mask = make_pair(item, short_side)
     except ValueError as error:
         return Written((str(error),))
     place = folder / str(item.split)
@@ -196,7 +199,7 @@ def _write_record(path: Path, name: str, items: Sequence[Item]) -> None:
 def _recorded(path: Path) -> str | None:
     """The dataset that a folder was prepared for."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(read_text(path))
     except (OSError, ValueError):
         return None
     return record.get("dataset") if isinstance(record, dict) else None

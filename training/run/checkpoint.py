@@ -8,7 +8,6 @@ from pathlib import Path
 
 from diffusers.training_utils import EMAModel
 
-from ...common.files import link_or_copy
 from ...models.weights import WeightsError, write_weights
 from ..method.bundle import bundle_tensors, load_bundle
 from ..method.ldm_keys import UNetShape
@@ -16,6 +15,7 @@ from ..method.networks import SiameseNetworks
 from .ema import ema_weights, set_ema
 from .folder import RunFolder
 from .gradient_update import GradientUpdate
+from .publish import publish
 from .resume import Record
 from .states import EMA, WEIGHTS, DamagedStateError, cannot_resume, read_state
 
@@ -68,12 +68,13 @@ class Checkpoints:
     def _write_bundle(self, path: Path, step: int) -> None:
         write_weights(path, bundle_tensors(self.nets, self.shape), self.metadata(step))
 
-    def publish(self, step: int, path: Path) -> None:
+    def publish(self, step: int, path: Path, precision: str) -> None:
         """Give the bundle in the state of a step, the EMA's if there is one, its place for ComfyUI.
 
-        On the main process. It is the same file under two names, and takes its space once.
+        On the main process. In full precision it is the same file under two names, and takes its
+        space once. Raises TrainingError where a weight is beyond the precision's range.
         """
-        link_or_copy(self.folder.state(step) / (EMA if self.ema else WEIGHTS), path)
+        publish(self.folder.state(step) / (EMA if self.ema else WEIGHTS), path, precision)
         log.info("Weights: %s", path)
 
     def load(self, state: Path) -> int:

@@ -15,6 +15,7 @@ from ..config import TrainConfig
 from ..errors import ConfigError
 from ..method.bundle import bundle_tensors
 from .checkpoint import Checkpoints
+from .publish import FORMATS
 
 log = logging.getLogger(__name__)
 
@@ -52,30 +53,38 @@ def estimate_disk(config: TrainConfig, checkpoints: Checkpoints) -> DiskEstimate
     """From the sizes of what is trained; a state's bundle is also the weight file of its step."""
     copies = OPTIMIZER_COPIES.get(config.optimizer_type.lower())
     tensors = bundle_tensors(checkpoints.nets, checkpoints.shape)
-    bundle = safetensors_bytes(tensors, checkpoints.metadata(config.max_train_steps))
+    metadata = checkpoints.metadata(config.max_train_steps)
+    bundle = safetensors_bytes(tensors, metadata)
+    published = safetensors_bytes(tensors, metadata, FORMATS[config.save_precision].itemsize)
+    # In full precision a weight file is the same file as its state's.
+    more = 0 if config.save_precision == "float" else published
     parameters = checkpoints.gradients.parameters
     optimizer = sum(
         (copies or 0) * (p.numel() * p.element_size() + RECORD_BYTES) + RECORD_BYTES
         for p in parameters
     )
-    state = bundle * (2 if checkpoints.ema else 1) + optimizer
+    own = bundle * (2 if checkpoints.ema else 1) + optimizer
+    state = own + more
     missing = "" if copies is not None else f"the state of {config.optimizer_type}"
     if config.save_every_n_steps == 0:
-        return DiskEstimate(state, peak=state, final=bundle, missing=missing)
+        return DiskEstimate(state, peak=state, final=published, missing=missing)
     before_last = (config.max_train_steps - 1) // config.save_every_n_steps
     kept = min(config.keep_last_n, before_last + 1)
     # The last state has no weight file of its step, so one more of an earlier step is kept.
-    final = kept * state + (bundle if before_last >= config.keep_last_n else 0)
+    earlier = published if before_last >= config.keep_last_n else 0
+    final = kept * state + earlier
     peak = min(config.keep_last_n + 1, before_last + 1) * state
     return DiskEstimate(state, peak=max(peak, final), final=final, missing=missing)
 
 
-def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+def safetensors_bytes(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], value_bytes: int = 4
+) -> int:
     """Size of a .safetensors file: eight bytes, a header as JSON, and the values."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
     for name, tensor in tensors.items():
-        start, end = end, end + tensor.numel() * tensor.element_size()
+        start, end = end, end + tensor.numel() * value_bytes
         header[name] = {
             "dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end],
         }  # fmt: skip

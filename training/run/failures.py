@@ -31,11 +31,11 @@ def check_finite(
     if not bad:
         return
     state = latest()
-    advice = f"Resume from it with --resume {state} and" if state else "Begin anew with"
+    advice = f"Resume from it with --resume {state} and" if state else "Start again with"
     raise NotFiniteError(
         f"step {step}: not finite: {', '.join(bad)}. The batch: {', '.join(map(str, images()))}. "
         f"The weights were not updated; last good state: {state or 'none'}. "
-        f"{advice} a lower --learning_rate, or begin anew without --mixed_precision."
+        f"{advice} a lower --learning_rate, or start again without --mixed_precision."
     )
 
 
@@ -85,7 +85,7 @@ def memory_advice(config: TrainConfig) -> str:
 
 def resume_advice(state: Path | None) -> str:
     if state is None:
-        return "No state was saved yet: begin anew."
+        return "No state was saved yet: start again."
     return (
         f"The last state is kept: {state}. The same command resumes from it, also with "
         "--gradient_checkpointing; any other setting needs a new run in another --output_dir."

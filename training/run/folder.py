@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.files import replacing, stands_in_for, sync, sync_tree
+from ...common.text_files import parse_json, read_text
 from ..errors import ConfigError
 from . import metrics
 from .metrics import NOT_FACTS
@@ -70,12 +71,12 @@ class RunFolder:
     def _recorded_name(self) -> str:
         """The name in config.json. Raises ConfigError where the file is damaged."""
         try:
-            return str(json.loads(self.config.read_text(encoding="utf-8"))["output_name"])
+            return str(parse_json(read_text(self.config))["output_name"])
         except (OSError, *NOT_FACTS) as error:
             raise ConfigError(
                 f"{self.config}: damaged ({error}). It says which run this folder holds. If it is "
                 "the run of this command, delete the file and give the command again: states keep "
-                "a record of their own, and the file is written anew."
+                "a record of their own, and the file is written again."
             ) from error
 
     def begin(self, record: Mapping[str, Any], step: int) -> None:

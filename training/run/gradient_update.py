@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from torch import Tensor, distributed
 
+from ...models.weights import UNREADABLE, first_line
 from ..config import TrainConfig
 from ..errors import ConfigError
 from ..hosts.interface import Host
@@ -98,7 +99,7 @@ class GradientUpdate:
             self._load_schedule(saved["scheduler"])
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(saved["scaler"])
-        except (LookupError, ValueError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise DamagedStateError(f"{folder / OPTIMIZER}: damaged ({error}).") from error
 
     def _load_schedule(self, saved: dict[str, Any]) -> None:
@@ -149,7 +150,13 @@ class DeepSpeedGradientUpdate(GradientUpdate):
     def load(self, folder: Path) -> None:
         if not (folder / DEEPSPEED_FOLDER).is_dir():
             raise ConfigError(f"--resume {folder}: was saved without DeepSpeed; resume without.")
-        self._engine.load_checkpoint(str(folder / DEEPSPEED_FOLDER), tag="state")
+        place = folder / DEEPSPEED_FOLDER
+        try:
+            found, _ = self._engine.load_checkpoint(str(place), tag="state")
+        except UNREADABLE as error:
+            raise DamagedStateError(f"{place}: damaged ({first_line(error)}).") from error
+        if found is None:  # it only warns
+            raise DamagedStateError(f"{place}: holds no state of DeepSpeed.")
         self._load_schedule(read_optimizer(folder)["scheduler"])
 
 

@@ -12,6 +12,9 @@ from ..config import TrainConfig
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
 
+# Names of projects and runs in their trackers.
+PRIVATE = ("log_prefix", "log_tracker_name", "wandb_run_name")
+
 
 def bundle_metadata(
     config: TrainConfig, host: Host, base: BaseModel, mask_classes: Mapping[str, str], step: int
@@ -31,7 +34,17 @@ def bundle_metadata(
         host=host.name,
     )
     published = config_to_publish(config, recipe)
-    return {**theirs, **metadata.to_strings(), "siamese.config": published}
+    strings = {**theirs, **metadata.to_strings(), "siamese.config": published}
+    return strings | (_lora_strings(config) if config.network_dim else {})
+
+
+def _lora_strings(config: TrainConfig) -> dict[str, str]:
+    """What tools that show LoRA files look for."""
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(config.network_dim),
+        "ss_network_alpha": str(config.rank_alpha),
+    }
 
 
 def config_to_publish(config: TrainConfig, recipe: Recipe) -> str:
@@ -39,5 +52,7 @@ def config_to_publish(config: TrainConfig, recipe: Recipe) -> str:
     values = asdict(config)
     options = values.pop("host_options")
     options.pop("vae", None)  # a file of theirs
+    for name in PRIVATE:
+        values.pop(name)
     plain = {k: v for k, v in values.items() if isinstance(v, (str, int, float, tuple))}
     return json.dumps({**plain, **options, **asdict(recipe)})

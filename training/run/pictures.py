@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
@@ -15,6 +14,7 @@ from torch.nn import functional
 from ...common.files import replacing
 from ...common.picture_grid import picture_grid
 from . import metrics
+from .loss_curves import draw_losses
 
 GAP = 4  # pixels between the images of a grid
 OUTLINE = (0.1, 1.0, 0.2)
@@ -38,25 +38,10 @@ def outline(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def plot_losses(metrics_file: Path, path: Path) -> None:
-    """Draw losses and `validation_mask` of a metrics.jsonl over the steps, smoothed, as a PNG."""
-    # The object interface draws without a display and leaves matplotlib's global state alone.
-    from matplotlib.figure import Figure
-
-    lines = metrics.read(metrics_file)
-    keys = {key for line in lines for key in line}
-    names = sorted(key for key in keys if key.startswith("loss") or key == "validation_mask")
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    for name in names:
-        points = [(line["step"], line[name]) for line in lines if name in line]
-        steps, values = np.array(points, dtype=float).T
-        width = max(1, len(values) // 50)
-        smooth = np.convolve(values, np.ones(width) / width, "valid")
-        axes.plot(steps[width - 1 :], smooth, label=f"{name} (mean of {width})")
-    axes.set(xlabel="step", ylabel="loss", yscale="log")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    save_image(figure, path)
+    """Draw the curves of a metrics.jsonl as a PNG; none where it has no losses yet."""
+    figure = draw_losses(metrics.read(metrics_file))
+    if figure is not None:
+        save_image(figure, path)
 
 
 def save_image(figure: object, path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ...common.text import shown
 from ..config import TrainConfig
 from ..errors import ConfigError
 from ..hosts.sd_scripts.flags import HOST_FLAGS
@@ -35,6 +36,15 @@ FREE_TO_CHANGE = {
     "sd_scripts",
     "cache_latents_to_disk",
     "log_with",
+    "logging_dir",
+    "log_prefix",
+    "log_tracker_name",
+    "wandb_run_name",
+    "save_precision",
+    "save_every_n_epochs",
+    "sample_every_n_epochs",
+    "sample_at_first",
+    "sample_prompts",
     "gradient_checkpointing",
 }
 # Entries of a record that are no flags of ours.
@@ -107,7 +117,7 @@ def differences(previous: Mapping[str, Any], record: Record, free: set[str]) -> 
     given = (previous.keys() | record.keys()) & HOST_FLAGS
     names = sorted((previous.keys() & record.keys()) | given)
     return [
-        OTHERS.get(name, f"--{name} was {previous.get(name)!r}, is {record.get(name)!r}")
+        OTHERS.get(name, f"--{name} was {shown(previous.get(name))}, is {shown(record.get(name))}")
         for name in names
         if name not in free and not name.startswith("metadata_")
         if previous.get(name) != record.get(name)

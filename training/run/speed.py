@@ -14,6 +14,7 @@ from diffusers.models.attention_processor import Attention
 from ..config import TrainConfig
 from ..errors import ConfigError
 from ..method.base_model import BaseModel
+from ..method.low_rank import base_weights, make_low_rank
 from ..method.networks import SiameseNetworks, new_controlnet
 
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -24,7 +25,10 @@ def make_networks(
 ) -> SiameseNetworks:
     """The networks on their device, with their settings."""
     torch.manual_seed(config.seed)  # the DHI starts random, and equal on all processes
-    nets = SiameseNetworks(base.unet, new_controlnet(base.unet, hint_channels)).to(device)
+    nets = SiameseNetworks(base.unet, new_controlnet(base.unet, hint_channels))
+    if config.network_dim:
+        make_low_rank(nets, config.network_dim, config.rank_alpha)
+    nets.to(device)
     apply_settings(config, nets)
     return nets
 
@@ -42,6 +46,8 @@ def apply_settings(config: TrainConfig, nets: SiameseNetworks) -> None:
     """Make the networks faster or leaner, in place. Raises ConfigError where that cannot be."""
     if config.mixed_precision in HALF:
         nets.cast_frozen(HALF[config.mixed_precision])
+        for weight in base_weights(nets):
+            weight.data = weight.data.to(HALF[config.mixed_precision])
     if config.gradient_checkpointing:
         nets.unet.enable_gradient_checkpointing()
         nets.controlnet.enable_gradient_checkpointing()

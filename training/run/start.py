@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
+import time
+from importlib.util import find_spec
+from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 
+from ...models.weights import first_line
 from ..config import TrainConfig
 from ..data.batches import TrainingData
 from ..data.cache import DiskCache, MemoryCache
 from ..data.dataset import Dataset
 from ..data.framing import Framing
+from ..data.sample_prompts import read_sample_prompts
 from ..data.summary import DatasetSummary, describe_counts
 from ..errors import ConfigError
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
+from .epochs import count_in_steps
 from .estimate import check_disk, describe_memory, estimate_disk
 from .gradient_update import check_deepspeed
 from .resume import Record, check_same_run, make_record, state_to_continue
@@ -39,10 +44,14 @@ def check(config: TrainConfig, host: Host) -> Accelerator:
     Raises ConfigError for flags that cannot work, WeightsError for what is no base model.
     """
     _check_trackers(config)
+    if find_spec("matplotlib") is None:
+        raise ConfigError("matplotlib, which draws the losses, is missing; pip install matplotlib")
     accelerator = make_accelerator(config)
     check_deepspeed(config, accelerator)
     check_settings(config, accelerator.device)
     host.check(config)
+    if config.sample_prompts is not None:
+        read_sample_prompts(config.sample_prompts)
     if config.resume is not None:
         check_given_state(config.resume, config.ema_decay > 0)
     log.info("Processes: %s", describe_processes(accelerator))
@@ -56,6 +65,7 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
     not finite, DeviceError when a device fails in a step.
     """
     training, held_out = dataset.split(config.validation_split, config.seed)
+    config = count_in_steps(config, len(training.pairs), accelerator.num_processes)
     record = make_record(config, dataset.fingerprint(), accelerator.num_processes)
     state = state_to_continue(config, record)
     if accelerator.is_main_process:
@@ -73,13 +83,16 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
         log.info("%s", describe(config, training, held_out, trainer))
         return
     if 0 in counts:
-        log.warning("Note: in this run each pair is seen %s.", describe_counts(counts))
+        log.warning(
+            "Note: in this run each pair is seen %s.", describe_counts(counts, config.enable_bucket)
+        )
     if state is not None:
         trainer.resume(state)
     log.info("Memory: %s", describe_memory(config, trainer.checkpoints))
     log.info("Disk: %s", estimate_disk(config, trainer.checkpoints).render())
     if trainer.step < config.max_train_steps:
         check_disk(config, trainer.checkpoints)
+    start_trackers(config, accelerator, record)
     # Encoding is the last that can take long: nothing that fails above has lost it.
     for part in (data, validation):
         if part is not None:
@@ -88,7 +101,6 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
     if accelerator.is_main_process:
         trainer.folder.begin(record, trainer.step)
     accelerator.wait_for_everyone()
-    start_trackers(config, accelerator, record)
     trainer.train()
     accelerator.end_training()
 
@@ -134,17 +146,40 @@ def _check_trackers(config: TrainConfig) -> None:
 
 
 def start_trackers(config: TrainConfig, accelerator: Accelerator, record: Record) -> None:
-    """Begin to log to the trackers, below the output folder."""
+    """Begin to log to the trackers, below the output folder. Raises ConfigError."""
     made: list[GeneralTracker] = []
+    project = config.log_tracker_name or PROJECT
     for name in _trackers(config):
         if name == "tensorboard":
-            made.append(TensorBoardTracker("logs", config.output_dir))
-        else:  # wandb would write to the working directory
-            made.append(WandBTracker(PROJECT, dir=str(config.output_dir), name=config.output_name))
+            made.append(TensorBoardTracker(*_tensorboard_folder(config)))
+        else:
+            made.append(_start_wandb(config, project))
     if made:
         accelerator.log_with = made
         # TensorBoard takes no lists and no None.
-        accelerator.init_trackers(PROJECT, {name: str(value) for name, value in record.items()})
+        accelerator.init_trackers(project, {name: str(value) for name, value in record.items()})
+
+
+def _tensorboard_folder(config: TrainConfig) -> tuple[str, Path]:
+    """A name and the folder it is in: with --logging_dir one of the time, as sd-scripts has it."""
+    if config.logging_dir is None:
+        return "logs", config.output_dir
+    return f"{config.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}", config.logging_dir
+
+
+def _start_wandb(config: TrainConfig, project: str) -> WandBTracker:
+    """Raises ConfigError where wandb refuses, as without a login."""
+    import wandb
+
+    try:
+        # By itself it would write to the working directory.
+        run = config.wandb_run_name or config.output_name
+        return WandBTracker(project, dir=str(config.output_dir), name=run)
+    except wandb.Error as error:
+        raise ConfigError(
+            f"--log_with {config.log_with}: wandb says: {first_line(error)}. Run `wandb login`, "
+            "or set WANDB_MODE=offline to log to files only."
+        ) from error
 
 
 def training_data(
@@ -159,8 +194,7 @@ def training_data(
     data = TrainingData(training, Framing.of(config), cache)
     if not held_out.pairs:
         return data, None
-    not_augmented = replace(Framing.of(config), flip=False, rotate=False)
-    return data, TrainingData(held_out, not_augmented, cache)
+    return data, TrainingData(held_out, Framing.of(config), cache, augmented=False)
 
 
 def encode(
@@ -187,7 +221,9 @@ def describe(config: TrainConfig, training: Dataset, held_out: Dataset, trainer:
         "recipe": f"{config.recipe} {recipe.to_json()}",
         "steps": f"{config.max_train_steps} of {trainer.global_batch} pairs "
         f"({trainer.order.steps_per_epoch:.1f} steps an epoch)",
-        "each pair is seen": describe_counts(trainer.order.counts(config.max_train_steps)),
+        "each pair is seen": describe_counts(
+            trainer.order.counts(config.max_train_steps), config.enable_bucket
+        ),
         "parameters": f"{trained:,} trained, {frozen:,} frozen",
         "memory": describe_memory(config, trainer.checkpoints),
         "disk": estimate_disk(config, trainer.checkpoints).render(),

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from ...common.pickles import check_pickle
+from ...common.text_files import parse_json, read_text
 from ...models.weights import UNREADABLE, WeightsError, first_line, read_shapes
 from ..errors import ConfigError
 from .metrics import NOT_FACTS
@@ -34,10 +36,10 @@ def write_facts(state: Path, step: int, record: Mapping[str, Any]) -> None:
 def read_state(state: Path) -> tuple[int, dict[str, Any]]:
     """Step of a state folder, and the record of its run. Raises DamagedStateError."""
     try:
-        facts = json.loads((state / FACTS).read_text(encoding="utf-8"))
+        facts = parse_json(read_text(state / FACTS))
         if "record" not in facts:  # of the first versions
             config = state.parent.parent / "config.json"
-            facts["record"] = json.loads(config.read_text(encoding="utf-8"))
+            facts["record"] = parse_json(read_text(config))
         return int(facts["step"]), dict(facts["record"])
     except (OSError, *NOT_FACTS) as error:
         raise DamagedStateError(
@@ -50,6 +52,7 @@ def read_optimizer(state: Path, mmap: bool = False) -> dict[str, Any]:
     """What GradientUpdate has saved, with `mmap` without its values. Raises DamagedStateError."""
     path = state / OPTIMIZER
     try:
+        check_pickle(path)
         return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
     except UNREADABLE as error:
         size = f"{path.stat().st_size} bytes; " if path.is_file() else ""
@@ -96,5 +99,5 @@ def cannot_resume(state: Path, reason: Exception, has_ema: bool) -> ConfigError:
         advice = f"The next older state is whole: give --resume {candidate} to resume from it."
         break
     else:
-        advice = "There is no older state: choose another --output_dir to begin anew."
+        advice = "There is no older state: choose another --output_dir to start over."
     return ConfigError(f"{state}: cannot be resumed from. {reason} {advice}")

@@ -20,15 +20,17 @@ from ..data.batch_order import BatchOrder
 from ..data.batches import TrainingData
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
-from ..method.noise_schedule import NoiseSchedule
-from ..method.objective import Backpropagate, Objective
+from ..method.objective import Backpropagate
 from .batch_reader import BatchReader
 from .checkpoint import Checkpoints
 from .ema import ema_weights
 from .failures import check_finite, device_failures
 from .folder import RunFolder
 from .gradient_update import make_gradient_update
+from .input_noise import add_input_noise
 from .metadata import bundle_metadata
+from .objective import make_objective
+from .prompt_previews import PromptPreviews
 from .reporting import Reporter
 from .resume import Record
 from .speed import make_networks
@@ -57,11 +59,14 @@ class Trainer:
         self.nets = make_networks(
             config, base, recipe.hint_channels(data.mask_channels), accelerator.device
         )
-        schedule = NoiseSchedule(base.prediction, accelerator.device)
-        self.objective = Objective(self.nets, schedule, recipe, config.max_train_steps)
+        self.objective = make_objective(
+            config, self.nets, base.prediction, recipe, accelerator.device
+        )
         self.gradients = make_gradient_update(config, host, self.nets, accelerator)
         parameters = self.gradients.parameters
-        self.ema = EMAModel(parameters, decay=config.ema_decay) if config.ema_decay else None
+        self.ema = (
+            EMAModel(parameters, decay=config.ema_decay, foreach=True) if config.ema_decay else None
+        )
         metadata = partial(bundle_metadata, config, host, base, data.mask_classes)
         self.checkpoints = Checkpoints(
             self.folder, record, base.shape, self.nets, self.gradients, self.ema, metadata
@@ -70,6 +75,7 @@ class Trainer:
         self.global_batch = self.gradients.global_batch
         self.order = BatchOrder(data.sizes, self.global_batch, config.seed)
         self.reporter = Reporter(config, self.folder, base, data, self.objective, accelerator)
+        self.prompts = PromptPreviews(config, base, self.objective, accelerator)
         self.step = 0
         self._stop = StopRequest()
         self._batches = BatchReader(config, data, self.order)
@@ -89,6 +95,8 @@ class Trainer:
             logging_redirect_tqdm(),
             tqdm(total=total, initial=self.step, desc="training", disable=hidden) as bar,
         ):
+            if self.step == 0 and self.config.sample_at_first:
+                self._preview()
             if self.folder.state(self.step).is_dir():  # of this run, not of another's folder
                 self._save_and_show(self._already_done())
             stop = False
@@ -136,17 +144,24 @@ class Trainer:
         if due("state", config.save_every_n_steps):
             self.checkpoints.save(step)
             if not last and "weights" not in done:
-                self._on_main(lambda: self.checkpoints.publish(step, folder.weights(step)))
+                self._on_main(lambda: self._publish(folder.weights(step)))
             self._on_main(lambda: folder.prune(config.keep_last_n))
         if (validation := self.validation) and due("validation", config.validate_every_n_steps):
             self._try("validation", lambda: self.reporter.validate(step, validation))
         if due("preview", config.sample_every_n_steps):
-            self._try("preview", lambda: self.reporter.preview(step))
+            self._preview()
         if last:
             # Last, because this file says that the run is finished.
-            self._on_main(lambda: self.checkpoints.publish(step, folder.weights()))
+            self._on_main(lambda: self._publish(folder.weights()))
             if config.save_every_n_steps == 0:
                 self._on_main(folder.remove_states)
+
+    def _preview(self) -> None:
+        self._try("preview of prompts", lambda: self.prompts.show(self.step, self.folder))
+        self._try("preview", lambda: self.reporter.preview(self.step))
+
+    def _publish(self, path: Path) -> None:
+        self.checkpoints.publish(self.step, path, self.config.save_precision)
 
     def _on_main(self, action: Callable[[], None]) -> None:
         """Run on the main process; the others wait."""
@@ -180,6 +195,7 @@ class Trainer:
         self.nets.train()
         whole = self._batches.batch(self.step)
         whole = self.host.apply_noise_options(whole, self.config.seed, self.step)
+        whole = add_input_noise(self.config, whole, self.step)
         sums: dict[str, Tensor] = {}
         size = self.config.train_batch_size
         first = self.accelerator.process_index * self.process_batch

@@ -1,7 +1,7 @@
 // Opens the help page of a node and the pack's part of the template browser, as a person does.
 // Prints the text of the one and what the other shows of each workflow as one JSON object.
 //
-//     node help.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL NODE PACK NUMBER_OF_WORKFLOWS
+//     node help.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL NODE PACK WORKFLOW ...
 
 import { inPage } from "./page.mjs";
 
@@ -20,22 +20,23 @@ async function help(page, type) {
   return panel.innerText();
 }
 
-/** Name -> whether its card shows a picture of its own, once that many pictures have loaded. */
-async function templates(page, pack, count) {
+/** Name -> whether its card shows a picture of its own, once all have loaded; in their order. */
+async function templates(page, pack, names) {
   await page.getByRole("button", { name: "Templates" }).click();
   const dialog = page.getByRole("dialog");
   await dialog.getByText(pack, { exact: true }).first().click();
-  const pictures = dialog.locator("img[alt^=siamese_]");
   // The page adds the pictures one after another, so that those seen first are not all.
-  await pictures.nth(count - 1).waitFor();
-  await page.waitForFunction(
-    () => [...document.querySelectorAll("img[alt^=siamese_]")].every((img) => img.naturalWidth),
-  );
-  const cards = await pictures.evaluateAll((found) => found.map((img) => [img.alt, img.src]));
-  return Object.fromEntries(cards.map(([name, src]) => [name, !src.includes("default-template")]));
+  await page.waitForFunction((names) => {
+    const pictures = [...document.querySelectorAll("img")].filter((img) => names.includes(img.alt));
+    return pictures.length >= names.length && pictures.every((img) => img.naturalWidth);
+  }, names);
+  const cards = await dialog.locator("img").evaluateAll((all) => all.map(({ alt, src }) => [alt, src]));
+  return cards
+    .filter(([name]) => names.includes(name))
+    .map(([name, src]) => [name, !src.includes("default-template")]);
 }
 
-await inPage(async (page, type, pack, count) => ({
+await inPage(async (page, type, pack, ...names) => ({
   help: await help(page, type),
-  templates: await templates(page, pack, Number(count)),
+  templates: await templates(page, pack, names),
 }));

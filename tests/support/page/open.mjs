@@ -3,14 +3,14 @@
 //
 //     node open.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL NUMBER_OF_NODES
 
-import { inPage, loaded, problems } from "./page.mjs";
+import { inPage, loaded, pressRun, problems } from "./page.mjs";
 
 await inPage(async (page, count) => {
   await loaded(page, Number(count));
   const nodes = await page.evaluate(() => window.app.graph.nodes.map((node) => node.type).sort());
   const shown = { nodes, problems: await problems(page) };
   const answer = page.waitForResponse((response) => response.url().endsWith("/prompt"));
-  await page.getByTestId("queue-button").getByRole("button", { name: "Run" }).click();
+  await pressRun(page);
   const { prompt_id } = await (await answer).json();
   return { ...shown, prompt: prompt_id };
 });

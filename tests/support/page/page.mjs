@@ -1,9 +1,13 @@
 // ComfyUI's page in a real browser, for the scripts beside this one.
 
+import { existsSync, statSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
+import { join } from "node:path";
 
 const MINUTE = 60_000;
+// A folder with the files of another release of the page, to be used in place of the host's own.
+const RELEASE = process.env.PAGE_RELEASE;
 
 /** In the page: count the workflows that it is loading and has loaded, in `window.loads`. */
 function countLoads() {
@@ -42,6 +46,16 @@ export async function loaded(page, nodes, before = 0) {
   );
 }
 
+/** Serve the page's own files from that folder, and all else from the host. */
+async function useRelease(page, folder, url) {
+  const { origin } = new URL(url);
+  await page.route((address) => address.origin === origin, (route) => {
+    const { pathname } = new URL(route.request().url());
+    const path = join(folder, pathname === "/" ? "index.html" : decodeURIComponent(pathname));
+    return existsSync(path) && statSync(path).isFile() ? route.fulfill({ path }) : route.continue();
+  });
+}
+
 /**
  * Open the page, hand it to `use` once all nodes are there, and print what that returns as JSON.
  * Arguments of the command line: FOLDER_OF_NODE_MODULES CHROMIUM URL; the rest goes to `use`.
@@ -49,28 +63,81 @@ export async function loaded(page, nodes, before = 0) {
 export async function inPage(use) {
   const [modules, executablePath, url, ...rest] = process.argv.slice(2);
   const { chromium } = createRequire(`${modules}/`)("playwright-core");
-  const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
+  // Files of another release come without the host's address, and may then not talk to it.
+  const args = ["--no-sandbox", "--disable-features=LocalNetworkAccessChecks"];
+  const browser = await chromium.launch({ executablePath, args });
   try {
     const page = await browser.newPage({ viewport: { width: 1600, height: 900 } });
     page.setDefaultTimeout(5 * MINUTE); // for a busy machine; nothing is waited for in vain
     await page.addInitScript(countLoads);
+    if (RELEASE) await useRelease(page, RELEASE, url);
     await page.goto(url);
-    await page.waitForFunction(
-      () => window.app?.graph && window.LiteGraph?.registered_node_types?.SiameseSampler,
-    );
-    await page.getByTestId("queue-button").waitFor();
+    await ready(page);
     console.log(JSON.stringify(await use(page, ...rest)));
   } finally {
     await browser.close();
   }
 }
 
+/** Wait until the page knows all nodes and can run them. */
+export async function ready(page) {
+  await page.waitForFunction(
+    () => window.app?.graph && window.LiteGraph?.registered_node_types?.SiameseSampler,
+  );
+  await page.getByTestId("queue-button").waitFor();
+}
+
+/** Draw nodes in the classic way, or as Nodes 2.0. */
+export function useNodes2(page, wanted) {
+  return page.evaluate(
+    (wanted) => window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", wanted),
+    wanted,
+  );
+}
+
+/** An empty workflow in a tab of its own. */
+export async function newTab(page) {
+  await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.NewBlankWorkflow"));
+  await page.waitForFunction(() => window.app.graph.nodes.length === 0 && !window.loads.running);
+}
+
+/** The button itself has that name, or what it lies in. */
+export function pressRun(page) {
+  const name = "[data-testid=queue-button]";
+  return page.locator(`button${name}, ${name} button`).first().click();
+}
+
+/** Press Run; how it ended, with the message of an error, and what its nodes showed. */
+export async function run(page) {
+  await page.evaluate(() => {
+    window.run = { outputs: [], ended: "", message: "" };
+    if (window.listening) return;
+    window.listening = true;
+    const listen = (kind, then) =>
+      window.app.api.addEventListener(kind, ({ detail }) => then(detail));
+    listen("executed", ({ output }) => window.run.outputs.push(output));
+    for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
+      listen(kind, ({ exception_message = "" }) =>
+        Object.assign(window.run, { ended: kind, message: exception_message }),
+      );
+  });
+  await pressRun(page);
+  await page.waitForFunction(
+    () => window.run.ended || Object.keys(window.app.lastNodeErrors ?? {}).length,
+  );
+  return page.evaluate(() => {
+    const { ended, message, outputs } = window.run;
+    if (ended) return { ended, message, outputs };
+    return { ended: "refused", message: JSON.stringify(window.app.lastNodeErrors), outputs };
+  });
+}
+
 /** Drop a file of that content on an empty canvas and wait for its graph. */
 export async function drop(page, { base64, name, type }, nodes) {
+  await newTab(page);
   const before = await page.evaluate(() => window.loads.done);
   await page.evaluate(
     ({ base64, name, type }) => {
-      window.app.graph.clear();
       const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
       const dataTransfer = new DataTransfer();
       dataTransfer.items.add(new File([bytes], name, { type }));

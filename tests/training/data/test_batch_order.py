@@ -115,16 +115,24 @@ def test_a_step_far_away_is_not_counted_up_to(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("counts", "expected"),
+    ("counts", "buckets", "expected"),
     [
-        ([5, 5, 5], "5 times (most / least: 1.00)"),
-        ([4, 5, 5], "4 to 5 times (most / least: 1.25)"),
+        ([5, 5, 5], False, "5 times (most / least: 1.00)"),
+        ([4, 5, 5], True, "4 to 5 times (most / least: 1.25)"),
         (
             [0, 5, 0, 6],
+            True,
             "0 to 6 times; 2 of 4 pairs are never seen: train more steps, with smaller batches, or "
             "without --enable_bucket",
         ),
+        (
+            [0, 1],
+            False,
+            "0 to 1 times; 1 of 2 pairs are never seen: train more steps, or with larger batches",
+        ),
     ],
 )
-def test_the_summary_says_how_unequal_frequencies_are(counts: list[int], expected: str) -> None:
-    assert describe_counts(counts) == expected
+def test_the_summary_says_how_unequal_frequencies_are(
+    counts: list[int], buckets: bool, expected: str
+) -> None:
+    assert describe_counts(counts, buckets) == expected

@@ -248,3 +248,16 @@ def test_the_summary_of_a_dataset(tmp_path: Path) -> None:
         "classes           255: lesion",
         "captions          4 distinct; empty: 1",
     ]
+
+
+def test_images_that_are_not_enlarged_are_cropped_in_the_middle() -> None:
+    framing = Framing((64, 64), no_upscale=16)
+    image = photo(0, 40, 54)
+    mask = image[..., 0] > 127
+    assert framing.training_size((40, 54)) == (32, 48)
+    cropped, cropped_mask = framing.resize(image, mask)
+    assert (cropped == image[3:51, 4:36]).all()
+    assert (cropped_mask == mask[3:51, 4:36]).all()
+    assert framing.training_size((640, 480)) == (64, 48)
+    with pytest.raises(ConfigError, match="an image of 15x400 would be cropped to nothing"):
+        framing.training_size((15, 400))

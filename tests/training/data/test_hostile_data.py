@@ -11,6 +11,7 @@ import pytest
 from siamese_diffusion.training.command_line import read_config_file
 from siamese_diffusion.training.data.listing import read_folders
 from siamese_diffusion.training.errors import ConfigError
+from siamese_diffusion.training.hosts.optimizers import make_optimizer
 from siamese_diffusion.training.run import metrics
 from siamese_diffusion.training.run.folder import RunFolder
 from siamese_diffusion.training.run.states import DamagedStateError, read_state
@@ -152,6 +153,36 @@ def test_hostile_toml(content: str, tmp_path: Path) -> None:
     assert len(str(error.value)) < 1000
     report = problems(tmp_path, dataset_config=path)
     assert str(path) in report and "not TOML" in report
+
+
+CODE = {
+    "sd-scripts": 'sd_scripts = "stranger"',
+    "an optimizer": 'optimizer_type = "stranger.Optimizer"',
+    "of Python": 'optimizer_type = "antigravity.Optimizer"',
+    "a schedule": 'lr_scheduler_type = "stranger.Schedule"',
+}
+
+
+@pytest.mark.parametrize("content", CODE.values(), ids=CODE)
+def test_a_configuration_says_no_code(content: str, tmp_path: Path) -> None:
+    """It may come from a stranger, and beside it other files of theirs."""
+    (path := tmp_path / "x.toml").write_text(content)
+    with pytest.raises(ConfigError, match="give it on the command line"):
+        read_config_file(path)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "torch.optim.RAdam", "transformers.Adafactor"])
+def test_a_configuration_may_name_what_is_installed(name: str, tmp_path: Path) -> None:
+    (path := tmp_path / "x.toml").write_text(f'optimizer_type = "{name}"')
+    assert read_config_file(path)[0] == {"optimizer_type": name}
+
+
+@pytest.mark.parametrize(
+    "name", ["os.system", "torch.load", "builtins.dict", "torch.optim.Optimizer.x"]
+)
+def test_what_is_no_optimizer_is_not_called(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--optimizer_type {name}: "):
+        make_optimizer(name, (), [], 1e-4)
 
 
 def test_a_folder_for_toml(tmp_path: Path) -> None:

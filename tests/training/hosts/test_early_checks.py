@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,6 +158,19 @@ def test_an_autoencoder_for_sd_scripts_that_is_missing(
     flags = [f"--sd_scripts={sd_scripts}", f"--vae={tmp_path / 'none'}"]
     assert main(command(base, tmp_path / "prompt.jsonl", tmp_path / "out", *flags)) == 2
     assert f"error: --vae {tmp_path / 'none'}: no such file" in capsys.readouterr().err
+    assert touched == []
+
+
+def test_a_missing_package_that_is_needed_later(
+    touched: list[str],
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(command(base, tmp_path / "prompt.jsonl", tmp_path / "out")) == 2
+    assert "pip install matplotlib" in capsys.readouterr().err
     assert touched == []
 
 

@@ -17,6 +17,14 @@ from siamese_diffusion.models.weights import Kind, read_weights
 from siamese_diffusion.training.config import TrainConfig
 from siamese_diffusion.training.errors import ConfigError
 from siamese_diffusion.training.hosts.choose import choose_host
+from siamese_diffusion.training.hosts.sd_scripts.aliases import (
+    ALWAYS_SO,
+    COMPUTED,
+    NO_MEANING,
+    ONE_VALUE,
+    RENAMED,
+    SWITCHES,
+)
 from siamese_diffusion.training.hosts.sd_scripts.flags import HOST_FLAGS, REFUSED
 from siamese_diffusion.training.hosts.sd_scripts.library import NEEDED
 from siamese_diffusion.training.hosts.sd_scripts.locate import find_sd_scripts
@@ -293,7 +301,7 @@ def test_a_broken_checkout_is_explained(
         (["--sd_scripts=missing"], "is not a folder"),
         (["--sd_scripts=."], "is not a checkout of sd-scripts"),
         (["--min_snr_gamma=5"], "--min_snr_gamma: needs sd-scripts as host"),
-        (["--shuffle_caption", "--loss_type=l1"], "--loss_type: the losses are mean squared"),
+        (["--color_aug", "--alpha_mask"], "--alpha_mask: the mask is the condition here"),
     ],
 )
 def test_flags_that_need_sd_scripts_or_have_no_effect(
@@ -309,19 +317,19 @@ def test_flags_that_need_sd_scripts_or_have_no_effect(
     message = capsys.readouterr().err
     assert expected in message
     if len(flags) == 2:  # all of them in one message
-        assert "--shuffle_caption: text embeddings are cached" in message
+        assert "--color_aug: latents are cached" in message
 
 
 def test_a_config_file_of_sd_scripts_may_have_flags_that_are_off(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "config.toml"
-    file.write_text("[a]\ncache_latents = false\nv2 = false\n[b]\nfull_bf16 = true\n")
+    file.write_text("[a]\ncache_latents = false\nrandom_crop = false\n[b]\ncolor_aug = true\n")
     # As there, .toml may be left out.
     assert main([f"--config_file={tmp_path / 'config'}"]) == 2
     message = capsys.readouterr().err
-    assert "--full_bf16: weights and gradients stay float32" in message
-    assert "--v2" not in message and "cache_latents" not in message
+    assert "--color_aug: latents are cached" in message
+    assert "random_crop:" not in message and "cache_latents" not in message
 
 
 @pytest.mark.slow
@@ -356,6 +364,9 @@ def test_the_documentation_says_what_becomes_of_every_flag() -> None:
     flags = {item.name for item in fields(TrainConfig) if "group" in item.metadata}
     assert shared | changed | ours == flags | {"config_file"}
     assert documented_flags("Only with sd-scripts as host") == HOST_FLAGS
+    assert documented_flags("Said by another flag") == {*SWITCHES, *RENAMED, *COMPUTED}
+    assert documented_flags("Always so") == ALWAYS_SO | ONE_VALUE.keys()
+    assert documented_flags("Without a meaning here") == NO_MEANING
 
 
 def test_the_documentation_gives_the_reasons_for_what_is_refused() -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from siamese_diffusion.models.metadata import read_metadata
 from siamese_diffusion.models.weights import WeightsError, read_weights, write_weights
 from siamese_diffusion.tools.comfy_host import ComfyHost
-from siamese_diffusion.training.data.framing import Framing, bucket_sizes
+from siamese_diffusion.training.data.framing import Framing, bucket_sizes, shrunk_size
 from siamese_diffusion.training.errors import ConfigError
 from siamese_diffusion.training.hosts.sd_scripts.library import Library, build_parser, commit
 from siamese_diffusion.training.hosts.sd_scripts.models import folder_hash
@@ -248,7 +248,13 @@ def test_another_autoencoder(
 def test_what_is_no_base_model(sd_scripts: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "base.ckpt")
     (tmp_path / "folder").mkdir()
-    for name, message in (("base.ckpt", "can run code"), ("folder", "not a Stable Diffusion")):
+    (tmp_path / "sdxl/unet").mkdir(parents=True)
+    (tmp_path / "sdxl/unet/config.json").write_text('{"cross_attention_dim": 2048}', "utf-8")
+    for name, message in (
+        ("base.ckpt", "can run code"),
+        ("folder", "not a Stable Diffusion"),
+        ("sdxl", r"width 2048 \(2048: SDXL\); supported are Stable Diffusion 1.x"),
+    ):
         with pytest.raises(WeightsError, match=message):
             load(sd_scripts, tmp_path, tmp_path / name)
 
@@ -303,6 +309,22 @@ def test_buckets_are_its_buckets(
     for _ in range(200):
         picture = values.randint(100, 2000), values.randint(100, 2000)
         assert framing.training_size(picture) == manager.select_bucket(*picture)[0]
+
+
+@pytest.mark.parametrize("size", [(384, 384), (512, 384), (64, 64)])
+@pytest.mark.parametrize("step", [64, 32, 8])
+def test_images_that_are_not_enlarged_have_its_sizes(
+    size: tuple[int, int], step: int, library: Library
+) -> None:
+    framing, values = Framing(size, no_upscale=step), random.Random(0)
+    manager = library.train_util.BucketManager(True, size, None, None, step)
+    for _ in range(200):
+        picture = values.randint(100, 2000), values.randint(100, 2000)
+        if max(picture) / min(picture) > 3 and step == 64:
+            continue  # it divides by zero where a side is rounded to nothing
+        expected, resized, _ = manager.select_bucket(*picture)
+        assert framing.training_size(picture) == expected
+        assert shrunk_size(picture, size[0] * size[1], step) == resized
 
 
 def test_importing_it_leaves_a_process_alone(sd_scripts: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from siamese_diffusion.training.command_line import parse_args
 from siamese_diffusion.training.config import TrainConfig
 from siamese_diffusion.training.errors import ConfigError
+from siamese_diffusion.training.hosts.sd_scripts.aliases import KNOWN, NO_MEANING, kind_of
 from siamese_diffusion.training.hosts.sd_scripts.flags import (
     DEFAULTS,
     HOST_FLAGS,
@@ -224,9 +225,19 @@ def test_every_flag_of_its_training_script_is_the_same_taken_or_refused(
     theirs = {action.dest for action in parser._actions} - {"help"}
     theirs |= {action.dest for action in build_parser(library)._actions}
     ours = {item.name for item in fields(TrainConfig)} | {"config_file"}
-    assert theirs - ours - HOST_FLAGS - REFUSED.keys() == set()
+    assert theirs - ours - HOST_FLAGS - REFUSED.keys() - KNOWN == set()
     assert theirs >= HOST_FLAGS
-    assert not HOST_FLAGS & REFUSED.keys() and not ours & (HOST_FLAGS | REFUSED.keys())
+    names = [*ours, *HOST_FLAGS, *REFUSED, *KNOWN]
+    assert len(names) == len({*names})
     assert {*NEEDS, *NEEDS.values(), *SCHEDULE_FLAGS} <= HOST_FLAGS
-    on = {name: parser.get_default(name) for name in REFUSED if parser.get_default(name)}
+    idle = [*REFUSED, *NO_MEANING]
+    on = {name: parser.get_default(name) for name in idle if parser.get_default(name)}
     assert on == DEFAULTS
+
+
+def test_values_of_its_flags_are_read_as_it_reads_them(library: Library) -> None:
+    kinds = {action.dest: action for action in build_parser(library)._actions}
+    for name in KNOWN & kinds.keys():
+        action = kinds[name]
+        expected = bool if action.nargs == 0 else action.type or str
+        assert kind_of(name) is expected, name

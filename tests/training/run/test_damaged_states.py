@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from siamese_diffusion.models.weights import read_weights, write_weights
 from siamese_diffusion.training.hosts.standalone import Standalone
-from siamese_diffusion.training.run.states import EMA, WEIGHTS
+from siamese_diffusion.training.run.gradient_update import (
+    DEEPSPEED_FOLDER,
+    DeepSpeedGradientUpdate,
+)
+from siamese_diffusion.training.run.states import EMA, WEIGHTS, DamagedStateError
 from siamese_diffusion.training.train_siamese import main
 from support.tiny_runs import flags, train
 
@@ -80,7 +85,7 @@ def test_without_an_older_state_another_folder_is_advised(
     for state in (run / "state").iterdir():
         harm(state / "optimizer.pt", "missing")
     assert main(arguments(tiny, pairs, run)) == 2
-    assert "no older state: choose another --output_dir to begin anew" in capsys.readouterr().err
+    assert "no older state: choose another --output_dir to start over" in capsys.readouterr().err
 
 
 def test_damage_that_only_loading_finds_is_the_same_message(
@@ -101,6 +106,22 @@ def test_damage_that_only_loading_finds_is_the_same_message(
     message = capsys.readouterr().err
     assert f"1 missing: {missing}" in message
     assert f"give --resume {run / 'state/step00000002'}" in message
+
+
+@pytest.mark.parametrize("how", ["empty", "cut short"])
+def test_a_damaged_state_of_deepspeed(how: str, tmp_path: Path) -> None:
+    """DeepSpeed warns of an empty folder and goes on; half a file it cannot read."""
+
+    def load_checkpoint(*_: object, **__: object) -> tuple[None, dict]:
+        if how == "cut short":
+            raise RuntimeError("PytorchStreamReader failed reading zip archive\nmore")
+        return None, {}
+
+    update = object.__new__(DeepSpeedGradientUpdate)
+    update._engine = SimpleNamespace(load_checkpoint=load_checkpoint)
+    (tmp_path / DEEPSPEED_FOLDER).mkdir()
+    with pytest.raises(DamagedStateError, match=f"{DEEPSPEED_FOLDER}: "):
+        update.load(tmp_path)
 
 
 def test_a_resumed_ema_is_the_saved_one(tiny: Path, pairs: Path, run: Path, tmp_path: Path) -> None:

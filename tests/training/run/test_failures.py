@@ -139,8 +139,8 @@ def test_any_other_error_in_a_step_is_not_taken_for_a_devices() -> None:
 
 def test_settings_in_use_are_not_advised(tmp_path: Path) -> None:
     config = TrainConfig(
-        tmp_path, tmp_path, gradient_checkpointing=True, mixed_precision="bf16",
-        train_batch_size=1, optimizer_type="PagedAdamW8bit",
+        pretrained_model_name_or_path=tmp_path, output_dir=tmp_path, gradient_checkpointing=True,
+        mixed_precision="bf16", train_batch_size=1, optimizer_type="PagedAdamW8bit",
     )  # fmt: skip
     assert memory_advice(config) == "These need less: a smaller --resolution (now 384)."
 

@@ -244,7 +244,11 @@ def test_the_resolved_configuration_is_in_the_folder_and_in_the_weights(
 
 def test_the_hosts_options_are_in_the_weights_without_its_files() -> None:
     options = {"min_snr_gamma": 5.0, "lr_scheduler_args": ["T_max=9"], "vae": "/home/ada/vae.pt"}
-    config = TrainConfig(Path("/home/ada/base"), Path("/home/ada/out"), host_options=options)
+    config = TrainConfig(
+        pretrained_model_name_or_path=Path("/home/ada/base"),
+        output_dir=Path("/home/ada/out"),
+        host_options=options,
+    )
     published = config_to_publish(config, RECIPES["published"])
     found = json.loads(published)
     assert (found["min_snr_gamma"], found["lr_scheduler_args"]) == (5.0, ["T_max=9"])

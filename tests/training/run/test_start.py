@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import wandb
 from accelerate import Accelerator, DistributedType
 from siamese_diffusion.training.data.batches import TrainingData
 from siamese_diffusion.training.errors import ConfigError
@@ -48,6 +49,26 @@ def test_trackers_have_the_projects_name_and_the_documented_folders(
     # wandb writes from a process of its own.
     wait_until(lambda: b"siamese-diffusion" in file.read_bytes(), "the project in wandb's file")
     assert list(tmp_path.glob("logs/events.out.tfevents.*"))
+
+
+def test_a_wandb_that_is_not_logged_in_is_said_before_anything_is_encoded(
+    tiny: Path,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where a login would be kept
+    wandb.teardown()  # what it has read of the environment in an earlier test
+    encoded: list[TrainingData] = []
+    monkeypatch.setattr(TrainingData, "prepare", lambda data, *_: encoded.append(data))
+    assert main(flags(tiny, pairs, tmp_path / "out", "--log_with=wandb")) == 2
+    [line] = [s for s in capsys.readouterr().err.splitlines() if s.startswith("error: ")]
+    assert line.startswith("error: --log_with wandb: wandb says: ")
+    assert line.endswith("Run `wandb login`, or set WANDB_MODE=offline to log to files only.")
+    assert encoded == []
 
 
 @pytest.mark.parametrize(

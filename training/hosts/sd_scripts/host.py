@@ -56,14 +56,16 @@ class SdScripts:
             TIMESTEPS, BETA_START, BETA_END, beta_schedule="scaled_linear", clip_sample=False
         )
         custom = self._library.custom_train_functions
+        if config.zero_terminal_snr:
+            custom.fix_noise_scheduler_betas_for_zero_terminal_snr(self._schedule)
         custom.prepare_scheduler_for_custom_training(self._schedule, "cpu")
 
     def _namespace(self, config: TrainConfig) -> argparse.Namespace:
         """The configuration as sd-scripts' functions want it: its defaults, under our flags."""
         args = self._parser.parse_args([])
-        args.caption_extension = ANY_CAPTION
         for name, value in {**vars(config), **config.host_options}.items():
             setattr(args, name, _plain(value))
+        args.caption_extension = config.caption_extension or ANY_CAPTION
         args.lr_warmup_steps = config.warmup_steps
         # What its checks would otherwise set, with a warning each time.
         args.cache_latents = True

@@ -25,6 +25,7 @@ NEEDED = {
         "add_v_prediction_like_loss",
         "apply_debiased_estimation",
         "apply_snr_weight",
+        "fix_noise_scheduler_betas_for_zero_terminal_snr",
         "prepare_scheduler_for_custom_training",
         "scale_v_prediction_loss_like_noise_prediction",
     ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from ....common.hashes import file_hash
-from ....models.metadata import FOLDER_HASH
+from ....common.text_files import parse_json, read_text
+from ....models.metadata import FOLDER_HASH, SD1_CONTEXT, SD2_CONTEXT
 from ....models.weights import UNET, Kind, WeightsError, check_kind, identify, read_shapes
 from .library import Library, english
 
@@ -100,12 +100,18 @@ def context_dim(path: Path) -> int:
 
 def _folder_context_dim(path: Path) -> int:
     try:
-        config = json.loads((path / "unet/config.json").read_text(encoding="utf-8"))
-        return int(config["cross_attention_dim"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config = parse_json(read_text(path / "unet/config.json"))
+        width = int(config["cross_attention_dim"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise WeightsError(
             f"{path}: not a Stable Diffusion 1.x or 2.x model in diffusers layout ({error})."
         ) from error
+    if width not in (SD1_CONTEXT, SD2_CONTEXT):
+        raise WeightsError(
+            f"{path}: a model with text features of width {width} (2048: SDXL); supported are "
+            f"Stable Diffusion 1.x ({SD1_CONTEXT}) and 2.x ({SD2_CONTEXT}), see docs/sdxl.md."
+        )
+    return width
 
 
 def folder_hash(path: Path) -> str:

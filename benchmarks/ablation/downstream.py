@@ -1,0 +1,149 @@
+"""Do the sampled pairs help a segmenter? The grid's own pairs, over several draws of real tiles.
+
+    python -m siamese_diffusion.benchmarks.ablation.downstream OUT --tiles 40 --seeds 0 1 2
+
+OUT is the grid's folder. For each seed the real pairs are those that the cells of that seed were
+trained on; the pairs of every cell are compared with them, as `siamese-evaluate` does. Figures are
+pooled over the seeds: an interval holds the luck of the draw of tiles, of training, and of the
+test images. A stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...common.files import replacing
+from ...common.pairs import DatasetError
+from ...common.prompt_jsonl import read_prompt_jsonl
+from ...evaluation.arms import BASELINE
+from ...evaluation.downstream import Downstream, measure_downstream
+from ...evaluation.intervals import bootstrap
+from ...evaluation.overlap import METRICS
+from ...evaluation.pair_sets import PairSet, load_pairs
+from ...evaluation.settings import Settings
+from ...tools.nuclei_crops import SIZE, of_tiles, read_crops
+from .cells import MAIN, Cell
+from .crop_sets import crop_set
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of real tiles, and the pairs of the cells trained on them, by arm."""
+
+    real: PairSet
+    synthetic: dict[str, PairSet]
+
+
+def read_draw(out: Path, tiles: int, seed: int) -> Draw:
+    """Raises DatasetError or OSError for pairs that are not there."""
+    synthetic = {}
+    for arm in MAIN:
+        index = out / Cell(arm, tiles, seed).name / "synthetic" / "prompt.jsonl"
+        synthetic[arm] = load_pairs(arm, read_prompt_jsonl(index).pairs, SIZE)
+    return Draw(crop_set("real", of_tiles(read_crops("train"), tiles, seed)), synthetic)
+
+
+def pooled(found: Sequence[Downstream]) -> list[dict[str, Any]]:
+    """A row for each arm: means, and paired differences to real + augmentation, over all draws."""
+    arms = [arm.name for arm in found[0].arms]
+    return [{"arm": arm, **_figures(found, arm, BASELINE)} for arm in arms]
+
+
+def compared(found: Sequence[Downstream], first: str, second: str) -> dict[str, Any]:
+    """Paired differences of an arm to another one, over all draws."""
+    return {"arm": first, "against": second, **_figures(found, first, second)}
+
+
+def _figures(found: Sequence[Downstream], arm: str, base: str) -> dict[str, Any]:
+    groups = found[0].test.groups
+    figures: dict[str, Any] = {}
+    for name in (*found[0].values[arm], "all"):
+        mine = np.concatenate([_values(one, arm, name) for one in found])
+        others = np.concatenate([_values(one, base, name) for one in found])
+        figures[name] = {
+            metric: {
+                "mean": float(mine[..., index].mean()),
+                "of_each_training": mine[..., index].mean(1).round(4).tolist(),
+                "difference": asdict(bootstrap((mine - others)[..., index], 0, groups)),
+            }
+            for index, metric in enumerate(METRICS)
+        }
+    return figures
+
+
+def _values(found: Downstream, arm: str, segmenter: str) -> np.ndarray:
+    """(repetitions, test images, metrics)."""
+    values = found.values[arm]
+    return np.mean([*values.values()], axis=0) if segmenter == "all" else values[segmenter]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 where pairs are missing or wrong."""
+    parser = argparse.ArgumentParser(prog="downstream", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("out", type=Path, help="the grid's folder")
+    parser.add_argument("--tiles", type=int, default=40, help="40; 0 for all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="0 1 2")
+    parser.add_argument("--ratios", type=float, nargs="+", default=list(Settings.ratios))
+    parser.add_argument("--segmenters", nargs="+", default=list(Settings.segmenters))
+    parser.add_argument("--steps", type=int, default=Settings.steps, help=str(Settings.steps))
+    parser.add_argument("--repetitions", type=int, default=1, help="trainings on each draw (1)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (1)")
+    given = parser.parse_args(argv)
+    test = crop_set("test", read_crops("test"))
+    found = []
+    try:
+        for seed in given.seeds:
+            draw = read_draw(given.out, given.tiles, seed)
+            settings = Settings(
+                resolution=SIZE,
+                seed=seed,
+                seeds=given.repetitions,
+                segmenters=tuple(given.segmenters),
+                ratios=tuple(given.ratios),
+                steps=given.steps,
+                device="cuda" if torch.cuda.is_available() else "cpu",
+            )
+            runs = given.out / "segmenters"
+            sets = [*draw.synthetic.values()]
+            found.append(measure_downstream(draw.real, test, sets, settings, runs, given.jobs))
+    except (OSError, DatasetError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    content = {
+        "tiles": given.tiles or "all",
+        "seeds": given.seeds,
+        "settings": asdict(found[0].settings),
+        "real_pairs": [len(one.training) + len(one.validation) for one in found],
+        "arms": pooled(found),
+        "published_against_mask_only": [
+            compared(found, arm, arm.replace("published", "mask_only"))
+            for arm in (a.name for a in found[0].arms)
+            if "published" in arm
+        ],
+    }
+    parts = (str(given.tiles or "all"), *given.segmenters)
+    path = given.out / f"downstream-{'-'.join(parts)}.json"
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    for row in content["arms"]:
+        dice = row["all"]["dice"]
+        change = dice["difference"]
+        print(
+            f"{row['arm']:<28} Dice {dice['mean']:.4f}, difference {change['mean']:+.4f} "
+            f"({change['low']:+.4f} to {change['high']:+.4f})"
+        )
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

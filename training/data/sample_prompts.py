@@ -1,0 +1,98 @@
+"""--sample_prompts: sd-scripts' files of prompts, each with the mask that it is sampled from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...common.text_files import parse_json, read_text
+from ..errors import ConfigError
+from ..toml_files import read_toml
+
+# The letters of a line's options -> the keys that a .toml or .json has for them, and their types.
+OPTIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "n": ("negative_prompt", str),
+    "d": ("seed", int),
+    "s": ("sample_steps", int),
+    "l": ("scale", float),
+    "cn": ("controlnet_image", str),
+}
+
+
+@dataclass(frozen=True)
+class SamplePrompt:
+    """None: as --seed, --sample_steps and --sample_cfg say. mask: a file's path."""
+
+    prompt: str
+    mask: Path
+    negative_prompt: str = ""
+    seed: int | None = None
+    steps: int | None = None
+    cfg: float | None = None
+
+
+def read_sample_prompts(path: Path) -> list[SamplePrompt]:
+    """Prompts of a .txt with a line each, a .toml or a .json.
+
+    Raises ConfigError naming the prompt that is wrong.
+    """
+    try:
+        entries = _entries(path)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"--sample_prompts {path}: cannot be read ({error}).") from error
+    prompts = [_prompt(path, number, entry) for number, entry in enumerate(entries, start=1)]
+    if not prompts:
+        raise ConfigError(f"--sample_prompts {path}: no prompts. Write one, or leave the flag out.")
+    return prompts
+
+
+def _entries(path: Path) -> list[Any]:
+    if path.suffix == ".toml":
+        shared = dict(read_toml(path)["prompt"])
+        return [{**shared, **subset} for subset in shared.pop("subset")]
+    if path.suffix == ".json":
+        return list(parse_json(read_text(path)))
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _prompt(path: Path, number: int, entry: Any) -> SamplePrompt:
+    where = f"--sample_prompts {path}, prompt {number}"
+    try:
+        values = _options(entry) if isinstance(entry, str) else dict(entry)
+        found = SamplePrompt(
+            str(values.get("prompt", "")),
+            Path(values["controlnet_image"]),
+            str(values.get("negative_prompt", "")),
+            _number(values.get("seed"), int),
+            _number(values.get("sample_steps"), int),
+            _number(values.get("scale"), float),
+        )
+    except KeyError:
+        raise ConfigError(f"{where}: no mask; add --cn MASK to the line.") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}.") from error
+    if not found.mask.is_file():
+        raise ConfigError(f"{where}: {found.mask}: no such file; expected a mask after --cn.")
+    if found.steps is not None and not 1 <= found.steps <= 999:
+        raise ConfigError(f"{where}: {found.steps} steps; expected 1 to 999.")
+    return found
+
+
+def _number(value: Any, kind: Callable[[Any], Any]) -> Any:
+    return None if value is None else kind(value)
+
+
+def _options(line: str) -> dict[str, Any]:
+    """`PROMPT --n NEGATIVE --d SEED --s STEPS --l CFG --cn MASK`; other options do nothing here."""
+    prompt, *options = re.split(r"\s--(?=\w)", line)
+    values: dict[str, Any] = {"prompt": prompt.strip()}
+    for option in options:
+        letters, _, text = option.strip().partition(" ")
+        if letters.lower() in OPTIONS:
+            key, kind = OPTIONS[letters.lower()]
+            values[key] = kind(text.strip())
+    return values

@@ -1,0 +1,23 @@
+"""--ip_noise_gamma: further noise on the networks' input, as sd-scripts adds it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ..config import TrainConfig
+from ..data.batch_order import generator
+from ..method.objective import Batch
+
+
+def add_input_noise(config: TrainConfig, batch: Batch, step: int) -> Batch:
+    """The batch of a step with that noise, which depends on (seed, step) alone; on the CPU."""
+    if not config.ip_noise_gamma:
+        return batch
+    random = generator(config.seed, "input noise", step)
+    strength = torch.tensor(config.ip_noise_gamma)
+    if config.ip_noise_gamma_random_strength:
+        strength = strength * torch.rand((), generator=random)
+    noise = torch.randn(batch.noise.shape, generator=random)
+    return replace(batch, input_noise=strength * noise)
