@@ -26,7 +26,7 @@ from ..models.recipe import Recipe
 from ..models.weights import DHI_KEY, StateDict, WeightFile, WeightsError, check_keys
 
 ENCODING_PIXELS = 8 * 512 * 512  # of hints that are encoded at a time
-ENCODING_VALUES = 112  # alive at once for each pixel of them, counted in the DHI
+ENCODING_VALUES = 128  # alive at once for each pixel of them: four times the 32 channels of layer 2
 
 
 class HintBlock(DenseHintInput):
