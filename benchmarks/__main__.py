@@ -23,6 +23,7 @@ from .report import RESULTS, Result, quote_in_docs, read_results, table
 from .sampling import measure_sampling
 from .settings import measure_settings
 from .step import measure_step
+from .synthesis import measure_synthesis
 from .workload import NANO, SD15, SMALL, TINY, Scale
 
 THREADS = 2  # of the CPU, on any machine: the ratios are to be comparable
@@ -53,6 +54,7 @@ BENCHMARKS: dict[str, tuple[Scale, Callable[[Scale, bool], Result | None]]] = {
     "step": (CPU_SCALE, lambda scale, _tiny: measure_step(scale)),
     "caching": (CPU_SCALE, lambda scale, tiny: measure_caching(scale, full=not tiny)),
     "sampling": (SAMPLING_SCALE, measure_sampling),
+    "synthesis": (SAMPLING_SCALE, measure_synthesis),
     "settings": (SETTINGS_SCALE, _settings),
     "files": (FILES_SCALE, measure_files),
     "memory": (MEMORY_SCALE, lambda scale, _tiny: measure_memory(scale)),

@@ -17,18 +17,21 @@ NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, sync_name: bool = True) -> Iterator[Path]:
     """A temporary file in the same folder, which takes the place of `path` when all went well.
 
     Its name is .NAME.PID.tmp, so that what a killed process leaves can be told and removed. It is
     on the disk before it takes the place: a loss of power leaves the old file or the new one.
+    sync_name: wait until the name is on the disk too; without it a loss of power may also leave
+    the new file under its temporary name, or none.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         sync(temporary)
         temporary.replace(path)
-        sync(path.parent)
+        if sync_name:
+            sync(path.parent)
     except OSError as error:
         if error.filename in (None, str(temporary)):  # what a write raises names no file
             error.filename = str(path)

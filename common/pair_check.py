@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from .colours import hex_colour, packed
 from .hashes import file_hash
 from .pairs import DatasetError, Listing, Pair
 from .pictures import Size, pixel_count, read_image, read_mask, read_palette_mask
@@ -117,19 +118,6 @@ def check_unchanged(pair: Pair, info: PairInfo) -> None:
             raise ValueError(
                 f"{path}: has changed since training began; a run needs the same data throughout"
             )
-
-
-def packed(mask: np.ndarray) -> np.ndarray:
-    """Colours (H, W, 3), uint8, as (H, W), 0xRRGGBB."""
-    values = mask[..., 0].astype(np.int32)
-    for channel in (1, 2):  # one at a time: of large masks there is no room for more
-        values <<= 8
-        values |= mask[..., channel]
-    return values
-
-
-def hex_colour(colour: int) -> str:
-    return f"#{colour:06x}"
 
 
 def _check_masks(infos: Mapping[Pair, PairInfo], mask_mode: str) -> list[str]:

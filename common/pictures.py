@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .tar_members import in_tar, open_binary
 from .text import one_line, shortened
 
 Size = tuple[int, int]  # (width, height) in pixels
@@ -125,6 +126,8 @@ class _FindingError(ValueError):
 
 def _open(path: Path) -> Image.Image:
     """An image whose pixels are not decoded yet. Raises what Pillow raises."""
+    if in_tar(path):
+        return Image.open(open_binary(path), formats=FORMATS)
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
         raise _FindingError("it is a folder or a device, not a file; check the path")
     return Image.open(path, formats=FORMATS)

@@ -82,9 +82,11 @@ def _pair(entry: Entry, folder: Path, where: str) -> Pair:
 
 def write_prompt_jsonl(path: Path, entries: Iterable[Entry]) -> None:
     """Write the whole file; if that fails, the old file is kept."""
-    with replacing(path) as temporary:
-        text = "".join(entry.to_line() for entry in entries)
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        file.writelines(entry.to_line() for entry in entries)
 
 
 def append_entry(path: Path, entry: Entry) -> None:

@@ -224,6 +224,17 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise _damaged(path, error) from error
 
 
+def read_strings(path: Path) -> dict[str, str]:
+    """The metadata in a .safetensors file's header; none of other files. Raises WeightsError."""
+    if not is_safetensors(path):
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, *UNREADABLE) as error:
+        raise _damaged(path, error) from error
+
+
 def _read_any(path: Path) -> tuple[StateDict, dict[str, str]]:
     if is_safetensors(path):
         return _read_safetensors(path)

@@ -6,6 +6,7 @@ depend on the timestep, so its output is computed once per mask and run and then
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import comfy.cldm.cldm
@@ -20,9 +21,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..models.dhi import DOWNSCALE, DenseHintInput
-from ..models.metadata import read_recipe
+from ..models.metadata import read_metadata, read_recipe
 from ..models.recipe import Recipe
 from ..models.weights import DHI_KEY, StateDict, WeightFile, WeightsError, check_keys
+
+ENCODING_PIXELS = 8 * 512 * 512  # of hints that are encoded at a time
+ENCODING_VALUES = 128  # alive at once for each pixel of them: four times the 32 channels of layer 2
 
 
 class HintBlock(DenseHintInput):
@@ -46,6 +50,7 @@ class SiameseNetwork(comfy.cldm.cldm.ControlNet):
     def __init__(self, hint_channels: int, recipe: Recipe, **config: Any) -> None:
         super().__init__(hint_channels=hint_channels, **config)
         self.recipe = recipe
+        self.mask_classes: Mapping[str, str] = {}
         self.context_dim: int = config["context_dim"]
         self.input_hint_block = HintBlock(
             hint_channels,
@@ -71,14 +76,41 @@ class SiameseNetwork(comfy.cldm.cldm.ControlNet):
         return super().forward(x, features, timesteps, context, **others)
 
 
+class EncodedMasks:
+    """Features of masks by name, for runs that sample a mask many times: each is encoded once.
+
+    names: of the hints of the next run, in their order; hints of one name are equal. Kept are the
+    features of the last run's masks.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[Hashable] = []
+        self._kept: dict[Hashable, Tensor] = {}
+
+    def features(self, hints: int, encode: Callable[[list[int]], Tensor]) -> Tensor:
+        """(hints, 320, h, w); `encode` encodes the hints with these numbers."""
+        names = self.names
+        if len(names) != hints:
+            raise ValueError(f"{len(names)} names for {hints} masks: give each mask its name.")
+        new = [
+            n for n, name in enumerate(names) if names.index(name) == n and name not in self._kept
+        ]
+        found = dict(zip((names[n] for n in new), encode(new) if new else (), strict=True))
+        every = {**self._kept, **found}
+        self._kept = {name: every[name] for name in names}
+        return torch.stack([self._kept[name] for name in names])
+
+
 class SiameseControl(comfy.controlnet.ControlNet):
     """A Siamese ControlNet with a hint; each copy has its own hint and hint features.
 
     image_channels: how many channels of the hint, the first ones, hold an image, which may be
     smoothed when it is resized; the others hold a mask, which may not.
+    encoded: keeps the features for later runs; None: they are encoded anew in each.
     """
 
     def __init__(self, network: SiameseNetwork | None, **settings: Any) -> None:
+        self.encoded: EncodedMasks | None = None
         # The parent resizes a hint that the network then ignores: this keeps it small.
         super().__init__(network, compression_ratio=1, **settings)
         self.image_channels = 0
@@ -92,6 +124,21 @@ class SiameseControl(comfy.controlnet.ControlNet):
     def recipe(self) -> Recipe:
         return self.control_model.recipe
 
+    @property
+    def mask_classes(self) -> Mapping[str, str]:
+        """What a mask's values mean, of the weights' metadata; "#rrggbb" for palette masks."""
+        return self.control_model.mask_classes
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> float:
+        """Bytes beyond the weights that ComfyUI must keep free: those of encoding the hints."""
+        others: float = super().inference_memory_requirements(dtype)
+        if self.cond_hint_original is None:
+            return others
+        hints, _, height, width = self.cond_hint_original.shape
+        at_once = min(hints, _at_once(height * width))
+        size = comfy.model_management.dtype_size(self.manual_cast_dtype or self.control_model.dtype)
+        return others + at_once * height * width * ENCODING_VALUES * size
+
     def copy(self) -> SiameseControl:
         other = SiameseControl(
             None, load_device=self.load_device, manual_cast_dtype=self.manual_cast_dtype
@@ -99,6 +146,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
         other.control_model = self.control_model
         other.control_model_wrapped = self.control_model_wrapped
         other.image_channels = self.image_channels
+        other.encoded = self.encoded
         self.copy_to(other)
         return other
 
@@ -147,10 +195,25 @@ class SiameseControl(comfy.controlnet.ControlNet):
         )
 
     def _encode(self, x_noisy: Tensor) -> Tensor:
-        """Encode the hint at 8 times the latent's size; masks are resized by nearest neighbour."""
+        """Encode the hints at 8 times the latents' size, some of them at a time."""
         size = tuple(DOWNSCALE * size for size in x_noisy.shape[-2:])
-        image = self.cond_hint_original[:, : self.image_channels]
-        mask = self.cond_hint_original[:, self.image_channels :]
+
+        def encode(numbers: list[int]) -> Tensor:
+            hints = self.cond_hint_original[numbers]
+            parts = [
+                self.control_model.input_hint_block.encode(self._resized(part, size, x_noisy))
+                for part in hints.split(_at_once(size[0] * size[1]))
+            ]
+            return torch.cat(parts)
+
+        count = self.cond_hint_original.shape[0]
+        if self.encoded is None:
+            return encode([*range(count)])
+        return self.encoded.features(count, encode).to(x_noisy.device)
+
+    def _resized(self, hints: Tensor, size: tuple[int, ...], x_noisy: Tensor) -> Tensor:
+        """Hints at (height, width), masks by nearest neighbour; for the device of `x_noisy`."""
+        image, mask = hints[:, : self.image_channels], hints[:, self.image_channels :]
         parts = []
         if image.shape[1]:
             # As training resizes images: linear, averaging when they shrink.
@@ -158,8 +221,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
         if mask.shape[1]:
             parts.append(functional.interpolate(mask, size, mode="nearest-exact"))
         dtype = self.manual_cast_dtype or self.control_model.dtype
-        hint = torch.cat(parts, dim=1).to(x_noisy.device, dtype)
-        return self.control_model.input_hint_block.encode(hint)
+        return torch.cat(parts, dim=1).to(x_noisy.device, dtype)
 
     def _check_text_width(self, model: Any) -> None:
         """Raise ValueError for a MODEL whose text embeddings have another width, such as SDXL."""
@@ -173,6 +235,11 @@ class SiameseControl(comfy.controlnet.ControlNet):
             )
 
 
+def _at_once(pixels: int) -> int:
+    """How many hints of so many pixels are encoded at a time."""
+    return max(1, ENCODING_PIXELS // pixels)
+
+
 def load_control(weights: WeightFile) -> SiameseControl:
     """Build the ControlNet of a weight file; every tensor must be used.
 
@@ -181,6 +248,7 @@ def load_control(weights: WeightFile) -> SiameseControl:
     state_dict = weights.control()
     channels = state_dict[DHI_KEY].shape[1]
     recipe = read_recipe(weights)
+    metadata = read_metadata(weights.metadata, str(weights.path))
     load_device = comfy.model_management.get_torch_device()
     config = _network_config(weights, state_dict)
     cast_dtype = comfy.model_management.unet_manual_cast(config["dtype"], load_device)
@@ -191,6 +259,7 @@ def load_control(weights: WeightFile) -> SiameseControl:
     finally:
         # Afterwards: newer versions of ComfyUI make weights only as they are loaded.
         check_keys(state_dict, network.state_dict(), f"{weights.path}: ControlNet")
+    network.mask_classes = metadata.mask_classes if metadata else {}
     return SiameseControl(network, load_device=load_device, manual_cast_dtype=cast_dtype)
 
 

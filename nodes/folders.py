@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..common import pictures
+from ..common.mask_files import picture_files, read_mask_of
 from ..common.natural_order import natural
-from ..common.pictures import PICTURE_SUFFIXES
-from ..common.text import printable, shortened, shown
+from ..common.text import shortened, shown
 
 # Not allowed in file names on Windows, where the dataset may be copied.
 FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f-\x9f]')
@@ -96,34 +95,12 @@ def output_folder(name: str) -> Path:
 
 
 def image_files(folder: Path, subfolders: bool) -> dict[str, Path]:
-    """Image files by relative path without extension, in natural order, without hidden ones.
-
-    Raises ValueError when two have the same name, when one leads out of ComfyUI's input folder or
-    has no text as its name, or when there are none.
-    """
-    found: dict[str, Path] = {}
-    paths = folder.rglob("*") if subfolders else folder.iterdir()
-    for path in sorted(paths, key=natural):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
-            continue
-        if any(part.startswith(".") for part in relative.parts):
-            continue
-        stem = relative.with_suffix("").as_posix()
-        if printable(stem) != stem:
-            raise ValueError(f"{folder}: the name {shown(path.name)} is not UTF-8 text. Rename it.")
+    """As `picture_files`; ValueError also for a file that leads out of ComfyUI's input folder."""
+    files = picture_files(folder, subfolders)
+    for path in files.values():
         if path.is_symlink():
             check_inside(path, Path(folder_paths.get_input_directory()), "file")
-        if stem in found:
-            raise ValueError(
-                f"{folder}: {found[stem].name} and {path.name} have the same name; keep one "
-                "of them."
-            )
-        found[stem] = path
-    if not found:
-        kinds = ", ".join(sorted(PICTURE_SUFFIXES))
-        raise ValueError(f"{folder}: no images ({kinds}).")
-    return found
+    return files
 
 
 def choose(files: Mapping[str, Path], start: int, count: int) -> dict[str, Path]:
@@ -170,6 +147,11 @@ def folder_fingerprint(name: str | None, subfolders: bool | None) -> str | float
     return hashlib.sha256(repr(states).encode()).hexdigest()
 
 
-def read_mask(path: Path) -> Tensor:
-    """A mask file -> (1, H, W) of zeros and ones, as training reads it. Raises ValueError."""
-    return torch.from_numpy(pictures.read_mask(path).astype(np.float32))[None]
+def read_mask(path: Path, classes: Mapping[str, str] | None = None) -> Tensor:
+    """A mask file -> (1, H, W) of zeros and ones, as training reads it.
+
+    classes: those of weights trained on palette masks; then (1, H, W, 3) in [0, 1]. Raises
+    ValueError.
+    """
+    mask = read_mask_of(classes or {}, path)
+    return torch.from_numpy(mask.astype(np.float32) / (1 if mask.dtype == bool else 255))[None]

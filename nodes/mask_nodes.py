@@ -8,12 +8,12 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..models.shapes import Changes, augment, random_mask
 from .hints import binary_mask
 from .limits import check_pixels
 from .pictures import soft_edge
 from .progress import with_progress
 from .schema import checked, node_schema, seed_input
-from .shapes import Changes, augment, random_mask
 
 AUGMENTED_TOOLTIP = (
     "The new masks, those of the first mask first, each as large as the one it comes from."

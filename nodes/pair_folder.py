@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from comfy.cli_args import args
-from PIL import Image
+from einops import rearrange
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn import functional
 
-from ..common.files import replacing
+from ..common.pair_files import PairFiles
 from ..common.prompt_jsonl import (
     Entry,
     append_entry,
@@ -29,8 +31,11 @@ from .hints import binary_mask, check_finite
 from .pictures import to_pixels
 
 INDEX = "prompt.jsonl"
+FOLDERS_KEPT = 16  # whose lists are in memory
 KEYWORD = re.compile(r"[ -~]{1,79}")  # of a text in a PNG
 LONGEST_TEXT = 16 << 20  # Pillow reads no PNG with over 64 MiB of texts
+
+State = tuple[int, int] | None  # size and mtime of a file; None where there is none
 
 
 class PairFolder:
@@ -47,15 +52,14 @@ class PairFolder:
         self.metadata = metadata
         check_inside(folder / INDEX, folder, "the list of pairs")
         drop_half_line(folder / INDEX)
-        targets = {entry.target for entry in self._entries()}
-        self._listed = {target for target in targets if _exists(folder / target)}
-        self._stale = targets - self._listed  # their images were deleted
+        self.files = PairFiles(folder)
+        self._known = _known(folder)
 
     def image(self, name: str) -> Path:
-        return self.folder / "images" / f"{name}.png"
+        return self.files.image(name)
 
     def mask(self, name: str) -> Path:
-        return self.folder / "masks" / f"{name}.png"
+        return self.files.mask(name)
 
     def has(self, name: str) -> bool:
         """Whether the pair exists; a mask alone, left by an interrupted run, does not count.
@@ -79,56 +83,105 @@ class PairFolder:
             check_inside(path.parent, self.folder, "the pair's folder")
 
     def free_name(self, stem: str) -> str:
-        """`stem`, or with the first number from 2 whose name is free: `stem`_2, `stem`_3, ..."""
+        """`stem`, or with a number from 2 whose name is free: `stem`_2, `stem`_3, ...
+
+        Numbers that were given before are not tried again.
+        """
         stem = str(relative_path(stem, "stem"))
-        name, number = stem, 1
+        name = stem
         while self.image(name).exists() or self.mask(name).exists():
-            number += 1
-            name = f"{stem}_{number}"
+            self._known.numbers[stem] += 1
+            name = f"{stem}_{self._known.numbers[stem]}"
         return name
 
     def write(self, name: str, image: Tensor, mask: Tensor, prompt: str) -> None:
-        """Write image (H, W, 3) in [0, 1] and its mask (1, h, w), stretched to the image's size.
+        """Write image (H, W, 3) in [0, 1] and its mask, stretched to the image's size.
 
-        The mask's file has one channel with the values 0 and 255. Raises ValueError, and writes
-        neither, for an image that is not finite.
+        mask: (1, h, w), in whose file are 0 and 255; or, of a palette, (1, h, w, 3). A mask that an
+        interrupted run has left is replaced. Raises ValueError, and writes neither, for an image
+        that is not finite.
         """
         self._check_place(name)
         check_finite(image, f"{self.image(name)}: not saved. The image")
-        mask = functional.interpolate(
-            binary_mask(mask)[:, None], image.shape[:2], mode="nearest-exact"
+        self._forget(name)
+        channels = (
+            rearrange(mask, "1 h w c -> 1 c h w") if mask.ndim == 4 else binary_mask(mask)[:, None]
         )
-        _save(self.mask(name), mask[0, 0], None)
-        _save(self.image(name), image, self.metadata)
+        resized = functional.interpolate(channels, image.shape[:2], mode="nearest-exact")
+        pixels = to_pixels(rearrange(resized, "1 c h w -> h w c"))
+        grey = pixels.shape[-1] == 1
+        self.files.write_mask(name, pixels[..., 0] if grey else pixels)
+        self.files.write_image(name, to_pixels(image), self.metadata)
         self.list(name, prompt)
 
-    def list(self, name: str, prompt: str) -> None:
-        """Add the pair to prompt.jsonl unless it is listed; replace the line of a deleted image."""
-        target = f"images/{name}.png"
-        if target in self._listed:
-            return
-        index = self.folder / INDEX
-        if target in self._stale:
-            others = (entry for entry in self._entries() if entry.target != target)
-            write_prompt_jsonl(index, [*others])
-            self._stale.remove(target)
-        append_entry(index, Entry(f"masks/{name}.png", target, prompt))
-        self._listed.add(target)
+    def _forget(self, name: str) -> None:
+        """Remove the line of an image that was deleted: it may have another caption now."""
+        target = self.files.target(name)
+        if target in self._known.targets and not self.image(name).exists():
+            others = (entry for entry in _entries(self.folder) if entry.target != target)
+            write_prompt_jsonl(self.folder / INDEX, [*others])
+            self._known.targets.remove(target)
 
-    def _entries(self) -> Iterator[Entry]:
-        """The lines of prompt.jsonl. Raises ValueError for one that is not valid."""
-        index = self.folder / INDEX
-        if not index.exists():
-            return
-        where = str(index)
-        try:
-            for number, line in numbered_lines(index):
-                where = f"{index}, line {number}"
-                yield parse_line(line)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{where}: {error}. Repair or remove that line, or choose another folder."
-            ) from error
+    def list(self, name: str, prompt: str) -> None:
+        """Add the pair to prompt.jsonl unless it is listed."""
+        target = self.files.target(name)
+        if target not in self._known.targets:
+            append_entry(self.folder / INDEX, Entry(self.files.source(name), target, prompt))
+            self._known.targets.add(target)
+        self._known.state = _state(self.folder)
+
+
+@dataclass
+class Known:
+    """What is known of a folder, so that saving a pair takes no longer the more there are.
+
+    state: of the list that this was read from. numbers: the last one given to each stem.
+    """
+
+    state: State
+    targets: set[str]
+    numbers: dict[str, int] = field(default_factory=lambda: defaultdict(lambda: 1))
+
+
+_folders: dict[Path, Known] = {}
+
+
+def _known(folder: Path) -> Known:
+    """What is known of a folder; read again where others have changed its list.
+
+    Raises ValueError for a line that is not valid.
+    """
+    known = _folders.pop(folder, None)
+    if known is None or known.state != _state(folder):
+        known = Known(_state(folder), {entry.target for entry in _entries(folder)})
+    _folders[folder] = known  # the last one used comes last
+    while len(_folders) > FOLDERS_KEPT:
+        _folders.pop(next(iter(_folders)))
+    return known
+
+
+def _state(folder: Path) -> State:
+    try:
+        found = (folder / INDEX).stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _entries(folder: Path) -> Iterator[Entry]:
+    """The lines of prompt.jsonl. Raises ValueError for one that is not valid."""
+    index = folder / INDEX
+    if not index.exists():
+        return
+    where = str(index)
+    try:
+        for number, line in numbered_lines(index):
+            where = f"{index}, line {number}"
+            yield parse_line(line)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{where}: {error}. Repair or remove that line, or choose another folder."
+        ) from error
 
 
 def png_metadata(hidden: Any) -> PngInfo | None:
@@ -154,17 +207,3 @@ def png_metadata(hidden: Any) -> PngInfo | None:
             )
         metadata.add_text(key, text)
     return metadata
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long, or a folder that may not be searched
-        return False
-
-
-def _save(path: Path, image: Tensor, metadata: PngInfo | None) -> None:
-    """(H, W) or (H, W, 3) in [0, 1] -> an 8-bit PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        Image.fromarray(to_pixels(image)).save(temporary, format="PNG", pnginfo=metadata)

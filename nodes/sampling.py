@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..models.dhi import DOWNSCALE
-from .conditioning import Conditioning, apply_mask
+from .conditioning import Conditioning, Timing, apply_hint, apply_mask, siamese
 from .hints import binary_mask, check_finite, mask_batch
 from .limits import check_sampled_size
 
@@ -86,6 +87,45 @@ def sample_masks(
     found = sample(sources.model, noise, positive, negative, settings, callback)
     check_finite(found, "Sampling has failed: the latent")
     return found
+
+
+def sample_hints(
+    sources: Sources,
+    hints: Tensor,
+    size: tuple[int, int],
+    settings: Settings,
+    seeds: Sequence[int],
+    callback: Callback | None = None,
+) -> Tensor:
+    """Latents (B, 4, h, w) of B hints (B, C, H, W), each from the noise of its own seed.
+
+    size: as in `sample_masks`. The latents of a seed do not depend on the others, unless the
+    sampler draws noise at its steps (`samples_alone`).
+    """
+    pair = (sources.positive, sources.negative)
+    empty = empty_latents(hints[:, 0], *size)
+    scale = tuple(DOWNSCALE * side for side in empty.shape[-2:])
+    # At the image's size already, so that the memory it takes to encode them is known.
+    hints = functional.interpolate(hints, scale, mode="nearest-exact")
+    positive, negative = apply_hint(pair, siamese(sources.control_net), hints, Timing())
+    empty = comfy.sample.fix_empty_latent_channels(sources.model, empty)
+    noise = torch.cat([comfy.sample.prepare_noise(empty[:1], seed) for seed in seeds])
+    settings = replace(settings, seed=seeds[0])
+    found = sample(sources.model, noise, positive, negative, settings, callback)
+    check_finite(found, "Sampling has failed: the latent")
+    return found
+
+
+def samples_alone(sampler_name: str) -> bool:
+    """Whether an image depends on what is sampled with it, so that it must be sampled alone.
+
+    That is where the sampler draws noise for the whole batch at each step, or, dpm_adaptive,
+    chooses its steps by the whole batch.
+    """
+    function = comfy.samplers.sampler_object(sampler_name).sampler_function
+    return (
+        sampler_name == "dpm_adaptive" or "noise_sampler" in inspect.signature(function).parameters
+    )
 
 
 def empty_latents(mask: Tensor, width: int, height: int) -> Tensor:

@@ -1,21 +1,26 @@
-"""A whole dataset from a folder of masks, one image in memory at a time."""
+"""A whole dataset from a folder of masks, one batch of images in memory at a time."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import latent_preview
+import torch
 from torch import Tensor
 
+from ..common.items import item_name, item_seed
+from ..common.size_batches import SizeBatches
+from .conditioning import siamese
+from .control import EncodedMasks
 from .folders import read_mask
+from .hints import mask_hint, palette_hint
 from .painting import Backgrounds, paint
 from .pair_folder import PairFolder
-from .sampling import Callback, Settings, Sources, noise_levels, sample_masks
+from .sampling import Callback, Settings, Sources, noise_levels, sample_hints, samples_alone
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,11 @@ class Item:
 
     @property
     def name(self) -> str:
-        # Always with a number: a mask called a_2 must not meet the second image of mask a.
-        return f"{self.stem}_{self.index}"
+        return item_name(self.stem, self.index)
 
     def seed(self, seed: int) -> int:
-        """The image's own seed: depends on `seed`, stem and index, not on the other masks."""
-        digest = hashlib.sha256(f"{seed}/{self.index}/{self.stem}".encode()).digest()
-        return int.from_bytes(digest[:8], "big")
+        """The image's own seed."""
+        return item_seed(seed, self.stem, self.index)
 
 
 def plan(masks: Mapping[str, Path], images_per_mask: int) -> list[Item]:
@@ -45,9 +48,15 @@ def plan(masks: Mapping[str, Path], images_per_mask: int) -> list[Item]:
     ]
 
 
-@dataclass(frozen=True)
+Loaded = tuple[Item, Tensor]  # with its mask, as `read_mask` has it
+
+
+@dataclass
 class Work:
-    """What all images of a run share; size is (width, height) in pixels, 0 for the mask's."""
+    """What all images of a run share.
+
+    size: (width, height) in pixels, 0 for the mask's. batch_size: images that are sampled at once.
+    """
 
     pairs: PairFolder
     sources: Sources
@@ -56,6 +65,13 @@ class Work:
     settings: Settings
     prompt: str
     backgrounds: Backgrounds | None = None
+    batch_size: int = 1
+    _done: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        control = siamese(self.sources.control_net).copy()
+        control.encoded = EncodedMasks()  # each mask once, however many images it has
+        self.sources = replace(self.sources, control_net=control)
 
     def run(self, planned: list[Item]) -> Iterator[Path]:
         """Make and save the images that do not exist yet; yield the path of each.
@@ -73,35 +89,66 @@ class Work:
         steps = len(noise_levels(self.sources.model, self.settings)) - 1  # of one image
         total = len(missing) * steps
         show = latent_preview.prepare_callback(self.sources.model, total)
-        for number, item in enumerate(missing):
+        for batch in self._batches(missing):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            progress = _as_part(show, number * steps, steps, total)
-            mask = read_mask(item.mask)
-            seed = item.seed(self.settings.seed)
-            background = self.backgrounds.image_for(seed) if self.backgrounds else None
-            try:
-                image = self._image(mask, seed, background, progress)
-            except ValueError as error:
-                raise ValueError(f"{item.mask}: {error}") from error
+            progress = _as_part(show, self._done * steps, len(batch), steps, total)
+            yield from self._make(batch, progress)
+            self._done += len(batch)
+
+    def _batches(self, items: list[Item]) -> Iterator[list[Loaded]]:
+        """Items whose masks have one size together, with these; those with backgrounds alone."""
+        alone = samples_alone(self.settings.sampler_name) or self.backgrounds is not None
+        batches = SizeBatches[Loaded](1 if alone else self.batch_size)
+        classes = self.sources.control_net.mask_classes
+        for item in items:
+            mask = read_mask(item.mask, classes)
+            yield from batches.add(mask.shape, (item, mask))
+        yield from batches.rest()
+
+    def _make(self, batch: list[Loaded], progress: Callback) -> Iterator[Path]:
+        items = [item for item, _ in batch]
+        try:
+            images = self._images(batch, progress)
+        except ValueError as error:
+            raise ValueError(f"{items[0].mask}: {error}") from error
+        for (item, mask), image in zip(batch, images, strict=True):
             self.pairs.write(item.name, image, mask, self.prompt)
             yield self.pairs.image(item.name)
 
-    def _image(
-        self, mask: Tensor, seed: int, background: Tensor | None, progress: Callback
+    def _images(self, batch: list[Loaded], progress: Callback) -> Tensor:
+        """(B, H, W, 3) in [0, 1], as large as the background where there is one."""
+        control = self.sources.control_net
+        control.encoded.names = [item.mask for item, _ in batch]
+        seeds = [item.seed(self.settings.seed) for item, _ in batch]
+        if self.backgrounds is not None:
+            return self._painted(batch[0][1], seeds[0], self.backgrounds, progress)
+        masks = torch.cat([mask for _, mask in batch])
+        as_hint = palette_hint if masks.ndim == 4 else mask_hint
+        hints = as_hint(masks, control.hint_channels)
+        latents = sample_hints(self.sources, hints, self.size, self.settings, seeds, progress)
+        images: Tensor = self.vae.decode(latents)
+        return images
+
+    def _painted(
+        self, mask: Tensor, seed: int, backgrounds: Backgrounds, progress: Callback
     ) -> Tensor:
-        """(H, W, 3) in [0, 1], as large as the background where there is one."""
+        """(1, H, W, 3). Raises ValueError for a palette mask, which no background can have."""
+        if mask.ndim == 4:
+            raise ValueError(
+                "these weights were trained on palette masks; lesions of one class only are "
+                "painted into backgrounds. Leave backgrounds empty."
+            )
         settings = replace(self.settings, seed=seed)
-        if background is not None and self.backgrounds:
-            edge = self.backgrounds.edge
-            painting = (background, edge, mask, self.size, settings, progress)
-            return paint(self.sources, self.vae, *painting)[0]
-        latents = sample_masks(self.sources, mask, self.size, settings, progress)
-        return self.vae.decode(latents)[0]
+        background, edge = backgrounds.image_for(seed), backgrounds.edge
+        painting = (background, edge, mask, self.size, settings, progress)
+        return paint(self.sources, self.vae, *painting)
 
 
-def _as_part(show: Callback, done: int, steps: int, total: int) -> Callback:
-    """Progress of one image as part of all: `done` steps came before its own `steps`.
+def _as_part(show: Callback, done: int, images: int, steps: int, total: int) -> Callback:
+    """Progress of a batch as part of all: `done` steps came before its own images' `steps`.
 
     dpm_adaptive chooses its own step sizes and may make more steps: the bar then waits.
     """
-    return lambda step, x0, x, _steps: show(done + min(step, steps - 1), x0, x, total)
+    return lambda step, x0, x, _steps: show(
+        min(done + images * min(step + 1, steps), total) - 1, x0, x, total
+    )

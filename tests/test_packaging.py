@@ -61,7 +61,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_installation_has_every_room_with_its_files_and_nothing_of_the_development(
     installed: Path,
 ) -> None:
-    rooms = ("common", "models", "nodes", "training", "evaluation")
+    rooms = ("common", "models", "nodes", "training", "synthesis", "evaluation")
     for room in rooms:
         known = {path.relative_to(ROOT) for path in (ROOT / room).rglob("*") if path.is_file()}
         found = {
@@ -75,7 +75,7 @@ def test_an_installation_has_every_room_with_its_files_and_nothing_of_the_develo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["train", "merge", "evaluate", "prepare"])
+@pytest.mark.parametrize("command", ["train", "merge", "evaluate", "prepare", "synthesize"])
 def test_an_installation_has_its_commands(installed: Path, command: str, tmp_path: Path) -> None:
     script = installed / "bin" / f"siamese-{command}"
     env = {"PYTHONPATH": str(installed)}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ...common.files import replacing
-from ...nodes.shapes import Changes, augment
+from ...models.shapes import Changes, augment
 from ...tools.nuclei import NAME, Settings, one_from_each_group, training_command
 from ...tools.nuclei_crops import Crop, of_tiles, read_crops, write_crops
 from ...tools.pairs import Bools, Bytes

@@ -22,6 +22,7 @@ def pack() -> SimpleNamespace:
         import_comfyui()
     except HostError:
         Need.COMFYUI.skip()
+    from siamese_diffusion.models import shapes
     from siamese_diffusion.nodes import (
         conditioning,
         conditioning_nodes,
@@ -34,7 +35,6 @@ def pack() -> SimpleNamespace:
         pair_scores,
         pictures,
         sampling,
-        shapes,
         synthesize,
     )
 

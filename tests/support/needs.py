@@ -29,6 +29,7 @@ class Need(Enum):
     BROWSER_DRIVER = "playwright-core: run `make setup`"
     PAGES = "other releases of ComfyUI's page: run `make setup`"
     DEEPSPEED = "DeepSpeed: run `make setup`"
+    RAY = "Ray: run `make setup`"
 
     def unless(self, there: bool) -> pytest.MarkDecorator:
         """The mark of tests that are skipped unless it is there."""

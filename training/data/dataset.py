@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...common.colours import hex_colour
 from ...common.hashes import file_hash
-from ...common.pair_check import PairInfo, check_pairs, hex_colour
+from ...common.pair_check import PairInfo, check_pairs
 from ...common.pairs import DatasetError, Listing, Pair
 from ...common.prompt_jsonl import read_prompt_jsonl
 from ...common.text import as_bytes

@@ -22,6 +22,7 @@ from ...models.weights import (
     UNET,
     Kind,
     StateDict,
+    WeightFile,
     WeightsError,
     check_is_file,
     check_keys,
@@ -84,9 +85,17 @@ def load_base_model(path: Path, tokenizer_dir: Path | None, v_parameterization: 
     Raises WeightsError for files of another kind, ConfigError for a folder without a tokenizer.
     """
     file = read_weights(path, expect=BASES)
-    check_complete(file.tensors, str(path))
     if file.kind is Kind.MERGED:
         log.info("%s: its control_model is not used; a new ControlNet is trained", path)
+    return base_model_of(file, tokenizer_dir, v_parameterization)
+
+
+def base_model_of(
+    file: WeightFile, tokenizer_dir: Path | None, v_parameterization: bool
+) -> BaseModel:
+    """The base model in a checkpoint that has been read. Raises as `load_base_model`."""
+    path = file.path
+    check_complete(file.tensors, str(path))
     tensors = {
         key: value.float() if value.is_floating_point() else value
         for key, value in file.base().items()

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...models.weights import CONTROL, UNET, Kind, StateDict, check_keys, read_weights
+from ...models.weights import (
+    CONTROL,
+    DECODER,
+    UNET,
+    Kind,
+    StateDict,
+    WeightFile,
+    check_keys,
+    read_weights,
+)
 from .ldm_keys import UNetShape, control_to_ldm, unet_to_ldm
 from .low_rank import factor_names
 from .networks import SiameseNetworks
@@ -31,8 +40,16 @@ def load_bundle(path: Path, nets: SiameseNetworks, shape: UNetShape) -> None:
 
     Raises WeightsError where one is missing, not expected or of another shape.
     """
-    file = read_weights(path, expect=[Kind.BUNDLE, Kind.LOW_RANK])
+    load_trained(read_weights(path, expect=[Kind.BUNDLE, Kind.LOW_RANK]), nets, shape)
+
+
+def load_trained(file: WeightFile, nets: SiameseNetworks, shape: UNetShape) -> None:
+    """As `load_bundle`, of a bundle or merged checkpoint that has been read."""
+    tensors = file.tensors
+    if file.kind is Kind.MERGED:
+        own = (CONTROL, *DECODER)
+        tensors = {key: value for key, value in tensors.items() if key.startswith(own)}
     trained = bundle_tensors(nets, shape)
-    check_keys(file.tensors, trained, str(path))
+    check_keys(tensors, trained, str(file.path))
     for key, tensor in trained.items():
-        tensor.copy_(file.tensors[key])
+        tensor.copy_(tensors[key])

@@ -66,8 +66,18 @@ class SiameseNetworks(nn.Module):
 
     def control(self, noisy: Tensor, timesteps: Tensor, text: Tensor, hint: Tensor) -> Control:
         """C(z_t, t, text, hint)."""
+        return self.control_of(noisy, timesteps, text, self.hint_features(hint))
+
+    def hint_features(self, hint: Tensor) -> Tensor:
+        """DHI(hint), (B, 320, h, w): the part of the control that no timestep changes."""
+        return self.controlnet.controlnet_cond_embedding(hint)
+
+    def control_of(
+        self, noisy: Tensor, timesteps: Tensor, text: Tensor, features: Tensor
+    ) -> Control:
+        """As `control`, of a hint's features."""
         net = self.controlnet
-        encoded = _encode(net, noisy, timesteps, text, net.controlnet_cond_embedding(hint))
+        encoded = _encode(net, noisy, timesteps, text, features)
         zero_convs = zip(net.controlnet_down_blocks, encoded.skips, strict=True)
         return Control(
             tuple(conv(skip) for conv, skip in zero_convs), net.controlnet_mid_block(encoded.middle)
@@ -115,6 +125,7 @@ class SiameseNetworks(nn.Module):
     def compile_parts(self) -> None:
         """Compile C, E and D; each keeps its name, so that the objective reads the same."""
         self.control = torch.compile(self.control)  # type: ignore[method-assign]
+        self.control_of = torch.compile(self.control_of)  # type: ignore[method-assign]
         self.encode = torch.compile(self.encode)  # type: ignore[method-assign]
         self.decode = torch.compile(self.decode)  # type: ignore[method-assign]
         self.decode_frozen = torch.compile(self.decode_frozen)  # type: ignore[method-assign]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
 from ...models.recipe import Recipe
+from .networks import SiameseNetworks
 from .noise_schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
 from .objective import Objective, image_hint, joint_control, mask_hint
 
@@ -59,35 +61,71 @@ class Conditions:
         return hints
 
 
+class Scheduler(Protocol):
+    """A sampler of diffusers, its steps set."""
+
+    timesteps: Tensor
+    init_noise_sigma: float
+
+    def set_timesteps(self, num_inference_steps: int) -> None: ...
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor: ...
+
+    def step(
+        self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any
+    ) -> Any: ...
+
+
 @torch.no_grad()
 def sample(
     objective: Objective,
     conditions: Conditions,
     steps: int,
     cfg: float,
-    scheduler: Any | None = None,
+    scheduler: Scheduler | None = None,
 ) -> Tensor:
     """Latents (B, 4, h, w) by DDIM with eta 0; the hint is on both CFG sides.
 
     From the mask branch alone, unless `conditions` have an image. scheduler: another one of
     diffusers', with its timesteps set.
     """
-    nets, recipe = objective.nets, objective.recipe
-    schedule = objective.schedule
+    nets, recipe, schedule = objective.nets, objective.recipe, objective.schedule
     if scheduler is None:
         scheduler = ddim_scheduler(schedule.prediction, steps, schedule.zero_terminal_snr)
-    hints = [torch.cat([hint, hint]) for hint in conditions.hints(recipe)]
-    text = torch.cat([conditions.empty_text, conditions.text])
+    features = [nets.hint_features(hint) for hint in conditions.hints(recipe)]
+    return denoise(nets, recipe, conditions, features, scheduler, cfg)
+
+
+@torch.no_grad()
+def denoise(
+    nets: SiameseNetworks,
+    recipe: Recipe,
+    conditions: Conditions,
+    features: Sequence[Tensor],
+    scheduler: Scheduler,
+    cfg: float,
+    **step_options: Any,
+) -> Tensor:
+    """Latents (B, 4, h, w) from noise, along the scheduler's timesteps.
+
+    features: the DHI's (B, 320, h, w) of the mask branch, and of the image branch where it joins
+    in; computed once. cfg: 1 leaves the empty text out, at half the time. step_options: for the
+    scheduler, such as the generators of one that adds noise.
+    """
+    sides = 1 if cfg == 1 else 2
+    features = [each.repeat(sides, 1, 1, 1) for each in features]
+    text = conditions.text if sides == 1 else torch.cat([conditions.empty_text, conditions.text])
     latents = conditions.noise * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
-        doubled = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
-        timesteps = timestep.to(latents.device).expand(len(doubled))
-        controls = [nets.control(doubled, timesteps, text, hint) for hint in hints]
+        noisy = scheduler.scale_model_input(latents, timestep).repeat(sides, 1, 1, 1)
+        timesteps = timestep.to(latents.device).expand(len(noisy))
+        controls = [nets.control_of(noisy, timesteps, text, each) for each in features]
         control = controls[0]
         if len(controls) > 1:
             control = joint_control(recipe, control, controls[1], weight=1.0)
-        output = nets.decode(nets.encode(doubled, timesteps, text), text, control)
-        without, with_text = output.float().chunk(2)
-        guided = without + cfg * (with_text - without)
-        latents = scheduler.step(guided, timestep, latents).prev_sample
+        output = nets.decode(nets.encode(noisy, timesteps, text), text, control).float()
+        if sides == 2:
+            without, with_text = output.chunk(2)
+            output = without + cfg * (with_text - without)
+        latents = scheduler.step(output, timestep, latents, **step_options).prev_sample
     return latents

@@ -1,0 +1,70 @@
+"""The masks of a folder, and a mask as the weights that it is for were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from .colours import hex_colour, packed
+from .natural_order import natural
+from .pictures import PICTURE_SUFFIXES, read_mask, read_palette_mask
+from .text import printable, shown
+
+COLOURS_SHOWN = 5
+
+
+def picture_files(folder: Path, subfolders: bool) -> dict[str, Path]:
+    """Image files by relative path without extension, in natural order, without hidden ones.
+
+    Raises ValueError when two have the same name, when one has no text as its name, or when there
+    are none.
+    """
+    found: dict[str, Path] = {}
+    paths = folder.rglob("*") if subfolders else folder.iterdir()
+    for path in sorted(paths, key=natural):
+        relative = path.relative_to(folder)
+        if path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
+            continue
+        if any(part.startswith(".") for part in relative.parts):
+            continue
+        stem = relative.with_suffix("").as_posix()
+        if printable(stem) != stem:
+            raise ValueError(f"{folder}: the name {shown(path.name)} is not UTF-8 text. Rename it.")
+        if stem in found:
+            raise ValueError(
+                f"{folder}: {found[stem].name} and {path.name} have the same name; keep one "
+                "of them."
+            )
+        found[stem] = path
+    if not found:
+        kinds = ", ".join(sorted(PICTURE_SUFFIXES))
+        raise ValueError(f"{folder}: no images ({kinds}).")
+    return found
+
+
+def read_mask_of(classes: Mapping[str, str], path: Path) -> np.ndarray:
+    """A mask (H, W), bool, or, for weights trained on palette masks, (H, W, 3), uint8.
+
+    classes: those in the weights' metadata, "#rrggbb" of palette masks. Raises ValueError with the
+    file's name, also for a colour that the weights have not seen.
+    """
+    if not is_palette(classes):
+        return read_mask(path)
+    mask = read_palette_mask(path)
+    found = [hex_colour(colour) for colour in np.unique(packed(mask)).tolist()]
+    unknown = [colour for colour in found if colour not in classes]
+    if unknown:
+        more = ", ..." if len(unknown) > COLOURS_SHOWN else ""
+        raise ValueError(
+            f"{path}: has colours that these weights were not trained on: "
+            f"{', '.join(unknown[:COLOURS_SHOWN])}{more}; expected {', '.join(classes)}. Save it "
+            "with the training masks' palette, without smoothed edges"
+        )
+    return mask
+
+
+def is_palette(classes: Mapping[str, str]) -> bool:
+    """Whether masks with these classes have a colour per class, instead of black and white."""
+    return any(value.startswith("#") for value in classes)

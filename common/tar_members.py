@@ -1,0 +1,70 @@
+"""Files that lie in a tar, by a path that leads into it: out/pairs-00000.tar/a_1.image.png.
+
+Lists of pairs name them like any other file, so that whatever reads a list reads tar shards too.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+SUFFIX = ".tar"
+TARS_KEPT = 64  # whose tables of contents are in memory, 1 MB for 3000 members
+
+
+class Place(NamedTuple):
+    """Where a member's content lies in its tar, in bytes."""
+
+    offset: int
+    size: int
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """Open a file for reading, also one in a tar. Raises OSError; FileNotFoundError for none."""
+    tar = _tar(path)
+    if tar is None:
+        return path.open("rb")
+    state = tar.stat()
+    members = _members(tar, state.st_size, state.st_mtime_ns)
+    name = path.relative_to(tar).as_posix()
+    if name not in members:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+    with tar.open("rb") as file:
+        file.seek(members[name].offset)
+        return io.BytesIO(file.read(members[name].size))
+
+
+def in_tar(path: Path) -> bool:
+    return _tar(path) is not None
+
+
+def is_there(path: Path) -> bool:
+    """Whether it is a file, or a member of a tar."""
+    if not in_tar(path):
+        return path.is_file()
+    try:
+        open_binary(path).close()
+    except OSError:
+        return False
+    return True
+
+
+def _tar(path: Path) -> Path | None:
+    return next((p for p in path.parents if p.suffix == SUFFIX and p.is_file()), None)
+
+
+@lru_cache(TARS_KEPT)
+def _members(tar: Path, _size: int, _mtime: int) -> dict[str, Place]:
+    """The regular files of a tar, by name. Raises OSError for a file that is none."""
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            return {
+                member.name: Place(member.offset_data, member.size)
+                for member in archive
+                if member.isreg()
+            }
+    except tarfile.TarError as error:
+        raise OSError(None, f"damaged tar ({error})", str(tar)) from error

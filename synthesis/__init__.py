@@ -1,0 +1,1 @@
+"""Pairs from masks and weights without a page: on one GPU, one machine, or a cluster."""

@@ -1,0 +1,185 @@
+"""From the flags to pairs: what a run does, in order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..common.mask_files import is_palette
+from ..common.pair_files import PairFiles
+from ..common.pictures import Size
+from ..models.shapes import Changes
+from .check import problems
+from .command_line import Request
+from .engines.local import MakeModel, devices, run_locally
+from .errors import SynthesisError
+from .jobs import PREFIXES_FROM, FolderJob, Job, TarJob, units_of
+from .masks import (
+    AugmentedMasks,
+    MaskFiles,
+    MaskSource,
+    RandomMasks,
+    ShapeSettings,
+    folder_of_masks,
+    listed_masks,
+)
+from .model import SiameseModel
+from .plan import Plan
+from .progress import Progress
+from .records import INDEX, MANIFEST, SHARDS, Record, Values, claim, claimed, finish
+from .samplers import make_scheduler
+from .settings import Settings, Shard
+from .shard import Masking, Outcome
+from .weights import Weights, find_weights
+
+log = logging.getLogger(__name__)
+
+SHOWN = 20  # problems on the terminal
+Engine = Callable[[Job, Sequence[int]], Iterator[Outcome]]
+
+
+def run(request: Request) -> bool:
+    """Make what is missing. Whether every pair of the run, or of its shard, is there now."""
+    weights, settings, job = prepare(request)
+    values = run_values(request, weights, settings, job)
+    claim(request.output_dir, values)
+    make_model = partial(load_model, weights, settings, request.torch_compile)
+    shard = request.shard or Shard()
+    record = synthesize(job, request.output_dir, values, shard, make_engine(request, make_model))
+    return not record.failed
+
+
+def check(request: Request) -> bool:
+    """List what is missing or damaged. Whether nothing is."""
+    weights, _, job = prepare(request)
+    count = 0
+    for problem in problems(job, request.output_dir, is_palette(weights.classes), request.shard):
+        print(problem)
+        count += 1
+    if count:
+        log.info(
+            "%d of %d pairs are missing or damaged. Delete damaged files, and give the command "
+            "again without --check to make what is missing.",
+            count, len(job.plan),
+        )  # fmt: skip
+    else:
+        log.info("%d pairs, all whole", len(job.plan))
+    return not count
+
+
+def prepare(request: Request) -> tuple[Weights, Settings, Job]:
+    """All that needs no weights in memory, checked."""
+    weights = find_weights(
+        request.pretrained_model_name_or_path,
+        request.bundle,
+        request.checkpoint,
+        request.v_parameterization,
+        request.tokenizer_cache_dir,
+    )
+    size = request.resolution
+    if request.random_masks and size is None:
+        size = _trained_size(weights)
+    settings = request.settings(size)
+    make_scheduler(settings.sampler, settings.schedule, "epsilon", settings.steps)
+    plan = Plan(_mask_source(request, size), request.images_per_mask)
+    return weights, settings, _make_job(request, plan, Masking(weights.classes, size))
+
+
+def _trained_size(weights: Weights) -> Size:
+    if weights.metadata is None:
+        raise SynthesisError("--random_masks: the weights name no resolution; give --resolution.")
+    return weights.metadata.resolution
+
+
+def _mask_source(request: Request, size: Size | None) -> MaskSource:
+    if request.random_masks and size:
+        area = (request.smallest / 100, request.largest / 100)
+        shapes = ShapeSettings(request.lesions, area)
+        prompt = request.prompt or ""
+        return RandomMasks(request.random_masks, size, shapes, request.seed, prompt)
+    files = _mask_files(request)
+    if not request.augment_masks:
+        return files
+    changes = Changes(not request.no_flip, request.rotation, request.scale, request.elastic)
+    return AugmentedMasks(files, request.augment_masks, changes, request.seed)
+
+
+def _mask_files(request: Request) -> MaskFiles:
+    masks = request.masks
+    if masks is not None and masks.is_file():
+        return listed_masks(masks)
+    if masks is None or not masks.is_dir():
+        raise SynthesisError(f"--masks {masks}: no such folder or file.")
+    return folder_of_masks(masks, request.prompt or "")
+
+
+def _make_job(request: Request, plan: Plan, masking: Masking) -> Job:
+    folder = request.output_dir.absolute()
+    if request.tar:
+        return TarJob(plan, folder, masking, request.batch_size)
+    # As it was begun, even if masks have been added since.
+    by_prefix = claimed(folder).get("by_prefix", len(plan) >= PREFIXES_FROM)
+    return FolderJob(plan, PairFiles(folder, by_prefix), masking, request.batch_size)
+
+
+def run_values(request: Request, weights: Weights, settings: Settings, job: Job) -> dict[str, Any]:
+    """What decides the pairs, by the flags' names: the same for every part of a run."""
+    values = {**settings.to_values(), "prompt": request.prompt, **weights.to_values()}
+    if request.random_masks:
+        values |= {n: getattr(request, n) for n in ("lesions", "smallest", "largest")}
+    if request.augment_masks:
+        values |= {n: getattr(request, n) for n in ("no_flip", "rotation", "scale", "elastic")}
+    if request.masks and request.masks.is_file():
+        values["captions"] = job.plan.masks.fingerprint()
+    if isinstance(job, FolderJob):
+        return {**values, "tar": False, "by_prefix": job.files.by_prefix}
+    # Which pairs are in which file depends on all of them.
+    return {**values, "tar": True, "pairs": job.plan.fingerprint()}
+
+
+def load_model(weights: Weights, settings: Settings, compiled: bool, device: str) -> SiameseModel:
+    return SiameseModel(weights, settings, device, compiled)
+
+
+def make_engine(request: Request, make_model: MakeModel) -> Engine:
+    if request.ray is not None:
+        from .engines.ray_cluster import run_on_ray
+
+        return partial(run_on_ray, make_model=make_model, address=request.ray)
+    # A job array gives each of its tasks one GPU.
+    processes = request.processes or (1 if request.shard else len(devices()))
+    return partial(run_locally, make_model=make_model, processes=processes)
+
+
+def synthesize(job: Job, folder: Path, values: Values, shard: Shard, engine: Engine) -> Record:
+    """Make a shard's pairs, and its records; the shards' lists, if this was the last one."""
+    units = units_of(job, shard)
+    record = Record(job.plan.fingerprint())
+    progress = Progress(sum(map(job.pairs, units)))
+    try:
+        for outcome in engine(job, units):
+            record.add(outcome)
+            progress.add(outcome)
+    finally:
+        progress.close()
+    whole = finish(folder, values, job, shard, units, record)
+    _report(folder, shard, record, whole is not None)
+    return record
+
+
+def _report(folder: Path, shard: Shard, record: Record, merged: bool) -> None:
+    log.info(
+        "%d pairs: %d made now, %d were there; %d failed",
+        record.pairs, record.made, record.there, len(record.failed),
+    )  # fmt: skip
+    for name, problem in [*record.failed.items()][:SHOWN]:
+        log.info("  %s: %s", name, problem)
+    if len(record.failed) > SHOWN:
+        log.info("  ... all in %s", folder / SHARDS / f"{shard.name}.{MANIFEST}")
+    if merged:
+        log.info("%s", folder / INDEX)
+    else:
+        log.info("%s is written when all %d shards are done", folder / INDEX, shard.count)

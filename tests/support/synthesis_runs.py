@@ -1,0 +1,65 @@
+"""Weights and masks for synthesis, and what a run leaves."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from siamese_diffusion.common.hashes import file_hash
+from siamese_diffusion.common.pair_files import PairFiles
+from siamese_diffusion.models.metadata import SiameseMetadata
+from siamese_diffusion.models.recipe import RECIPES
+from siamese_diffusion.models.weights import read_weights, write_weights
+from siamese_diffusion.synthesis.engines.local import MakeModel, run_locally
+from siamese_diffusion.synthesis.jobs import FolderJob, Job
+from siamese_diffusion.synthesis.masks import RandomMasks, ShapeSettings
+from siamese_diffusion.synthesis.plan import Plan
+from siamese_diffusion.synthesis.records import Record, claim
+from siamese_diffusion.synthesis.run import synthesize
+from siamese_diffusion.synthesis.settings import Shard
+from siamese_diffusion.synthesis.shard import Masking
+
+from support.seeded_weights import made_up_bundle
+from support.stub_models import make_stub
+from support.tiny_base import write_tiny_base
+
+SIZE = 32  # pixels of masks
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with base.safetensors and siamese.safetensors, a bundle that names its base."""
+    folder = tmp_path_factory.mktemp("tiny weights")
+    base = write_tiny_base(folder / "base.safetensors")
+    write_bundle(folder / "siamese.safetensors", base)
+    return folder
+
+
+def write_bundle(path: Path, base: Path, classes: dict[str, str] | None = None) -> Path:
+    metadata = SiameseMetadata(
+        RECIPES["published"], (SIZE, SIZE), 1, file_hash(base), classes or {"255": "lesion"}
+    )
+    write_weights(path, made_up_bundle(read_weights(base).tensors), metadata.to_strings())
+    return path
+
+
+def random_job(folder: Path, count: int = 40, batch_size: int = 4) -> FolderJob:
+    """Pairs of `count` random masks."""
+    source = RandomMasks(count, (SIZE, SIZE), ShapeSettings(), seed=0, prompt="a")
+    return FolderJob(Plan(source, 1), PairFiles(folder), Masking({}, None), batch_size)
+
+
+def run_job(
+    job: Job, folder: Path, make_model: MakeModel = make_stub, processes: int = 1
+) -> Record:
+    claim(folder, {})
+    engine = partial(run_locally, make_model=make_model, processes=processes)
+    return synthesize(job, folder, {}, Shard(), engine)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every picture and the list of pairs, by path; hidden files too, of which none should be."""
+    found = [path for kind in ("images", "masks") for path in (folder / kind).rglob("*")]
+    found += [path for path in folder.iterdir() if path.suffix in (".jsonl", ".tar", ".tmp")]
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in found if p.is_file()}
