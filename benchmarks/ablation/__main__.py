@@ -70,7 +70,7 @@ class Grid:
             "batch": settings.batch,
             "save_every": settings.save_every,
         }
-        command = [sys.executable, "-m", __spec__.name, str(self.out)]
+        command = [sys.executable, "-m", "siamese_diffusion.benchmarks.ablation", str(self.out)]
         for name, value in flags.items():
             command += [f"--{name}", str(value)]
         start = time.monotonic()
