@@ -116,7 +116,7 @@ def test_toml(data: bytes, folder: Path) -> None:
     except MessageError as error:
         check(error, path)
     try:
-        values, _ = read_config_file(path)
+        values, *_ = read_config_file(path)
         TrainConfig(**{"pretrained_model_name_or_path": folder, "output_dir": folder, **values})
     except ConfigError as error:
         assert visible(str(error)) == str(error)
