@@ -7,6 +7,7 @@
 //
 // VALUES: a JSON object, widget name -> value, set in every node that has such a widget.
 
+import { randomUUID } from "node:crypto";
 import { basename } from "node:path";
 
 import { drop, dropWorkflow, inPage, problems, run, useNodes2 } from "./page.mjs";
@@ -30,7 +31,7 @@ function setValues(page, values) {
       for (const node of nodes)
         for (const widget of node.widgets ?? [])
           if (widget.name in wanted) widget.value = wanted[widget.name];
-  }, JSON.parse(values));
+  }, values);
 }
 
 /** The last picture that a run saved, not one that it only previewed, as a file to drop. */
@@ -49,7 +50,8 @@ function lastPicture(page, outputs) {
 async function use(page, values, workflow) {
   const count = await dropWorkflow(page, workflow);
   const found = { problems: await problems(page) };
-  await setValues(page, values);
+  // A dataset that is there already would be kept, and no new picture made.
+  await setValues(page, { ...values, output_folder: `browser/${randomUUID()}` });
   const before = await graph(page);
   const { outputs, ...ending } = await run(page);
   Object.assign(found, ending, { misplaced: await misplaced(page) });
@@ -67,7 +69,7 @@ await inPage(async (page, values, ...workflows) => {
     await useNodes2(page, renderer === "Nodes 2.0");
     found[renderer] = {};
     for (const workflow of workflows)
-      found[renderer][basename(workflow, ".json")] = await use(page, values, workflow);
+      found[renderer][basename(workflow, ".json")] = await use(page, JSON.parse(values), workflow);
   }
   return found;
 });
