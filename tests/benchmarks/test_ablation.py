@@ -31,7 +31,7 @@ def test_cells_have_names_that_can_be_read_back() -> None:
     assert len(set(grid())) == len(grid())
     assert [Cell.parse(cell.name) for cell in grid()] == grid()
     assert Cell.parse("mask_only-all-seed2") == Cell("mask_only", ALL, 2)
-    with pytest.raises(ValueError, match="RECIPE-TILES-seedN"):
+    with pytest.raises(ValueError, match="ARM-TILES-seedN"):
         Cell.parse("published")
 
 
