@@ -105,14 +105,22 @@ def append_entry(path: Path, entry: Entry) -> None:
             raise
 
 
+LINE_START = b'{"source": "'  # of every line that `Entry.to_line` writes
+
+
 def drop_half_line(path: Path) -> None:
-    """Remove what a killed process or a loss of power has left of a last line, where it has."""
+    """Remove what a killed process or a loss of power has left of a last line, where it has.
+
+    A file without a whole line may be anything: what does not begin as ours stays, for its owner.
+    """
     if not path.exists():
         return
     with path.open("rb+") as file:
         content = file.read()
         start = content.rfind(b"\n") + 1
-        if content[start:].strip() and not _is_entry(content[start:]):
+        last = content[start:]
+        ours = start > 0 or last.startswith(LINE_START) or LINE_START.startswith(last)
+        if last.strip() and ours and not _is_entry(last):
             file.truncate(start)
 
 
