@@ -102,6 +102,20 @@ def test_training_is_decided_by_the_seed(sets: dict[str, PairSet], name: str) ->
     assert not torch.equal(first, weights(1, 0))
 
 
+def test_trainings_in_processes_give_the_same_figures(
+    sets: dict[str, PairSet], tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, seeds=1, steps=6)
+    pairs = (sets["train"], sets["test"], [sets["more"]], settings)
+    alone = measure_downstream(*pairs, tmp_path / "alone")
+    together = measure_downstream(*pairs, tmp_path / "together", jobs=2)
+    assert [arm.name for arm in alone.arms] == [arm.name for arm in together.arms]
+    for arm, values in alone.values.items():
+        for segmenter, found in values.items():
+            np.testing.assert_allclose(together.values[arm][segmenter], found, atol=1e-5)
+    assert len(together.judges) == len(alone.judges) == 1
+
+
 def test_training_leaves_the_callers_random_numbers_alone(sets: dict[str, PairSet]) -> None:
     job = Training("fpn_small", sets["more"], sets["train"], True, 0)
     torch.manual_seed(5)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from siamese_diffusion.models.recipe import RECIPES
+from siamese_diffusion.models.recipe import RECIPES, Recipe
 from siamese_diffusion.training.method.ldm_keys import UNetShape
 from siamese_diffusion.training.method.networks import Control, SiameseNetworks, new_controlnet
 from siamese_diffusion.training.method.noise_schedule import NoiseSchedule, Prediction
@@ -202,6 +202,30 @@ def test_the_augmentation_begins_after_a_third() -> None:
         assert len(objective.losses(random_batch(), step)) == terms
     late = replace(random_batch(), timesteps=torch.tensor([201, 700]))
     assert objective.losses(late, 34)["augmentation"].tolist() == [0, 0]
+
+
+def test_a_constant_weight_is_that_of_the_last_step_at_every_step() -> None:
+    nets, batch = networks(3), random_batch()
+    constant = Objective(nets, NoiseSchedule(), Recipe(image_weight="constant"), STEPS)
+    published = Objective(nets, NoiseSchedule(), RECIPES["published"], STEPS)
+    for found, wanted in (
+        (constant.losses(batch, STEP), published.losses(batch, STEPS)),
+        (constant.losses(batch, STEPS), published.losses(batch, STEPS)),
+    ):
+        for term, values in wanted.items():
+            torch.testing.assert_close(found[term], values)
+    ramp = published.losses(batch, STEP)["image"]
+    assert not torch.allclose(constant.losses(batch, STEP)["image"], ramp)
+
+
+def test_without_augmentation_the_other_terms_stay() -> None:
+    nets, batch = networks(3), random_batch()
+    without = Objective(nets, NoiseSchedule(), Recipe(augmentation="none"), STEPS)
+    wanted = Objective(nets, NoiseSchedule(), RECIPES["published"], STEPS).losses(batch, STEP)
+    found = without.losses(batch, STEP)
+    assert wanted.keys() - found.keys() == {"augmentation"}
+    for term, values in found.items():
+        torch.testing.assert_close(values, wanted[term])
 
 
 def test_v_prediction_is_that_of_diffusers() -> None:
