@@ -36,6 +36,9 @@ QUICK = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
     "health_check_failure_threshold": 20,
+    # On a busy machine a worker takes longer to import than Ray waits for it; it would start
+    # another one, for ever.
+    "worker_register_timeout_seconds": 600,
 }
 
 
