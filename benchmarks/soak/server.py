@@ -109,7 +109,7 @@ def _train_bundle(base: Path, pairs: Path, bundle: Path) -> None:
 
 def _mask_to_image(seed: int) -> Prompt:
     """The shipped workflow, one step."""
-    workflow = ROOT / "workflows" / "api" / "siamese_mask_to_image.json"
+    workflow = ROOT / "workflows" / "api" / "1_mask_to_image.json"
     prompt: Prompt = json.loads(workflow.read_text("utf-8"))
     prompt["1"]["inputs"]["ckpt_name"] = BASE
     prompt["2"]["inputs"]["bundle_name"] = BUNDLE
