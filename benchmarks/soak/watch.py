@@ -45,7 +45,7 @@ class Growth:
     """How much more a process holds at the end of its work than after its start.
 
     The start is the second tenth of the work, since the first loads and warms up; the end is the
-    last tenth. Of each the median sample counts.
+    last tenth. Of each the median sample counts; of short work, whose second tenth has none, the first.
     """
 
     memory_before: float
@@ -58,6 +58,7 @@ class Growth:
         first, last = samples[0].done, samples[-1].done
         tenth = (last - first) / 10
         before = [s for s in samples if tenth <= s.done - first <= 2 * tenth]
+        before = before or [samples[0]]
         after = [s for s in samples if s.done - first >= 9 * tenth]
         return cls(
             statistics.median(s.memory for s in before),
