@@ -45,7 +45,8 @@ class Growth:
     """How much more a process holds at the end of its work than after its start.
 
     The start is the second tenth of the work, since the first loads and warms up; the end is the
-    last tenth. Of each the median sample counts; of short work, whose second tenth has none, the first.
+    last tenth. Of each the median sample counts; in short work without one in the second tenth,
+    the first.
     """
 
     memory_before: float
