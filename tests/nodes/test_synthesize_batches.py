@@ -74,7 +74,12 @@ def latents_by_name(work: Any, planned: list[Any], monkeypatch: pytest.MonkeyPat
 
     seen: list[Tensor] = []
     decode = work.vae.decode
-    work.vae.decode = lambda latents: seen.append(latents) or decode(latents)
+
+    def remember(latents: Tensor) -> Tensor:
+        seen.append(latents)
+        return decode(latents)
+
+    work.vae.decode = remember
     with monkeypatch.context() as patched:
         patched.setattr(synthesize.Work, "_images", kept)
         list(work.run(planned))
@@ -112,7 +117,12 @@ def test_a_mask_is_encoded_once_however_many_images_it_has(
     block = control.control_model.input_hint_block
     encoded: list[int] = []
     encode = block.encode
-    monkeypatch.setattr(block, "encode", lambda hint: encoded.append(len(hint)) or encode(hint))
+
+    def count(hint: Tensor) -> Tensor:
+        encoded.append(len(hint))
+        return encode(hint)
+
+    monkeypatch.setattr(block, "encode", count)
     list(make_work("made", 4).run(planned))
     assert sum(encoded) == 3
 
@@ -125,7 +135,12 @@ def test_hints_are_encoded_in_chunks_whose_memory_is_announced(
     block = control.control_model.input_hint_block
     sizes: list[int] = []
     encode = block.encode
-    monkeypatch.setattr(block, "encode", lambda hint: sizes.append(len(hint)) or encode(hint))
+
+    def count(hint: Tensor) -> Tensor:
+        sizes.append(len(hint))
+        return encode(hint)
+
+    monkeypatch.setattr(block, "encode", count)
     others = pack.control.comfy.controlnet.ControlNet.inference_memory_requirements(
         control, torch.float32
     )

@@ -29,6 +29,7 @@ from siamese_diffusion.synthesis.weights import find_weights
 from support.paths import ROOT
 from support.processes import wait_until
 from support.synthesis_runs import SIZE, contents, write_bundle
+from torch import Tensor
 
 pytest_plugins = ["support.synthesis_runs"]
 
@@ -316,9 +317,12 @@ def test_a_mask_is_encoded_once_however_many_images_it_has(
 ) -> None:
     encoded = []
     encode = model.nets.hint_features
-    monkeypatch.setattr(
-        model.nets, "hint_features", lambda hint: encoded.append(len(hint)) or encode(hint)
-    )
+
+    def count(hint: Tensor) -> Tensor:
+        encoded.append(len(hint))
+        return encode(hint)
+
+    monkeypatch.setattr(model.nets, "hint_features", count)
     model.settings = Settings(steps=2)
     masks = RandomMasks(2, (SIZE, SIZE), ShapeSettings(), 0, "a polyp")
     items = [Wanted(item, item.mask.read({})) for item in Plan(masks, 5).items()]
