@@ -22,7 +22,7 @@ class Stub:
     @staticmethod
     def image(wanted: Wanted) -> np.ndarray:
         colour = np.frombuffer(wanted.item.seed(0).to_bytes(8, "big")[:3], np.uint8)
-        mask = np.atleast_3d(wanted.mask).any(-1)
+        mask: np.ndarray = np.any(np.atleast_3d(wanted.mask), axis=-1)
         return np.where(mask[..., None], 255 - colour, colour).astype(np.uint8)
 
 
