@@ -16,6 +16,7 @@ from .pairs import DatasetError, Listing, Pair
 from .pictures import Size, pixel_count, read_image, read_mask, read_palette_mask
 from .pixel_budget import BUDGET
 from .processes import is_first_process
+from .tar_members import file_of
 
 MAX_COLOURS = 64
 Stamp = tuple[int, int]  # size of a file, and when it was last changed, in ns
@@ -103,7 +104,7 @@ def _check_decoded(pair: Pair, mask_mode: str) -> tuple[PairInfo | None, list[st
 
 
 def _stamp(path: Path) -> Stamp:
-    found = path.stat()
+    found = file_of(path).stat()
     return found.st_size, found.st_mtime_ns
 
 

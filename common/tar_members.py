@@ -37,6 +37,11 @@ def open_binary(path: Path) -> BinaryIO:
         return io.BytesIO(file.read(members[name].size))
 
 
+def file_of(path: Path) -> Path:
+    """The file that holds it: the tar, of a member of one, or else itself."""
+    return _tar(path) or path
+
+
 def in_tar(path: Path) -> bool:
     return _tar(path) is not None
 

@@ -7,6 +7,7 @@ may run a unit twice, when a node is lost; the files' names keep a pair from bei
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -26,6 +27,7 @@ from .local import MakeModel, devices
 CHUNKS_PER_TASK = 8  # a task is what Ray schedules, and makes anew when its node is lost
 TASKS_PER_ACTOR = 4  # at least, so that none waits long for the last one
 MOST_ACTORS = 1024
+CONNECT_SECONDS = 20
 RETRIES = 20  # of a task whose worker is killed, such as by lack of memory
 
 
@@ -69,12 +71,24 @@ def _connect(address: str) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     try:
+        _check_reachable(address)
         ray.init(address, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SynthesisError(
             f"--ray {address}: no cluster there ({error}). Start one with `ray start --head`, or "
             "give --ray local."
         ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ConnectionError at once where nothing listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # "local" or "auto"
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(f"{error}") from error
 
 
 def _resources() -> tuple[dict[str, Any], int]:

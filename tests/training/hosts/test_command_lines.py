@@ -39,6 +39,7 @@ def table() -> list[tuple[str, str, str]]:
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> Iterator[None]:
     """accelerate keeps its settings for the whole process; each line here has its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 

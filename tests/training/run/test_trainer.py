@@ -170,7 +170,6 @@ def test_a_step_is_that_of_the_named_optimizer(
         (["--resolution=100"], "--resolution is '100'; expected SIZE or WIDTH,HEIGHT"),
         (["--max_train_steps=0"], "--max_train_steps is 0; it must be at least 1"),
         (["--xformers"], "--xformers: "),
-        (["--sdpa"], "--sdpa: PyTorch's scaled dot product attention is always used"),
         (["--config_file=missing.toml"], "--config_file missing.toml"),
     ],
 )
