@@ -68,8 +68,8 @@ class Downstream:
             "segmenters": {},
         }
         for name in (*found, ALL):
-            mine = _over(found, name)
-            row["segmenters"][name] = self._figures(mine, mine - _over(base, name))
+            mine = over_segmenters(found, name)
+            row["segmenters"][name] = self._figures(mine, mine - over_segmenters(base, name))
         return row
 
     def _figures(self, mine: np.ndarray, difference: np.ndarray) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Downstream:
         return figures
 
 
-def _over(values: dict[str, np.ndarray], segmenter: str) -> np.ndarray:
+def over_segmenters(values: dict[str, np.ndarray], segmenter: str) -> np.ndarray:
     """One segmenter's values, or the mean of all of them."""
     return np.mean([*values.values()], axis=0) if segmenter == ALL else values[segmenter]
 

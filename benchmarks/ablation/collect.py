@@ -20,6 +20,7 @@ from ...evaluation.intervals import bootstrap
 from ...tools.nuclei_crops import read_crops
 from ...tools.train_autoencoder import evaluate_nuclei, load_autoencoder
 from .cells import Cell
+from .likeness import Likeness
 
 RESULTS = Path(__file__).parent / "results"
 EACH = "alignment_of_each"
@@ -88,7 +89,12 @@ def collect(out: Path) -> None:
     real = evaluate_nuclei(load_autoencoder(), crops)
     write(
         "real.json",
-        {"masks": len(crops), "real": real["iou_original"], "autoencoder": real["iou"]},
+        {
+            "masks": len(crops),
+            "real": real["iou_original"],
+            "autoencoder": real["iou"],
+            "training_images": Likeness(out).floor(),
+        },
     )
     copy(out.glob("downstream-*.json"))
     copy(out.glob("sampler_settings.json"))

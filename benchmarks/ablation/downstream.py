@@ -25,7 +25,7 @@ from ...common.files import replacing
 from ...common.pairs import DatasetError
 from ...common.prompt_jsonl import read_prompt_jsonl
 from ...evaluation.arms import BASELINE
-from ...evaluation.downstream import Downstream, measure_downstream
+from ...evaluation.downstream import ALL, Downstream, measure_downstream, over_segmenters
 from ...evaluation.intervals import bootstrap
 from ...evaluation.overlap import METRICS
 from ...evaluation.pair_sets import PairSet, load_pairs
@@ -66,9 +66,9 @@ def compared(found: Sequence[Downstream], first: str, second: str) -> dict[str, 
 def _figures(found: Sequence[Downstream], arm: str, base: str) -> dict[str, Any]:
     groups = found[0].test.groups
     figures: dict[str, Any] = {}
-    for name in (*found[0].values[arm], "all"):
-        mine = np.concatenate([_values(one, arm, name) for one in found])
-        others = np.concatenate([_values(one, base, name) for one in found])
+    for name in (*found[0].values[arm], ALL):
+        mine = np.concatenate([over_segmenters(one.values[arm], name) for one in found])
+        others = np.concatenate([over_segmenters(one.values[base], name) for one in found])
         figures[name] = {
             metric: {
                 "mean": float(mine[..., index].mean()),
@@ -78,12 +78,6 @@ def _figures(found: Sequence[Downstream], arm: str, base: str) -> dict[str, Any]
             for index, metric in enumerate(METRICS)
         }
     return figures
-
-
-def _values(found: Downstream, arm: str, segmenter: str) -> np.ndarray:
-    """(repetitions, test images, metrics)."""
-    values = found.values[arm]
-    return np.mean([*values.values()], axis=0) if segmenter == "all" else values[segmenter]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

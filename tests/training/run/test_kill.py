@@ -10,7 +10,6 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from siamese_diffusion.training.run import metrics
 from siamese_diffusion.training.run.folder import RunFolder
 from siamese_diffusion.training.run.states import check_state, read_state
 from siamese_diffusion.training.train_siamese import main
-from support.paths import ROOT
 from support.small_runs import metrics as lines_of
 
 pytestmark = pytest.mark.slow  # whole trainings
@@ -37,16 +35,6 @@ EVERYTHING = [  # that is written, or has a state
     "--cache_latents_to_disk", "--log_with=tensorboard", "--deterministic",
 ]  # fmt: skip
 SAID = re.compile(r"(?:Weights|Preview): (?P<path>.+)$", re.MULTILINE)
-
-
-@pytest.fixture(scope="module")
-def processes() -> Iterator[multiprocessing.context.ForkServerContext]:
-    """Fresh processes that need not import everything again, and have this checkout."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["conftest", "siamese_diffusion.training.run.start"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT / "tests"))
-        yield context
 
 
 def run(arguments: list[str], log: str) -> None:

@@ -69,16 +69,6 @@ def command(base: Path, pairs: Path) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="module")
-def processes() -> Iterator[multiprocessing.context.ForkServerContext]:
-    """Fresh processes that need not import everything again, and have this checkout."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["conftest", "siamese_diffusion.training.run.start"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT / "tests"))
-        yield context
-
-
 def run(arguments: list[str], watch: Callable[[str], None] | None = None) -> None:
     """Train and end the process; `watch` is told of each thing that is about to be written."""
     assert Path(siamese_diffusion.__file__).parent == ROOT
