@@ -46,11 +46,25 @@ MARKED = {
 SD_SCRIPTS = os.environ.pop("SD_SCRIPTS_DIR", None)
 
 
-@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks, or dealt out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test, and keep together what shares a server, or else a file."""
     for item in items:
         for fixture in MARKED.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(MARKED[fixture])
+        group = "server" if item.get_closest_marker("server") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The number of threads changes rounding."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,10 @@ from setup_env import ROOT, VENV, say
 FOLDER = VENV / "python310"
 PYTHON = FOLDER / "bin" / "python"
 STAMP = FOLDER / "setup.stamp"
-PINNED = ("torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "pytest")
+PINNED = (
+    "torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "pytest",
+    "pytest-xdist",
+)  # fmt: skip
 TRACKERS = ("tensorboard", "wandb")
 
 

@@ -102,6 +102,7 @@ def test_training_is_decided_by_the_seed(sets: dict[str, PairSet], name: str) ->
     assert not torch.equal(first, weights(1, 0))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_trainings_in_processes_give_the_same_figures(
     sets: dict[str, PairSet], tmp_path: Path
 ) -> None:

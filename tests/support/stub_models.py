@@ -32,9 +32,13 @@ def make_stub(_device: str) -> Stub:
 
 @dataclass
 class Killed(Stub):
-    """Kills its own process at its second batch, once: as the system does when memory runs out."""
+    """Kills its own process at its second batch, once: as the system does when memory runs out.
+
+    `after`: a pattern in the marker's folder, of which a file must be there before.
+    """
 
     marker: Path
+    after: str | None = None
     batches: int = 0
 
     def images(self, batch: Sequence[Wanted]) -> list[np.ndarray]:
@@ -45,8 +49,13 @@ class Killed(Stub):
             except FileExistsError:
                 pass
             else:
-                os.kill(os.getpid(), signal.SIGKILL)
+                self.kill()
         return super().images(batch)
+
+    def kill(self) -> None:
+        while self.after is not None and not any(self.marker.parent.glob(self.after)):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass
@@ -63,9 +72,10 @@ class Slow(Stub):
 @dataclass(frozen=True)
 class MakeKilled:
     marker: Path
+    after: str | None = None
 
     def __call__(self, _device: str) -> Killed:
-        return Killed(self.marker)
+        return Killed(self.marker, self.after)
 
 
 @dataclass(frozen=True)

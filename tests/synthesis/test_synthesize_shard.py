@@ -152,7 +152,7 @@ def test_a_process_that_is_killed_ends_the_run_which_then_goes_on(tmp_path: Path
     job, marker = random_job(tmp_path), tmp_path / "killed"
     tmp_path.mkdir(exist_ok=True)
     with pytest.raises(SynthesisError, match=r"a process ended early \(exit code -9"):
-        run_job(job, tmp_path, MakeKilled(marker), processes=2)
+        run_job(job, tmp_path, MakeKilled(marker, after="images/*.png"), processes=2)
     there = len([*tmp_path.rglob("images/*.png")])
     assert 0 < there < 40
     record = run_job(job, tmp_path, MakeKilled(marker), processes=2)

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from support.small_runs import metrics
 from support.tiny_base import write_tiny_base
 from torch import Tensor
 
-pytestmark = pytest.mark.slow  # whole trainings
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]  # whole trainings
 
 STEPS = 8
 
@@ -38,15 +38,6 @@ STEPS = 8
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_base(tmp_path_factory.mktemp("tiny") / "tiny.safetensors")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The number of threads changes rounding."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
