@@ -16,27 +16,28 @@ setup:
 # Not `python -m pytest`: that puts this folder on sys.path, where our nodes/ hides ComfyUI's.
 PYTEST := pytest -c tests/pytest.ini tests
 # On two cores, with a thread each: the models of tests are too small for more.
+test quick quick-310 newest: export OMP_NUM_THREADS := 1
 BOTH := -n 2 --dist loadgroup --no-loadscope-reorder
 # What needs no server, no browser, and less than a few seconds of one core.
 QUICK := not server and not browser and not slow
 
 # FLAGS=--strict-skips: a test that is skipped but could have been run is a failure.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) $(BOTH) $(FLAGS)
+	$(BIN)/$(PYTEST) $(BOTH) $(FLAGS)
 
 # Under two minutes on two cores that do nothing else.
 quick: lint
-	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) $(BOTH) -m "$(QUICK)"
+	$(BIN)/$(PYTEST) $(BOTH) -m "$(QUICK)"
 
 # Those of the code that runs outside ComfyUI, on the oldest Python that pyproject.toml claims.
 quick-310: setup
 	@$(BIN)/python tools/setup_python310.py $(PYTHON310)
-	OMP_NUM_THREADS=1 .venv/python310/bin/$(PYTEST)/common tests/training $(BOTH) -m "$(QUICK) and not comfyui"
+	.venv/python310/bin/$(PYTEST)/common tests/training $(BOTH) -m "$(QUICK) and not comfyui"
 
 # The same on the newest release of everything: transformers 5, diffusers 0.42 and what comes next.
 newest: setup
 	@$(BIN)/python tools/setup_newest.py
-	OMP_NUM_THREADS=1 .venv/newest/bin/$(PYTEST)/common tests/training $(BOTH) -m "$(QUICK) and not comfyui"
+	.venv/newest/bin/$(PYTEST)/common tests/training $(BOTH) -m "$(QUICK) and not comfyui"
 
 which-310:
 	@echo $(PYTHON310)

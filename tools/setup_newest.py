@@ -22,7 +22,7 @@ def main() -> int:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     extras = project["project"]["optional-dependencies"]
     # torchvision: its release decides which torch can be had with it.
-    packages = [*extras["train"], "torchvision", "tensorboard", "wandb", "pytest"]
+    packages = [*extras["train"], "torchvision", "tensorboard", "wandb", "pytest", "pytest-xdist"]
     say("the newest release of everything")
     try:
         if not PYTHON.exists():
