@@ -8,7 +8,7 @@ CONFIG := ../../pyproject.toml
 # Threads that wait must sleep: tests run a server beside them, and spinning threads starve it.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup test quick quick-310 which-310 newest lint fuzz demo nuclei bench soak
+.PHONY: setup test quick quick-310 which-310 newest lint fuzz kills demo nuclei bench soak
 
 setup:
 	@$(PYTHON) tools/setup_env.py
@@ -54,6 +54,11 @@ lint: setup
 FUZZ ?= 20000
 fuzz: setup
 	FUZZ_EXAMPLES=$(FUZZ) $(BIN)/$(PYTEST)/test_fuzz.py
+
+# A training with every feature on, killed at as many random moments; minutes.
+KILLS ?= 20
+kills: setup
+	KILLS=$(KILLS) $(BIN)/$(PYTEST)/training/run/test_kill.py
 
 demo: setup
 	$(BIN)/python -m siamese_diffusion.tools.demo

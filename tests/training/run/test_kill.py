@@ -24,7 +24,7 @@ from support.small_runs import metrics as lines_of
 
 pytestmark = pytest.mark.slow  # whole trainings
 
-KILLS = 20
+KILLS = int(os.environ.get("KILLS", "4"))  # `make kills` has more
 LATEST = 0.7  # of the time that the whole run takes
 STEPS = 6
 EVERYTHING = [  # that is written, or has a state
