@@ -55,10 +55,10 @@ FUZZ ?= 20000
 fuzz: setup
 	FUZZ_EXAMPLES=$(FUZZ) $(BIN)/$(PYTEST)/test_fuzz.py
 
-# A training with every feature on, killed at as many random moments; minutes.
+# Training with every feature on, and synthesis, killed at as many random moments; minutes.
 KILLS ?= 20
 kills: setup
-	KILLS=$(KILLS) $(BIN)/$(PYTEST)/training/run/test_kill.py
+	KILLS=$(KILLS) $(BIN)/$(PYTEST)/training/run/test_kill.py tests/synthesis/test_synthesize_kill.py
 
 demo: setup
 	$(BIN)/python -m siamese_diffusion.tools.demo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -116,3 +117,13 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ünïcode pairs")
     write_pairs(folder, count=6, size=64, seed=0)
     return folder / "prompt.jsonl"
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[multiprocessing.context.ForkServerContext]:
+    """Fresh processes that need not import everything again, and have this checkout."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["conftest", "siamese_diffusion.training.run.start"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT / "tests"))
+        yield context

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
 from siamese_diffusion.models.weights import StateDict, read_weights
-from support.paths import ROOT
 from support.tiny_base import write_tiny_base
 from support.tiny_runs import train
 
@@ -23,16 +21,6 @@ def fresh_accelerator() -> Iterator[None]:
 
 def forget_accelerator() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture(scope="module")
-def processes() -> Iterator[multiprocessing.context.ForkServerContext]:
-    """Fresh processes that need not import everything again, and have this checkout."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["conftest", "siamese_diffusion.training.run.start"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT / "tests"))
-        yield context
 
 
 @pytest.fixture(scope="session")

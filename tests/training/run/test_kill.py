@@ -20,11 +20,11 @@ from siamese_diffusion.training.run import metrics
 from siamese_diffusion.training.run.folder import RunFolder
 from siamese_diffusion.training.run.states import check_state, read_state
 from siamese_diffusion.training.train_siamese import main
+from support.processes import KILLS
 from support.small_runs import metrics as lines_of
 
 pytestmark = pytest.mark.slow  # whole trainings
 
-KILLS = int(os.environ.get("KILLS", "4"))  # `make kills` has more
 LATEST = 0.7  # of the time that the whole run takes
 STEPS = 6
 EVERYTHING = [  # that is written, or has a state

@@ -1,0 +1,96 @@
+"""Killed at any moment, synthesis has every pair that it has made, and makes the others."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from siamese_diffusion.common.pictures import read_image
+from siamese_diffusion.synthesis.synthesize import main
+from support.processes import KILLS
+from support.synthesis_runs import SIZE, contents
+
+pytest_plugins = ["support.synthesis_runs"]
+pytestmark = pytest.mark.slow  # whole runs
+
+MASKS, IMAGES = 3, 2  # masks, and images of each
+
+
+def run(arguments: list[str], log: str) -> None:
+    """Synthesize and end the process; what it says is in `log`."""
+    torch.set_num_threads(1)
+    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(written, sys.stderr.fileno())
+    os._exit(main(arguments))
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for number in range(MASKS):
+        pixels = np.zeros((SIZE, SIZE), np.uint8)
+        pixels[4:20, 4 : 12 + 4 * number] = 255
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def finished_files(out: Path) -> dict[Path, int]:
+    """All pictures and archives under their final names, with the time of writing; each whole."""
+    found = [*out.glob("images/*.png"), *out.glob("masks/*.png"), *out.glob("*.tar")]
+    for path in found:
+        if path.suffix == ".png":
+            assert read_image(path).shape == (SIZE, SIZE, 3)
+        else:
+            with tarfile.open(path) as archive:
+                assert len(archive.getnames()) % 3 == 0
+    return {path: path.stat().st_mtime_ns for path in found}
+
+
+@pytest.mark.parametrize("more", [[], ["--tar"]], ids=["folder", "tar"])
+def test_killed_at_random_moments_no_pair_is_lost_or_made_again(
+    tiny_weights: Path, masks: Path, tmp_path: Path, more: list[str],
+    processes: multiprocessing.context.ForkServerContext,
+) -> None:  # fmt: skip
+    def start(out: Path, kill_after: float | None) -> int | None:
+        arguments = [
+            f"--bundle={tiny_weights / 'siamese.safetensors'}", f"--masks={masks}",
+            f"--output_dir={out}", "--steps=2", f"--images_per_mask={IMAGES}", "--batch_size=2",
+            *more,
+        ]  # fmt: skip
+        process = processes.Process(target=run, args=(arguments, str(log)))
+        process.start()
+        process.join(kill_after)
+        process.kill()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL), log.read_text()
+        return process.exitcode
+
+    log = tmp_path / "log"
+    began = time.monotonic()
+    assert start(tmp_path / "whole", None) == 0
+    duration = time.monotonic() - began
+    expected = contents(tmp_path / "whole")
+    kills = runs = 0
+    while kills < KILLS:
+        runs += 1
+        out = tmp_path / f"{runs}"
+        there: dict[Path, int] = {}
+        ended = None
+        while ended != 0:
+            ended = start(out, random.uniform(0, duration) if kills < KILLS else None)
+            kills += ended != 0
+            now = finished_files(out)
+            assert {path: now.get(path) for path in there} == there
+            there = now
+        assert contents(out) == expected
