@@ -7,6 +7,8 @@ BIN := .venv/bin
 CONFIG := ../../pyproject.toml
 # Threads that wait must sleep: tests run a server beside them, and spinning threads starve it.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Tests start many processes: what they import is compiled once.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup test quick quick-310 which-310 newest lint fuzz kills demo nuclei bench soak
 

@@ -18,7 +18,7 @@ def enter_package(script: str) -> str:
     shadow ComfyUI's; with a script's folder or this one on it, our modules would shadow others.
     The imports that follow take seconds: Ctrl-C during them ends with one line.
     """
-    sys.excepthook = _explain
+    sys.excepthook = explain
     root, folder = HERE.parent, Path(script).resolve().parent
     spec = importlib.util.spec_from_file_location(
         PACKAGE, root / "__init__.py", submodule_search_locations=[str(root)]
@@ -47,7 +47,7 @@ def missing_package(error: BaseException) -> str | None:
     )
 
 
-def _explain(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+def explain(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
     """A stack trace, but not for Ctrl-C or a missing package."""
     if issubclass(kind, KeyboardInterrupt):
         print("stopped by Ctrl-C", file=sys.stderr)

@@ -85,6 +85,10 @@ def test_an_installation_has_its_commands(installed: Path, command: str, tmp_pat
     refused = run([script, "--no-such-flag"], cwd=tmp_path, env=env)
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr
+    without_packages = run([sys.executable, "-S", script, "--help"], cwd=tmp_path, env=env)
+    assert without_packages.returncode != 0
+    [line] = without_packages.stderr.splitlines()
+    assert re.match(r"error: the package (torch|numpy) is missing\. .*pip install", line)
 
 
 @pytest.mark.slow
