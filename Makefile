@@ -19,7 +19,7 @@ setup:
 PYTEST := pytest -c tests/pytest.ini tests
 # On two cores, with a thread each: the models of tests are too small for more.
 test quick quick-310 newest: export OMP_NUM_THREADS := 1
-BOTH := -n 2 --dist loadgroup --no-loadscope-reorder
+BOTH := -n 2 --dist loadfile --no-loadscope-reorder
 # What needs no server, no browser, and less than a few seconds of one core.
 QUICK := not server and not browser and not slow
 

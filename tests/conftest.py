@@ -47,14 +47,11 @@ MARKED = {
 SD_SCRIPTS = os.environ.pop("SD_SCRIPTS_DIR", None)
 
 
-@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks, or dealt out
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test, and keep together what shares a server, or else a file."""
     for item in items:
         for fixture in MARKED.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(MARKED[fixture])
-        group = "server" if item.get_closest_marker("server") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
