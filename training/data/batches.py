@@ -213,13 +213,19 @@ class TrainingData:
         choices = [self._framings[index].augmentations(self.sizes[index]) for index in indices]
         return [c[int(torch.randint(len(c), (), generator=random))] for c in choices]
 
-    def validation_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Every pair once, the same at every call: fixed noise, timesteps spread evenly."""
+    def validation_batches(
+        self, batch_size: int, seed: int, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
+        """Every pair once, the same at every call: fixed noise, timesteps spread evenly.
+
+        `part` (k, n): of the batches only each n-th from the k-th on.
+        """
         start = 0
         for number, indices in enumerate(self._batches_of_one_size(batch_size)):
-            positions = torch.arange(start, start + len(indices))
-            timesteps = (2 * positions + 1) * TIMESTEPS // (2 * len(self))
-            yield replace(self.batch(indices, seed, number, 0.0), timesteps=timesteps)
+            if number % part[1] == part[0]:
+                positions = torch.arange(start, start + len(indices))
+                timesteps = (2 * positions + 1) * TIMESTEPS // (2 * len(self))
+                yield replace(self.batch(indices, seed, number, 0.0), timesteps=timesteps)
             start += len(indices)
 
     def _batches_of_one_size(self, batch_size: int) -> list[list[int]]:

@@ -27,7 +27,7 @@ def test_it_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
     assert not torch.equal(first.noise_in_input, other.noise_in_input)
     added = first.noise_in_input - whole.noise
     assert 0.47 < float(added.std()) < 0.53
-    part = first.rows(2, 4).to(torch.device("cpu"))
+    part = first.rows(slice(2, 4)).to(torch.device("cpu"))
     assert torch.equal(part.noise_in_input, first.noise_in_input[2:4])
 
 

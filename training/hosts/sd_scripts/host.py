@@ -31,7 +31,7 @@ from ...method.noise_schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
 from ...method.objective import Batch
 from ...toml_files import Table
 from ..encoders import KLAutoencoder
-from ..optimizers import package_advice, parse_arguments
+from ..optimizers import package_advice, parse_arguments, with_fused
 from ..tokenizer import load_tokenizer, tokenizer_folder
 from .flags import NEEDS, SCHEDULE_FLAGS
 from .library import Library, build_parser, commit, english, load_library
@@ -163,6 +163,7 @@ class SdScripts:
                 "supported; use another, with --lr_scheduler."
             )
         parse_arguments(config.optimizer_args)  # whose message says which one is wrong
+        args.optimizer_args = with_fused(config.optimizer_type, config.optimizer_args, parameters)
         try:
             optimizer = train_util.get_optimizer(args, parameters)[-1]
         except Exception as error:
