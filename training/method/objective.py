@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ class Batch:
 
     latents, noise: (B, 4, h, w), latents scaled to about unit variance; timesteps: (B,) in 0..999;
     text: (B, 77, D); mask: (B, 1 or 3, 8h, 8w) in [0, 1], 3 for palette masks;
-    image: (B, 3, 8h, 8w) in [0, 1].
+    image: (B, 3, 8h, 8w) in [0, 1]. Before `to` both may be as in their files: uint8 or bool.
     input_noise: (B, 4, h, w) or None, noise on the networks' input that they do not predict.
     """
 
@@ -46,7 +46,13 @@ class Batch:
     input_noise: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        return self._map(lambda tensor: tensor.to(device))
+        """On a device, with pictures in float32."""
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, mask=as_floats(moved.mask), image=as_floats(moved.image))
+
+    def pin_memory(self) -> Batch:
+        """In memory from which a GPU copies while the CPU goes on."""
+        return self._map(Tensor.pin_memory)
 
     def rows(self, start: int, stop: int) -> Batch:
         """Samples start..stop - 1."""
@@ -61,6 +67,14 @@ class Batch:
     def noise_in_input(self) -> Tensor:
         """The noise that the networks' input is mixed with."""
         return self.noise if self.input_noise is None else self.noise + self.input_noise
+
+
+def as_floats(pictures: Tensor) -> Tensor:
+    """uint8 of 0..255, or bool, in [0, 1] as float32; floats as they are."""
+    if pictures.dtype == torch.uint8:
+        # By a tensor: by a plain number a GPU multiplies with 1/255, which rounds otherwise.
+        return pictures.float() / torch.full((), 255.0, device=pictures.device)
+    return pictures.float() if pictures.dtype == torch.bool else pictures
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ FREE_TO_CHANGE = {
     "sample_prompts",
     "gradient_checkpointing",
     "deterministic",
+    "max_data_loader_n_workers",
 }
 # Entries of a record that are no flags of ours.
 OTHERS = {

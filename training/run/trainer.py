@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..config import TrainConfig
-from ..data.batch_order import BatchOrder
+from ..data.batch_order import BatchOrder, Share
 from ..data.batches import TrainingData
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
@@ -78,7 +78,9 @@ class Trainer:
         self.prompts = PromptPreviews(config, base, self.objective, accelerator)
         self.step = 0
         self._stop = StopRequest()
-        self._batches = BatchReader(config, data, self.order)
+        first = accelerator.process_index * self.process_batch
+        self._share = Share(slice(first, first + self.process_batch), self.global_batch)
+        self._batches = BatchReader(config, data, self.order, self._share, accelerator.device)
 
     # Many steps
 
@@ -91,6 +93,7 @@ class Trainer:
         total = self.config.max_train_steps
         hidden = not self.accelerator.is_main_process
         with (
+            self._batches,
             self._stop,
             logging_redirect_tqdm(),
             tqdm(total=total, initial=self.step, desc="training", disable=hidden) as bar,
@@ -193,14 +196,13 @@ class Trainer:
     def train_step(self) -> tuple[dict[str, float], bool]:
         """One optimizer step: mean losses by name, and whether any process wants to stop."""
         self.nets.train()
-        whole = self._batches.batch(self.step)
-        whole = self.host.apply_noise_options(whole, self.config.seed, self.step)
-        whole = add_input_noise(self.config, whole, self.step)
+        own = self._batches.batch(self.step)
+        own = self.host.apply_noise_options(own, self._share, self.config.seed, self.step)
+        own = add_input_noise(self.config, own, self._share, self.step)
         sums: dict[str, Tensor] = {}
         size = self.config.train_batch_size
-        first = self.accelerator.process_index * self.process_batch
-        for start in range(first, first + self.process_batch, size):
-            batch = whole.rows(start, start + size).to(self.accelerator.device)
+        for start in range(0, self.process_batch, size):
+            batch = own.rows(start, start + size).to(self.accelerator.device)
             backpropagate = self._backpropagate(batch.timesteps)
             with self.accelerator.autocast():
                 losses = self.objective.losses(batch, self.step, backpropagate)
