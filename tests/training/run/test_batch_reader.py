@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from siamese_diffusion.training.config import TrainConfig
 from siamese_diffusion.training.data import pair_pictures
 from siamese_diffusion.training.data.batch_order import BatchOrder, Share
 from siamese_diffusion.training.data.batches import TrainingData
+from siamese_diffusion.training.data.framing import Framing
 from siamese_diffusion.training.errors import FileError
 from siamese_diffusion.training.run.batch_reader import BatchReader
 from support.small_datasets import CPU, SQUARE, config, load, prepared, write_list
@@ -61,15 +63,23 @@ def test_workers_read_what_the_trainer_would_have_read_from_any_step_on(
                 assert values is None or torch.equal(vars(expected)[name], values), (step, name)
 
 
-def test_a_file_that_is_gone_is_the_error_of_its_step(
+def test_what_a_spawned_worker_gets_is_small(tmp_path: Path) -> None:
+    data = prepared(load(write_list(tmp_path, [(256, 256)] * 2)), Framing((256, 256)))
+    job = data.job([0, 1], 0, 0)
+    expected = data.pictures.load(job)
+    sent = pickle.dumps(data.pictures)
+    assert len(sent) < 256 * 256
+    for found, known in zip(pickle.loads(sent).load(job), expected, strict=True):
+        assert torch.equal(found, known)
+
+
+def test_an_error_of_a_worker_is_the_same_as_without_it(
     reader: BatchReader, data: TrainingData
 ) -> None:
-    reader.batch(0)
     for pair in data.pairs:
         pair.image.unlink()
     with pytest.raises(FileError) as found:
-        for step in range(1, STEPS):
-            reader.batch(step)
+        reader.batch(0)
     assert str(found.value).endswith(".png: cannot be read any more (No such file or directory)")
     assert "\n" not in str(found.value)
 
