@@ -81,9 +81,7 @@ class TrainerStep:
 
         for start in range(0, count, size):
             with torch.autocast(self.device, self.half, enabled=self.half is not None):
-                losses = self.objective.losses(
-                    batch.rows(slice(start, start + size)), STEP, backward
-                )
+                losses = self.objective.losses(batch.rows(start, start + size), STEP, backward)
             total += sum(float(terms.float().sum()) for terms in losses.values()) / count
         self.scaler.step(self.optimizer)
         self.scaler.update()

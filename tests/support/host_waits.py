@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from siamese_diffusion.training.command_line import parse_args
+from siamese_diffusion.training.data.batch_order import Share
 from siamese_diffusion.training.data.dataset import load_dataset
 from siamese_diffusion.training.hosts.standalone import Standalone
 from siamese_diffusion.training.method.objective import Batch
@@ -65,7 +66,7 @@ class Traffic(TorchDispatchMode):
 class HalfAugmented(Standalone):
     """Every other sample has a low timestep."""
 
-    def apply_noise_options(self, batch: Batch, _seed: int, _step: int) -> Batch:
+    def apply_noise_options(self, batch: Batch, _share: Share, _seed: int, _step: int) -> Batch:
         return replace(batch, timesteps=torch.arange(len(batch.timesteps)) % 2 * 500)
 
 

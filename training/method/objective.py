@@ -33,7 +33,7 @@ class Batch:
 
     latents, noise: (B, 4, h, w), latents scaled to about unit variance; timesteps: (B,) in 0..999;
     text: (B, 77, D); mask: (B, 1 or 3, 8h, 8w) in [0, 1], 3 for palette masks;
-    image: (B, 3, 8h, 8w) in [0, 1].
+    image: (B, 3, 8h, 8w) in [0, 1]. Before `to` both may be as in their files: uint8 or bool.
     input_noise: (B, 4, h, w) or None, noise on the networks' input that they do not predict.
     augmented: indices (b,) of the samples with t <= 200, or None until they are asked for.
     """
@@ -48,13 +48,19 @@ class Batch:
     augmented: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
+        """On a device, with pictures in float32."""
         # Their number is looked at here, so that nobody waits for the device to tell it later.
         known = replace(self, augmented=self.rows_to_augment())
-        return known._map(lambda tensor: tensor.to(device, non_blocking=True))
+        moved = known._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, mask=as_floats(moved.mask), image=as_floats(moved.image))
 
-    def rows(self, which: slice | Tensor) -> Batch:
-        """Those samples, by a slice or by indices."""
-        return replace(self, augmented=None)._map(lambda tensor: tensor[which])
+    def pin_memory(self) -> Batch:
+        """In memory from which a GPU copies while the CPU goes on."""
+        return self._map(Tensor.pin_memory)
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Samples start..stop - 1."""
+        return replace(self, augmented=None)._map(lambda tensor: tensor[start:stop])
 
     def rows_to_augment(self) -> Tensor:
         """Indices (b,) of the samples with t <= 200, on the batch's device."""
@@ -71,6 +77,14 @@ class Batch:
     def noise_in_input(self) -> Tensor:
         """The noise that the networks' input is mixed with."""
         return self.noise if self.input_noise is None else self.noise + self.input_noise
+
+
+def as_floats(pictures: Tensor) -> Tensor:
+    """uint8 of 0..255, or bool, in [0, 1] as float32; floats as they are."""
+    if pictures.dtype == torch.uint8:
+        # By a tensor: by a plain number a GPU multiplies with 1/255, which rounds otherwise.
+        return pictures.float() / torch.full((), 255.0, device=pictures.device)
+    return pictures.float() if pictures.dtype == torch.bool else pictures
 
 
 @dataclass(frozen=True)

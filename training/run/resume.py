@@ -51,6 +51,7 @@ FREE_TO_CHANGE = {
     "sample_prompts",
     "gradient_checkpointing",
     "deterministic",
+    "max_data_loader_n_workers",
 }
 # How a step's pairs are split; only their number decides what is learnt.
 SPLIT = ("num_processes", "train_batch_size", "gradient_accumulation_steps")

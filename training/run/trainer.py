@@ -26,7 +26,7 @@ from ..method.objective import Backpropagate
 from .background import Background
 from .batch_reader import BatchReader
 from .checkpoint import Checkpoints
-from .dealing import deal_rows
+from .dealing import Dealing
 from .ema import ema_weights
 from .failures import check_finite, device_failures
 from .folder import RunFolder
@@ -80,14 +80,17 @@ class Trainer:
         self.process_batch = config.train_batch_size * config.gradient_accumulation_steps
         self.global_batch = self.gradients.global_batch
         self.order = BatchOrder(data.sizes, self.global_batch, config.seed)
-        self._background = Background()
+        self.background = Background()
         self.reporter = Reporter(
-            config, self.folder, base, data, self.objective, accelerator, self._background
+            config, self.folder, base, data, self.objective, accelerator, self.background
         )
         self.prompts = PromptPreviews(config, base, self.objective, accelerator)
         self.step = 0
         self._stop = StopRequest()
-        self._batches = BatchReader(config, data, self.order)
+        self._dealing = Dealing(config, data, self.order, accelerator)
+        self.batches = BatchReader(
+            config, data, self.order, self._dealing.share, accelerator.device
+        )
 
     # Many steps
 
@@ -100,8 +103,9 @@ class Trainer:
         total = self.config.max_train_steps
         hidden = not self.accelerator.is_main_process
         with (
+            self.batches,
             self._stop,
-            self._background,
+            self.background,
             logging_redirect_tqdm(),
             tqdm(total=total, initial=self.step, desc="training", disable=hidden) as bar,
         ):
@@ -115,7 +119,7 @@ class Trainer:
                 if not stop or self.step == total:
                     self._save_and_show()
             if self.step < total:
-                self._background.wait()
+                self.background.wait()
                 self.checkpoints.save(self.step)
                 self._on_main(lambda: self.folder.prune(self.config.keep_last_n))
                 log.warning("Stopped at step %d. The same command again resumes.", self.step)
@@ -153,17 +157,17 @@ class Trainer:
             return what not in done and (last or (interval > 0 and step % interval == 0))
 
         if due("state", config.save_every_n_steps):
-            self._background.wait()  # so that no more files are there at once than were promised
+            self.background.wait()  # so that no more files are there at once than were promised
             self.checkpoints.save(step)
             if self.accelerator.is_main_process:
                 publish = not last and "weights" not in done
-                self._background.start(partial(self._publish_and_prune, step, publish))
+                self.background.start(partial(self._publish_and_prune, step, publish))
         if due("validation", config.validate_every_n_steps):
             self._validate()
         if due("preview", config.sample_every_n_steps):
             self._preview()
         if last:
-            self._background.wait()
+            self.background.wait()
             # Last, because this file says that the run is finished.
             self._on_main(lambda: self._publish(step, folder.weights()))
             if config.save_every_n_steps == 0:
@@ -179,7 +183,7 @@ class Trainer:
         )
 
     def _preview(self) -> None:
-        self._background.wait()  # it may be drawing losses, which a preview does too
+        self.background.wait()  # it may be drawing losses, which a preview does too
         self._try(
             "preview of prompts",
             self.prompts.sample,
@@ -247,14 +251,14 @@ class Trainer:
 
     def train_step(self) -> tuple[dict[str, float], bool]:
         """One optimizer step: mean losses by name, and whether any process wants to stop."""
-        whole = self._batches.batch(self.step)
-        whole = self.host.apply_noise_options(whole, self.config.seed, self.step)
-        whole = add_input_noise(self.config, whole, self.step)
-        own = whole.rows(self._own_rows(whole.timesteps))
+        share, seed = self._dealing.share(self.step), self.config.seed
+        own = self.batches.batch(self.step)
+        own = self.host.apply_noise_options(own, share, seed, self.step)
+        own = add_input_noise(self.config, own, share, self.step)
         sums: dict[str, Tensor] = {}
         size = self.config.train_batch_size
         for start in range(0, self.process_batch, size):
-            rows = own.rows(slice(start, start + size))
+            rows = own.rows(start, start + size)
             backpropagate = self._backpropagate(rows.timesteps)
             with self.accelerator.autocast():
                 batch = rows.to(self.accelerator.device)
@@ -268,11 +272,6 @@ class Trainer:
         if self.ema:
             self.ema.step(self.gradients.parameters)
         return means, stop
-
-    def _own_rows(self, timesteps: Tensor) -> Tensor:
-        """Indices of this process's samples in the global batch, of these timesteps (B,)."""
-        dealt = deal_rows(timesteps, self.accelerator.num_processes)
-        return dealt[self.accelerator.process_index]
 
     def _backpropagate(self, timesteps: Tensor) -> Backpropagate:
         """With the host's loss weight; logged losses stay without it, comparable between runs.

@@ -15,15 +15,14 @@ pytestmark = pytest.mark.slow  # shapes are computed in Python
 
 SIZE, PIXELS = 2, 64
 SETTINGS = [f"--train_batch_size={SIZE}", "--ema_decay=0.9"]
-# Of a sample: latents and noise, text, mask and image, timestep, and for one in two its index.
-VALUES = 2 * 4 * (PIXELS // 8) ** 2 + (1 + 3) * PIXELS**2
+LATENT = 4 * (PIXELS // 8) ** 2
 
 
 def step(arguments: list[str]) -> tuple[Traffic, int]:
     """What the last of three steps does, half of its samples augmented; and the text's size."""
     trainer = meta_trainer(arguments)
     trainer.step = 2
-    with Traffic() as traffic:
+    with trainer.batches, Traffic() as traffic:
         losses, _ = trainer.train_step()
     assert set(losses) == {"image", "mask", "consistency", "augmentation"}
     assert trainer.ema is None or {p.device for p in trainer.ema.shadow_params} == {META}
@@ -35,7 +34,9 @@ def test_a_step_waits_once(tiny: Path, pairs: Path, tmp_path: Path, more: list[s
     traffic, text = step(flags(tiny, pairs, tmp_path, *SETTINGS, *more))
     assert traffic.asked == ["_to_copy"], "the losses, read all at once"
     assert traffic.waiting == []
-    assert traffic.sent == SIZE * (4 * (VALUES + text) + 8) + SIZE // 2 * 8
+    # Latents, noise and text in float32, mask and image as bytes, a timestep in 64 bits; and for
+    # one sample in two its index.
+    assert traffic.sent == SIZE * (4 * (2 * LATENT + text) + 4 * PIXELS**2 + 8) + SIZE // 2 * 8
 
 
 def test_a_second_wait_is_seen(

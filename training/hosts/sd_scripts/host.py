@@ -22,7 +22,7 @@ from ....common.hashes import file_hash
 from ....models.metadata import SD2_CONTEXT
 from ....models.weights import load_checked
 from ...config import TrainConfig
-from ...data.batch_order import generator
+from ...data.batch_order import Share, generator
 from ...data.dataset_toml import FLAGS, FOLDERS, SUBSET_KEYS, check_table
 from ...errors import ConfigError
 from ...method.base_model import BaseModel
@@ -187,14 +187,17 @@ class SdScripts:
             raise ConfigError(f"{name}: needs a loss to watch at every step; use another schedule.")
         return schedule
 
-    def apply_noise_options(self, batch: Batch, seed: int, step: int) -> Batch:
+    def apply_noise_options(self, batch: Batch, share: Share, seed: int, step: int) -> Batch:
         if not any(getattr(self._options, name) for name in NOISE_FLAGS):
             return batch
+        # Drawn for the whole batch; no row's noise depends on the latents of another.
+        latents = torch.zeros((share.count, *batch.latents.shape[1:]))
+        latents[share.rows] = batch.latents
         with seeded(seed, step):
             noise, _, timesteps = self._library.train_util.get_noise_noisy_latents_and_timesteps(
-                self._options, self._schedule, batch.latents
+                self._options, self._schedule, latents
             )
-        return replace(batch, noise=noise, timesteps=timesteps)
+        return replace(batch, noise=noise[share.rows], timesteps=timesteps[share.rows])
 
     def loss_weight(self, timesteps: Tensor) -> Tensor | None:
         args, custom = self._options, self._library.custom_train_functions
