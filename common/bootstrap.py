@@ -28,8 +28,9 @@ def enter_package(script: str) -> str:
     module = importlib.util.module_from_spec(spec)
     sys.modules[PACKAGE] = module
     spec.loader.exec_module(module)
-    for path in (HERE, folder):
-        sys.path.remove(str(path))
+    for path in (str(HERE), str(folder)):
+        if path in sys.path:  # a process that the script has spawned is without its folder
+            sys.path.remove(path)
     return f"{PACKAGE}.{folder.name}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
@@ -50,6 +51,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> TrainConfig:
         values = {**in_file, **values}
         aliases = {**aliases_in_file, **aliases}
     values |= translate(aliases, values)
+    values |= launcher_precision(values.get("mixed_precision"))
     if others or from_file:
         values["host_options"] = _host_options(parser, others, from_file, values)
     missing = [
@@ -60,6 +62,24 @@ def parse_args(arguments: Sequence[str] | None = None) -> TrainConfig:
     if missing:
         raise ConfigError(f"{', '.join(missing)}: required; see --help.")
     return TrainConfig(**values)
+
+
+def launcher_precision(given: str | None) -> dict[str, str]:
+    """`--mixed_precision` as `accelerate launch` was given it; `given`: our own flag's, or None.
+
+    Raises ConfigError where the two differ, or for a precision that is not one of ours.
+    """
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if launched in ("no", given):  # "no" is what it says where nobody has chosen
+        return {}
+    known: tuple[str, ...] = TrainConfig.__dataclass_fields__["mixed_precision"].metadata["choices"]
+    if given is None and launched in known:
+        return {"mixed_precision": launched}
+    own = f"--mixed_precision here is {given}" if given else f"here it is one of {', '.join(known)}"
+    raise ConfigError(
+        f"accelerate launch was given --mixed_precision {launched}, but {own}. Give both the same, "
+        "or leave it out of the launcher's command or of its configuration (accelerate config)."
+    )
 
 
 def _host_options(

@@ -246,6 +246,12 @@ class TrainConfig(SdScriptsOptions):
         "no",
         choices=("no", "fp16", "bf16"),
     )
+    no_tf32: bool = option(
+        "speed",
+        "compute float32 products with all 24 bits, where a GPU would round their factors to 11 "
+        "(TF32): slower",
+        False,
+    )
     gradient_checkpointing: bool = option(
         "speed", "compute activations twice instead of keeping them: less memory, slower", False
     )

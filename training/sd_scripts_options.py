@@ -100,6 +100,13 @@ class SdScriptsOptions:
         range=Range(0, above=True),
     )
 
+    max_data_loader_n_workers: int = option(
+        "speed",
+        "processes that decode images and masks; 0: threads of the trainer (sd-scripts: 8)",
+        0,
+        range=AT_LEAST_0,
+    )
+
     save_precision: str = option(
         "output",
         "number format of the weight files; states are always in full precision (sd-scripts: "

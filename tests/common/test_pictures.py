@@ -16,6 +16,7 @@ from siamese_diffusion.common.pictures import read_image, read_mask, read_palett
 from siamese_diffusion.training.train_siamese import main
 from support.paths import ROOT
 from support.small_datasets import (
+    CPU,
     lesion,
     load,
     photo,
@@ -172,7 +173,7 @@ def test_palette_masks_keep_their_colours(tmp_path: Path) -> None:
     assert dataset.infos[dataset.pairs[0]].coverage == pytest.approx((lesion() > 0).mean())
     data = prepared(dataset)
     assert (data.mask_channels, data.mask_classes) == (3, classes)
-    mask = data.batch([0, 1], seed=0, step=0, caption_dropout=0).mask
+    mask = data.batch([0, 1], seed=0, step=0, caption_dropout=0).to(CPU).mask
     assert (mask.shape, mask.dtype) == ((2, 3, 32, 32), torch.float32)
     assert set(mask.unique().tolist()) == {0.0, np.float32(128 / 255)}
     colours = (mask[1].permute(1, 2, 0) * 255).round().byte().numpy()

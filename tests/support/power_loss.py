@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class DurableDisk:
         self.content: dict[int, bytes] = {}  # of files, by inode
         self._open: list[int] = []  # so that no inode is used twice
         self._report = at_every_change
+        self._one_at_a_time = threading.RLock()  # a run writes on two threads
         for name in ("fsync", "replace", "rename"):
             monkeypatch.setattr(os, name, self._watched(getattr(os, name)))
 
@@ -50,10 +52,11 @@ class DurableDisk:
 
     def _watched(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*arguments: Any, **options: Any) -> Any:
-            result = call(*arguments, **options)
-            if len(arguments) == 1:
-                self._synced(arguments[0])
-            self._report(self)
+            with self._one_at_a_time:
+                result = call(*arguments, **options)
+                if len(arguments) == 1:
+                    self._synced(arguments[0])
+                self._report(self)
             return result
 
         return watched

@@ -6,16 +6,37 @@ import hashlib
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Item = TypeVar("Item")
 
 
 def generator(seed: int, purpose: str, index: int) -> torch.Generator:
     """A CPU generator of its own for each purpose and step (or epoch)."""
     digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of a global batch of `count` that one of several processes trains."""
+
+    rows: slice | list[int]
+    count: int
+
+    def of(self, items: Sequence[Item]) -> list[Item]:
+        """Those of the batch's items."""
+        rows = range(self.count)[self.rows] if isinstance(self.rows, slice) else self.rows
+        return [items[row] for row in rows]
+
+    @classmethod
+    def all_of(cls, count: int) -> Share:
+        return cls(slice(0, count), count)
 
 
 class BatchOrder:

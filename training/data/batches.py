@@ -4,30 +4,24 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
-import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from ...common.pair_check import check_unchanged
-from ...common.pictures import Size, pixel_count, read_image, read_mask, read_palette_mask
-from ...common.pixel_budget import BUDGET
-from ..errors import FileError
+from ...common.pictures import Size
 from ..method.base_model import BaseModel
 from ..method.noise_schedule import TIMESTEPS
-from ..method.objective import Batch
-from .batch_order import generator
+from ..method.objective import Batch, as_floats
+from .batch_order import Share, generator
 from .cache import MemoryCache, TensorCache, weights_hash
 from .dataset import Dataset
-from .framing import NOT_AUGMENTED, Augmentation, Framing, augment
+from .framing import NOT_AUGMENTED, Augmentation, Framing
+from .pair_pictures import Job, PairPictures
 from .pair_settings import settings_of
 
-IMAGE_MEMORY = 2 << 30  # bytes of decoded images kept; beyond it they are read at every step
 CACHE_BATCH = 8
 
 Item = TypeVar("Item")
@@ -36,10 +30,10 @@ Item = TypeVar("Item")
 class TrainingData:
     """The pairs at training size, with latents and text embeddings computed once.
 
-    pairs: as the dataset has them. sizes: (width, height) in pixels of each, the groups of
-    BatchOrder. mask_classes: for the weights' metadata. mask_channels: 1 for binary, 3 for palette
-    masks. augmented: with augmentations and caption dropout. `prepare` must run before batches are
-    made.
+    pairs: as the dataset has them. pictures: their images and masks. sizes: (width, height) in
+    pixels of each, the groups of BatchOrder. mask_classes: for the weights' metadata.
+    mask_channels: 1 for binary, 3 for palette masks. augmented: with augmentations and caption
+    dropout. `prepare` must run before batches are made.
     """
 
     def __init__(
@@ -57,15 +51,10 @@ class TrainingData:
         self.mask_classes = dataset.mask_classes()
         self.mask_channels = 1 if dataset.mask_mode == "binary" else 3
         self._infos = [dataset.infos[pair] for pair in dataset.pairs]
-        self.sizes = [
-            own.training_size(info.size)
-            for own, info in zip(self._framings, self._infos, strict=True)
-        ]
-        self._read_mask = read_mask if dataset.mask_mode == "binary" else read_palette_mask
+        self.pictures = PairPictures(dataset, self._framings)
+        self.sizes = self.pictures.sizes
         self._cache = cache or MemoryCache()
         self._encoders = {"text": "", "latents": ""}  # hashes of their weights
-        self._decoded: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._keep = sum(width * height * 6 for width, height in self.sizes) < IMAGE_MEMORY
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -99,9 +88,8 @@ class TrainingData:
         base.text_encoder.module.to("cpu")
         base.autoencoder.module.to(device).eval()
         for job in tqdm(images, "latents", disable=quiet):
-            indices, augmentations = zip(*job, strict=True)
-            _, batch = self.masks_and_images(indices, augmentations)
-            mean, deviation = base.autoencoder.encode(batch.to(device))
+            _, images = self.pictures.load(job)
+            mean, deviation = base.autoencoder.encode(as_floats(images.to(device)))
             for item, *tensors in zip(
                 job, mean.float().cpu(), deviation.float().cpu(), strict=True
             ):
@@ -140,64 +128,73 @@ class TrainingData:
 
     # What a step needs
 
-    def masks_and_images(
-        self, indices: Sequence[int], augmentations: Sequence[Augmentation] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Masks (B, 1 or 3, H, W) and images (B, 3, H, W), both in [0, 1].
+    def masks_and_images(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Masks (B, 1 or 3, H, W) and images (B, 3, H, W), both in [0, 1], not augmented.
 
         Binary masks have 1 channel and hold 0 and 1, palette masks 3. All pairs must have one
-        training size. `augmentations`: one for each pair; default: none.
+        training size.
         """
-        augmentations = augmentations or [NOT_AUGMENTED] * len(indices)
-        with ThreadPoolExecutor() as pool:
-            pairs = list(pool.map(self._image_and_mask, indices))
-        images, masks = (
-            np.stack([augment(array, how) for array, how in zip(role, augmentations, strict=True)])
-            for role in zip(*pairs, strict=True)
-        )
-        masks = masks[..., None] if masks.dtype == bool else masks / np.float32(255)
-        return _to_tensor(masks), _to_tensor(images / np.float32(255))
-
-    def _image_and_mask(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        if index in self._decoded:
-            return self._decoded[index]
-        pair = self.pairs[index]
-        try:
-            check_unchanged(pair, self._infos[index])
-            with BUDGET.take(pixel_count(pair.image) + pixel_count(pair.mask)):
-                framing = self._framings[index]
-                decoded = framing.resize(read_image(pair.image), self._read_mask(pair.mask))
-        except ValueError as error:  # it was good when the run began
-            raise FileError(str(error)) from error
-        if self._keep:
-            self._decoded[index] = decoded
-        return decoded
+        mask, image = self.pictures.load([(index, NOT_AUGMENTED) for index in indices])
+        return as_floats(mask), as_floats(image)
 
     def text(self, captions: Iterable[str]) -> Tensor:
         """Embeddings (B, 77, D) of captions of this dataset, or of the empty one."""
         return torch.stack([self._cache.load(self._text_key(caption))[0] for caption in captions])
 
-    def batch(self, indices: Sequence[int], seed: int, step: int, caption_dropout: float) -> Batch:
-        """The batch of a step, on the CPU; all that is random depends on (seed, step) alone."""
-        random = generator(seed, "batch", step)
-        count = len(indices)
+    def job(self, indices: Sequence[int], seed: int, step: int, share: Share | None = None) -> Job:
+        """Which pictures a share of a step needs; default: all of them."""
         augmentations = self._choose_augmentations(indices, generator(seed, "variant", step))
-        items = zip(indices, augmentations, strict=True)
-        latents = [self._cache.load(self._latents_key(*item)) for item in items]
+        share = share or Share.all_of(len(indices))
+        return share.of([*zip(indices, augmentations, strict=True)])
+
+    def batch(
+        self,
+        indices: Sequence[int],
+        seed: int,
+        step: int,
+        caption_dropout: float,
+        share: Share | None = None,
+        pictures: tuple[Tensor, Tensor] | None = None,
+    ) -> Batch:
+        """The batch of a step, on the CPU, its pictures as in their files.
+
+        All that is random depends on (seed, step) alone, and is drawn for the whole batch: the
+        share's rows are the same whatever it is. share: of the rows; default: all. pictures: what
+        loading its job gave; default: they are loaded here.
+        """
+        share = share or Share.all_of(len(indices))
+        job = self.job(indices, seed, step, share)
+        drop, deviate, noise, timesteps = self._draw(indices, seed, step)
+        latents = [self._cache.load(self._latents_key(*item)) for item in job]
         mean, deviation = (torch.stack(tensors) for tensors in zip(*latents, strict=True))
         rates = torch.tensor([self._dropout_rate(index, caption_dropout) for index in indices])
-        dropped = torch.rand(count, generator=random) < rates
+        dropped = drop < rates
         captions = self._choose_captions(indices, generator(seed, "caption", step))
         captions = ["" if d else text for d, text in zip(dropped, captions, strict=True)]
-        mask, image = self.masks_and_images(indices, augmentations)
+        mask, image = pictures or self.pictures.load(job)
         return Batch(
-            latents=mean + deviation * torch.randn(mean.shape, generator=random),
-            noise=torch.randn(mean.shape, generator=random),
-            timesteps=torch.randint(TIMESTEPS, (count,), generator=random),
-            text=self.text(captions),
+            latents=mean + deviation * deviate[share.rows],
+            noise=noise[share.rows],
+            timesteps=timesteps[share.rows],
+            text=self.text(share.of(captions)),
             mask=mask,
             image=image,
         )
+
+    def timesteps(self, indices: Sequence[int], seed: int, step: int) -> Tensor:
+        """(B,) of the whole batch of a step."""
+        return self._draw(indices, seed, step)[-1]
+
+    def _draw(
+        self, indices: Sequence[int], seed: int, step: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """For a whole batch: uniform numbers and timesteps (B,), normal ones (B, 4, h, w)."""
+        random = generator(seed, "batch", step)
+        width, height = self.sizes[indices[0]]
+        count, shape = len(indices), (len(indices), 4, height // 8, width // 8)
+        drop = torch.rand(count, generator=random)
+        deviate, noise = (torch.randn(shape, generator=random) for _ in range(2))
+        return drop, deviate, noise, torch.randint(TIMESTEPS, (count,), generator=random)
 
     def _dropout_rate(self, index: int, of_the_run: float) -> float:
         own = self._settings[index].caption_dropout_rate
@@ -213,13 +210,19 @@ class TrainingData:
         choices = [self._framings[index].augmentations(self.sizes[index]) for index in indices]
         return [c[int(torch.randint(len(c), (), generator=random))] for c in choices]
 
-    def validation_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
-        """Every pair once, the same at every call: fixed noise, timesteps spread evenly."""
+    def validation_batches(
+        self, batch_size: int, seed: int, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
+        """Every pair once, the same at every call: fixed noise, timesteps spread evenly.
+
+        `part` (k, n): of the batches only each n-th from the k-th on.
+        """
         start = 0
         for number, indices in enumerate(self._batches_of_one_size(batch_size)):
-            positions = torch.arange(start, start + len(indices))
-            timesteps = (2 * positions + 1) * TIMESTEPS // (2 * len(self))
-            yield replace(self.batch(indices, seed, number, 0.0), timesteps=timesteps)
+            if number % part[1] == part[0]:
+                positions = torch.arange(start, start + len(indices))
+                timesteps = (2 * positions + 1) * TIMESTEPS // (2 * len(self))
+                yield replace(self.batch(indices, seed, number, 0.0), timesteps=timesteps)
             start += len(indices)
 
     def _batches_of_one_size(self, batch_size: int) -> list[list[int]]:
@@ -234,12 +237,6 @@ class TrainingData:
         members = [index for index, size in enumerate(self.sizes) if size == common]
         count = min(count, len(members))
         return [members[i * len(members) // count] for i in range(count)]
-
-
-def _to_tensor(images: np.ndarray) -> Tensor:
-    """(B, H, W, C) -> (B, C, H, W), float32."""
-    images = np.ascontiguousarray(rearrange(images, "b h w c -> b c h w"), dtype=np.float32)
-    return torch.from_numpy(images)
 
 
 def _chunks(items: Sequence[Item], size: int) -> list[list[Item]]:

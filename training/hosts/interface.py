@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # Seconds to import: only once the data is known to be good.
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
+    from ..data.batch_order import Share
     from ..method.base_model import BaseModel
     from ..method.objective import Batch
 
@@ -45,8 +46,8 @@ class Host(Protocol):
         That is for an unknown name, a missing package or a wrong argument.
         """
 
-    def apply_noise_options(self, batch: Batch, seed: int, step: int) -> Batch:
-        """The batch of a step with the host's noise and timestep options; on the CPU."""
+    def apply_noise_options(self, batch: Batch, share: Share, seed: int, step: int) -> Batch:
+        """The share of a step with the host's noise and timestep options; on the CPU."""
 
     def loss_weight(self, timesteps: Tensor) -> Tensor | None:
         """Weight of each sample's loss (B,), or None for 1; timesteps (B,)."""

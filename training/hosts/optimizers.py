@@ -56,11 +56,25 @@ def make_optimizer(
         raise ConfigError(f"--optimizer_type {name}: {error}{package_advice(name)}") from error
     if not _is_optimizer(factory):
         raise ConfigError(f"--optimizer_type {name}: {kind} is not an optimizer of PyTorch's.")
-    options = {**defaults, **parse_arguments(arguments)}
+    options = {**defaults, **parse_arguments(with_fused(name, arguments, parameters))}
     try:
         return factory(parameters, lr=learning_rate, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"--optimizer_args: {name} says: {error}") from error
+
+
+def with_fused(
+    name: str, arguments: Sequence[str], parameters: Sequence[nn.Parameter]
+) -> list[str]:
+    """The arguments; for AdamW on GPUs with `fused=True`, one kernel for many tensors.
+
+    Not where they choose kernels themselves.
+    """
+    chosen = {argument.partition("=")[0] for argument in arguments}
+    on_gpu = all(parameter.device.type == "cuda" for parameter in parameters)
+    if name.lower() != "adamw" or not on_gpu or chosen & {"fused", "foreach", "differentiable"}:
+        return [*arguments]
+    return [*arguments, "fused=True"]
 
 
 def _is_optimizer(value: object) -> bool:

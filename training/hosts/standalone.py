@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
+    from ..data.batch_order import Share
     from ..method.base_model import BaseModel
     from ..method.objective import Batch
 
@@ -58,7 +59,7 @@ class Standalone:
             config.lr_scheduler, optimizer, config.warmup_steps, config.max_train_steps
         )
 
-    def apply_noise_options(self, batch: Batch, _seed: int, _step: int) -> Batch:
+    def apply_noise_options(self, batch: Batch, _share: Share, _seed: int, _step: int) -> Batch:
         return batch
 
     def loss_weight(self, _timesteps: Tensor) -> Tensor | None:

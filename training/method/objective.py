@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -33,8 +33,9 @@ class Batch:
 
     latents, noise: (B, 4, h, w), latents scaled to about unit variance; timesteps: (B,) in 0..999;
     text: (B, 77, D); mask: (B, 1 or 3, 8h, 8w) in [0, 1], 3 for palette masks;
-    image: (B, 3, 8h, 8w) in [0, 1].
+    image: (B, 3, 8h, 8w) in [0, 1]. Before `to` both may be as in their files: uint8 or bool.
     input_noise: (B, 4, h, w) or None, noise on the networks' input that they do not predict.
+    augmented: indices (b,) of the samples with t <= 200, or None until they are asked for.
     """
 
     latents: Tensor
@@ -44,13 +45,28 @@ class Batch:
     mask: Tensor
     image: Tensor
     input_noise: Tensor | None = None
+    augmented: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        return self._map(lambda tensor: tensor.to(device))
+        """On a device, with pictures in float32."""
+        # Their number is looked at here, so that nobody waits for the device to tell it later.
+        known = replace(self, augmented=self.rows_to_augment())
+        moved = known._map(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, mask=as_floats(moved.mask), image=as_floats(moved.image))
+
+    def pin_memory(self) -> Batch:
+        """In memory from which a GPU copies while the CPU goes on."""
+        return self._map(Tensor.pin_memory)
 
     def rows(self, start: int, stop: int) -> Batch:
         """Samples start..stop - 1."""
-        return self._map(lambda tensor: tensor[start:stop])
+        return replace(self, augmented=None)._map(lambda tensor: tensor[start:stop])
+
+    def rows_to_augment(self) -> Tensor:
+        """Indices (b,) of the samples with t <= 200, on the batch's device."""
+        if self.augmented is not None:
+            return self.augmented
+        return (self.timesteps <= AUGMENTATION_MAX_TIMESTEP).nonzero().flatten()
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -61,6 +77,14 @@ class Batch:
     def noise_in_input(self) -> Tensor:
         """The noise that the networks' input is mixed with."""
         return self.noise if self.input_noise is None else self.noise + self.input_noise
+
+
+def as_floats(pictures: Tensor) -> Tensor:
+    """uint8 of 0..255, or bool, in [0, 1] as float32; floats as they are."""
+    if pictures.dtype == torch.uint8:
+        # By a tensor: by a plain number a GPU multiplies with 1/255, which rounds otherwise.
+        return pictures.float() / torch.full((), 255.0, device=pictures.device)
+    return pictures.float() if pictures.dtype == torch.bool else pictures
 
 
 @dataclass(frozen=True)
@@ -142,9 +166,9 @@ class Objective:
 
         Same noise and timesteps as the other terms. Zero, at no cost, for samples with t > 200.
         """
-        rows = batch.timesteps <= AUGMENTATION_MAX_TIMESTEP
-        zeros = torch.zeros(len(rows), device=noisy.device)
-        if not rows.any():
+        rows = batch.rows_to_augment()
+        zeros = torch.zeros(len(batch.timesteps), device=noisy.device)
+        if not len(rows):
             return zeros
         timesteps, text, noise = batch.timesteps[rows], batch.text[rows], batch.noise[rows]
         predicted = self.schedule.predict_latents(noisy[rows], output_image[rows], timesteps)
@@ -153,7 +177,7 @@ class Objective:
         output = self.nets.decode(self.nets.encode(noisy, timesteps, text), text, control)
         target = self.schedule.target(predicted, noise, timesteps)
         augmented = self._loss(output, target, timesteps)
-        loss = zeros.to(augmented.dtype).masked_scatter(rows, augmented)
+        loss = zeros.to(augmented.dtype).index_copy(0, rows, augmented)
         done(loss)
         return loss
 

@@ -111,5 +111,6 @@ def resume_advice(state: Path | None) -> str:
         return "No state was saved yet: start again."
     return (
         f"The last state is kept: {state}. The same command resumes from it, also with "
-        "--gradient_checkpointing; any other setting needs a new run in another --output_dir."
+        "--gradient_checkpointing or the same pairs a step split otherwise; any other setting "
+        "needs a new run in another --output_dir."
     )

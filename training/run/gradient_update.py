@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
-from torch import Tensor, distributed
+from torch import Tensor
 
 from ...models.weights import UNREADABLE, first_line
 from ..config import TrainConfig
 from ..errors import ConfigError
 from ..hosts.interface import Host
 from ..method.networks import SiameseNetworks
-from .states import OPTIMIZER, DamagedStateError, read_optimizer, write_optimizer
+from .gradient_buckets import make_buckets, sum_gradients
+from .states import OPTIMIZER, DamagedStateError, read_optimizer, read_state, write_optimizer
 
 DEEPSPEED_FOLDER = "deepspeed"
 ZERO_STAGE = 2
@@ -33,6 +33,7 @@ class GradientUpdate:
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self.parameters = [p for p in nets.parameters() if p.requires_grad]
+        self._buckets = make_buckets(self.parameters)
         batch = config.train_batch_size * config.gradient_accumulation_steps
         self.global_batch = batch * accelerator.num_processes
         optimizer, self.scheduler = host.make_optimizer(config, self.parameters)
@@ -50,30 +51,29 @@ class GradientUpdate:
         """Add the gradients of a loss (B,)."""
         self.accelerator.backward(loss.sum() / self.global_batch)
 
-    def reduce_and_clip_gradients(self) -> float | None:
-        """Add up the processes' gradients and clip them; their norm before, or None.
+    def reduce_and_clip_gradients(self) -> Tensor | None:
+        """Add up the processes' gradients and clip them; their norm before, on the device, or None.
 
         None with fp16, where it need not be finite: the scaler skips such a step and scales less.
         """
         if self.accelerator.num_processes > 1:
-            self._sum_gradients()
-        limit = self.config.max_grad_norm if self.config.max_grad_norm > 0 else math.inf
-        norm = self.accelerator.clip_grad_norm_(self.parameters, limit)
-        return None if self.accelerator.scaler is not None else float(norm)
+            sum_gradients(self._buckets)
+        scaled, limit = self.accelerator.scaler is not None, self.config.max_grad_norm
+        if limit > 0:
+            norm: Tensor = self.accelerator.clip_grad_norm_(self.parameters, limit)
+            return None if scaled else norm
+        return None if scaled else self._norm()
+
+    def _norm(self) -> Tensor:
+        """Of all gradients; each is read once, and none is written."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        return torch.stack(torch._foreach_norm(gradients)).norm()
 
     def apply(self) -> None:
         """Update the weights by the gradients, then clear the gradients."""
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
-
-    def _sum_gradients(self) -> None:
-        for parameter in self.parameters:
-            if parameter.grad is None:  # no sample of this process was augmented, say
-                parameter.grad = torch.zeros_like(parameter)
-        pending = [distributed.all_reduce(p.grad, async_op=True) for p in self.parameters]
-        for work in pending:
-            work.wait()
 
     def save(self, folder: Path) -> None:
         """Write the state to `folder`; called on all processes."""
@@ -95,12 +95,20 @@ class GradientUpdate:
         if "optimizer" not in saved:
             raise ConfigError(f"--resume {folder}: was saved with DeepSpeed; resume with it.")
         try:
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self._load_schedule(saved["scheduler"])
-            if self.accelerator.scaler is not None:
-                self.accelerator.scaler.load_state_dict(saved["scaler"])
+            self.restore(saved)
         except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise DamagedStateError(f"{folder / OPTIMIZER}: damaged ({error}).") from error
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take over optimizer, learning rate and scaler as they were saved, on this device."""
+        for group, theirs in zip(
+            self.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True
+        ):  # which kernels do the arithmetic is for the device to say, not for the state
+            theirs |= {name: group[name] for name in ("foreach", "fused") if name in group}
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self._load_schedule(saved["scheduler"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
 
     def _load_schedule(self, saved: dict[str, Any]) -> None:
         """The saved place in the schedule, at the learning rate of this command."""
@@ -150,6 +158,12 @@ class DeepSpeedGradientUpdate(GradientUpdate):
     def load(self, folder: Path) -> None:
         if not (folder / DEEPSPEED_FOLDER).is_dir():
             raise ConfigError(f"--resume {folder}: was saved without DeepSpeed; resume without.")
+        saved, now = read_state(folder)[1].get("num_processes"), self.accelerator.num_processes
+        if saved != now:
+            raise ConfigError(
+                f"--resume {folder}: was saved by {saved} processes with DeepSpeed, which resumes "
+                f"with as many; now there are {now}."
+            )
         place = folder / DEEPSPEED_FOLDER
         try:
             found, _ = self._engine.load_checkpoint(str(place), tag="state")

@@ -7,17 +7,17 @@ from dataclasses import replace
 import torch
 
 from ..config import TrainConfig
-from ..data.batch_order import generator
+from ..data.batch_order import Share, generator
 from ..method.objective import Batch
 
 
-def add_input_noise(config: TrainConfig, batch: Batch, step: int) -> Batch:
-    """The batch of a step with that noise, which depends on (seed, step) alone; on the CPU."""
+def add_input_noise(config: TrainConfig, batch: Batch, share: Share, step: int) -> Batch:
+    """The share of a step with that noise, which depends on (seed, step) alone; on the CPU."""
     if not config.ip_noise_gamma:
         return batch
     random = generator(config.seed, "input noise", step)
     strength = torch.tensor(config.ip_noise_gamma)
     if config.ip_noise_gamma_random_strength:
         strength = strength * torch.rand((), generator=random)
-    noise = torch.randn(batch.noise.shape, generator=random)
+    noise = torch.randn((share.count, *batch.noise.shape[1:]), generator=random)[share.rows]
     return replace(batch, input_noise=strength * noise)

@@ -74,6 +74,14 @@ def check_lock(folder: Path) -> None:
             _try_lock(folder, file)
 
 
+def read_lock(folder: Path) -> bytes:
+    """What the holder has written there; b"" where nothing is to be seen."""
+    try:
+        return (folder / LOCK).read_bytes()
+    except OSError:
+        return b""
+
+
 def _acquire(folder: Path, path: Path) -> IO[bytes]:
     """The open file, empty and locked: the one that has the name, not one removed meanwhile."""
     while True:

@@ -23,8 +23,11 @@ def append(path: Path, step: int, values: Mapping[str, float]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines as dictionaries; none where there is no file."""
-    return [json.loads(line) for line in _lines(path)]
+    """The whole lines as dictionaries; none where there is no file.
+
+    While the file is read, the training loop may be writing its next line.
+    """
+    return [json.loads(line) for line in _lines(path) if line.endswith("\n")]
 
 
 def lines_until(path: Path, step: int) -> list[str]:

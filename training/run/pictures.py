@@ -13,11 +13,27 @@ from torch.nn import functional
 
 from ...common.files import replacing
 from ...common.picture_grid import picture_grid
+from ..method.base_model import Autoencoder
 from . import metrics
 from .loss_curves import draw_losses
 
 GAP = 4  # pixels between the images of a grid
 OUTLINE = (0.1, 1.0, 0.2)
+
+
+@torch.no_grad()
+def decode(autoencoder: Autoencoder, latents: Tensor, device: torch.device) -> Tensor:
+    """Images (B, 3, 8h, 8w) in [0, 1], on the CPU, of latents (B, 4, h, w); one after the other.
+
+    The autoencoder is on the device meanwhile. In float32: Stable Diffusion's decoder overflows in
+    half precision, to black images.
+    """
+    try:
+        autoencoder.module.to(device)
+        images = [autoencoder.decode(each).cpu() for each in latents.float().split(1)]
+        return torch.cat(images)
+    finally:
+        autoencoder.module.to("cpu")
 
 
 def grid(columns: Sequence[Tensor]) -> Image.Image:

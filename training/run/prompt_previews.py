@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..method.base_model import BaseModel
 from ..method.objective import Objective
 from ..method.sampling import Conditions, sample
 from .folder import RunFolder
-from .pictures import grid, outline, save_image
+from .pictures import decode, grid, outline, save_image
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +39,20 @@ class PromptPreviews:
         self.prompts = read_sample_prompts(path) if path is not None else []
 
     @torch.no_grad()
-    def show(self, step: int, folder: RunFolder) -> None:
+    def sample(self, part: tuple[int, int]) -> dict[int, Tensor]:
+        """Images (1, 3, H, W) in [0, 1] by the prompt's number; of each n-th from the k-th on."""
+        self.objective.nets.eval()
+        numbers = range(part[0], len(self.prompts), part[1])
+        return {number: self._sample(self.prompts[number]) for number in numbers}
+
+    def show(self, step: int, folder: RunFolder, sampled: Mapping[int, Tensor]) -> None:
         """Write the grid of a step, where there are prompts."""
         if not self.prompts:
             return
-        self.objective.nets.eval()
         masks = torch.cat([self._mask(prompt.mask) for prompt in self.prompts])
-        sampled = torch.cat([self._sample(*pair) for pair in zip(self.prompts, masks, strict=True)])
+        images = torch.cat([sampled[number] for number in range(len(self.prompts))])
         path = folder.preview(step).with_name(f"{folder.name}-prompts-step{step:08d}.png")
-        save_image(grid([masks, sampled, outline(sampled, masks)]), path)
+        save_image(grid([masks, images, outline(images, masks)]), path)
         log.info("Preview: %s", path)
 
     def _mask(self, path: Path) -> Tensor:
@@ -58,24 +64,19 @@ class PromptPreviews:
             return torch.from_numpy(rearrange(values / 255, "h w c -> 1 c h w"))
         return torch.from_numpy(rearrange(values, "h w -> 1 1 h w"))
 
-    def _sample(self, prompt: SamplePrompt, mask: Tensor) -> Tensor:
+    def _sample(self, prompt: SamplePrompt) -> Tensor:
         """An image (1, 3, H, W) in [0, 1], on the CPU."""
         device, config = self.accelerator.device, self.config
+        mask = self._mask(prompt.mask)
         seed = config.seed if prompt.seed is None else prompt.seed
         shape = (1, 4, mask.shape[-2] // 8, mask.shape[-1] // 8)
         encoder = self.base.text_encoder  # on the CPU: a few captions
         text, negative = (encoder.encode([t]) for t in (prompt.prompt, prompt.negative_prompt))
         noise = torch.randn(shape, generator=generator(seed, "preview", 0))
-        given = (mask[None], text, negative, noise)
+        given = (mask, text, negative, noise)
         conditions = Conditions(*(tensor.to(device) for tensor in given))
         steps = config.sample_steps if prompt.steps is None else prompt.steps
         cfg = config.sample_cfg if prompt.cfg is None else prompt.cfg
         with self.accelerator.autocast():
             latents = sample(self.objective, conditions, steps, cfg)
-        # In float32: Stable Diffusion's decoder overflows in half precision, to black images.
-        module = self.base.autoencoder.module
-        try:
-            module.to(device)
-            return self.base.autoencoder.decode(latents.float()).cpu()
-        finally:
-            module.to("cpu")
+        return decode(self.base.autoencoder, latents, device)

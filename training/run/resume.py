@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..hosts.sd_scripts.flags import HOST_FLAGS
 from . import metrics
 from .folder import RunFolder
 from .metadata import CAPTIONS, PRIVATE
+from .metrics import NOT_FACTS
 from .states import DamagedStateError, cannot_resume, check_state, read_state
 
 Record = dict[str, Any]
@@ -49,7 +51,10 @@ FREE_TO_CHANGE = {
     "sample_prompts",
     "gradient_checkpointing",
     "deterministic",
+    "max_data_loader_n_workers",
 }
+# How a step's pairs are split; only their number decides what is learnt.
+SPLIT = ("num_processes", "train_batch_size", "gradient_accumulation_steps")
 # Entries of a record that are no flags of ours.
 OTHERS = {
     "dataset": "images, masks or captions have changed",
@@ -128,6 +133,8 @@ def differences(previous: Mapping[str, Any], record: Record, free: set[str]) -> 
     A host's flag is in a record only where it was given. Any other name that one of the two lacks
     is unknown to the version that wrote it, or not known yet.
     """
+    if _pairs_of_a_step(previous) == _pairs_of_a_step(record):
+        free = {*free, *SPLIT}
     given = (previous.keys() | record.keys()) & HOST_FLAGS
     names = sorted((previous.keys() & record.keys()) | given)
     return [
@@ -136,3 +143,11 @@ def differences(previous: Mapping[str, Any], record: Record, free: set[str]) -> 
         if name not in free and not name.startswith("metadata_")
         if previous.get(name) != record.get(name)
     ]
+
+
+def _pairs_of_a_step(record: Mapping[str, Any]) -> int | None:
+    """The global batch; None where a record does not say it."""
+    try:
+        return math.prod(int(record[name]) for name in SPLIT)
+    except NOT_FACTS:
+        return None

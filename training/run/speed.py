@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -30,7 +30,7 @@ def make_networks(
         make_low_rank(nets, config.network_dim, config.rank_alpha)
     nets.to(device)
     apply_settings(config, nets)
-    return nets
+    return nets.train()
 
 
 def make_deterministic(config: TrainConfig) -> None:
@@ -46,6 +46,16 @@ def make_deterministic(config: TrainConfig) -> None:
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(config.deterministic)
+
+
+def choose_kernels(config: TrainConfig, sizes: Iterable[tuple[int, int]]) -> None:
+    """Let a GPU round as --no_tf32 says, and try out its convolutions where all `sizes` are equal.
+
+    The trial takes time for each new shape, and its outcome may change from run to run.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = not config.no_tf32
+    torch.backends.cudnn.allow_tf32 = not config.no_tf32
+    torch.backends.cudnn.benchmark = len({*sizes}) == 1 and not config.deterministic
 
 
 def check_settings(config: TrainConfig, device: torch.device) -> None:

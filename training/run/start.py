@@ -28,7 +28,8 @@ from .estimate import check_disk, describe_memory, estimate_disk
 from .failures import file_failures
 from .gradient_update import check_deepspeed
 from .resume import Record, check_same_run, make_record, state_to_continue
-from .speed import check_settings, make_deterministic
+from .shared_folder import check_shared_folder
+from .speed import check_settings, choose_kernels, make_deterministic
 from .states import check_given_state
 from .trainer import Trainer
 
@@ -66,6 +67,8 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
     Raises ConfigError, CacheError or WeightsError for bad input, NotFiniteError when the loss is
     not finite, DeviceError when a device fails in a step, FileError when a file does meanwhile.
     """
+    if not config.dry_run:
+        check_shared_folder(config.output_dir, accelerator)
     training, held_out = dataset.split(config.validation_split, config.seed)
     config = count_in_steps(config, len(training.pairs), accelerator.num_processes)
     record = make_record(config, dataset.fingerprint(), accelerator.num_processes)
@@ -78,6 +81,7 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
     if state is not None:
         check_same_run(config, state, record)
     data, validation = training_data(config, training, held_out)
+    choose_kernels(config, data.sizes)
     trainer = Trainer(config, host, base, data, accelerator, record, validation)
     counts = trainer.order.counts(config.max_train_steps)
     if config.dry_run:

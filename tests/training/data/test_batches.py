@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from siamese_diffusion.training.data.batch_order import BatchOrder
+from PIL import Image
+from siamese_diffusion.training.data import pair_pictures
+from siamese_diffusion.training.data.batch_order import BatchOrder, Share
 from siamese_diffusion.training.data.batches import TrainingData
 from siamese_diffusion.training.data.cache import DiskCache
 from siamese_diffusion.training.data.dataset import Dataset
 from siamese_diffusion.training.data.framing import Framing, bucket_sizes, cover_box
 from siamese_diffusion.training.data.summary import DatasetSummary
 from siamese_diffusion.training.errors import CacheError, ConfigError
+from siamese_diffusion.training.method.objective import as_floats
 from support.small_datasets import (
+    CPU,
     SQUARE,
     Base,
     config,
@@ -62,7 +69,7 @@ def test_buckets_are_not_mixed_and_crop_image_and_mask_alike(tmp_path: Path) -> 
     for step in range(6):
         indices = order.batch(step)
         width, height = data.sizes[indices[0]]
-        batch = data.batch(indices, seed=0, step=step, caption_dropout=0)
+        batch = data.batch(indices, seed=0, step=step, caption_dropout=0).to(CPU)
         assert batch.image.shape == (2, 3, height, width)
         assert batch.mask.shape == (2, 1, height, width)
         assert batch.latents.shape == (2, 4, height // 8, width // 8)
@@ -104,13 +111,13 @@ def test_augmentations_are_those_of_image_and_mask_alike_with_latents_of_their_o
     assert base.autoencoder.encoded == 4 * 8
     seen = set()
     for step in range(12):
-        batch = data.batch([0, 1, 2, 3], seed=1, step=step, caption_dropout=0)
+        batch = data.batch([0, 1, 2, 3], seed=1, step=step, caption_dropout=0).to(CPU)
         assert torch.equal(batch.image[:, :1], batch.mask)  # the red channel shows the mask
         mean, _ = base.autoencoder.encode(batch.image)
         torch.testing.assert_close(batch.latents, mean)
         seen |= {mask.numpy().tobytes() for mask in batch.mask}
     assert len(seen) == 8
-    again = data.batch([0, 1, 2, 3], seed=1, step=11, caption_dropout=0)
+    again = data.batch([0, 1, 2, 3], seed=1, step=11, caption_dropout=0).to(CPU)
     assert torch.equal(again.image, batch.image) and torch.equal(again.latents, batch.latents)
 
 
@@ -128,7 +135,75 @@ def test_images_are_not_augmented_by_default(tmp_path: Path) -> None:
     data = prepared(load(folder), Framing.of(config(folder, resolution="32")))
     _, image = data.masks_and_images([0, 1])
     for step in range(6):
-        assert torch.equal(data.batch([0, 1], 0, step, 0).image, image)
+        assert torch.equal(data.batch([0, 1], 0, step, 0).to(CPU).image, image)
+
+
+# What a step is trained on
+
+
+def test_a_batch_is_drawn_by_the_rule_that_every_run_so_far_has_followed(tmp_path: Path) -> None:
+    """Written out again: what changes one of these numbers changes every run."""
+    folder, base, seed, step = write_list(tmp_path, [(32, 32)] * 3), Base(), 7, 5
+    data = base.prepare(TrainingData(load(folder), replace(SQUARE, flip=True)))
+    batch = data.batch([2, 0, 1], seed, step, 0.5).to(CPU)
+
+    def random(purpose: str) -> torch.Generator:
+        digest = hashlib.sha256(f"{seed}/{purpose}/{step}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    drawn, variant = random("batch"), random("variant")
+    flips = [bool(torch.randint(2, (), generator=variant)) for _ in range(3)]
+    dropped = (torch.rand(3, generator=drawn) < 0.5).tolist()
+    assert {*flips} == {*dropped} == {True, False}
+    images = [np.asarray(Image.open(folder / f"images/{n}.png")) for n in (2, 0, 1)]
+    images = [i[:, ::-1] if flip else i for i, flip in zip(images, flips, strict=True)]
+    image = torch.from_numpy(np.stack(images).astype(np.float32) / np.float32(255))
+    image = image.permute(0, 3, 1, 2)
+    assert torch.equal(batch.image, image)
+    assert torch.equal(batch.mask, (image[:, :1] > 0.5).float())
+    mean, deviation = base.autoencoder.encode(image)
+    noise = torch.randn(mean.shape, generator=drawn)
+    torch.testing.assert_close(batch.latents, mean + deviation * noise)
+    assert torch.equal(batch.noise, torch.randn(mean.shape, generator=drawn))
+    assert torch.equal(batch.timesteps, torch.randint(1000, (3,), generator=drawn))
+    captions = ["" if d else f"a polyp {n}" for d, n in zip(dropped, (2, 0, 1), strict=True)]
+    assert torch.equal(batch.text, base.text_encoder.encode(captions))
+
+
+def test_a_process_opens_the_files_of_its_own_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load(write_list(tmp_path, [(32, 32)] * 8))
+    whole = prepared(dataset, replace(SQUARE, flip=True, rotate=True))
+    order = BatchOrder(whole.sizes, 8, seed=0)
+    indices = order.batch(3)
+    expected = whole.batch(indices, 0, 3, 0.5)
+    opened: list[Path] = []
+    for name in ("read_image", "read_mask"):
+        read = getattr(pair_pictures, name)
+
+        def counting(path: Path, read: Callable[[Path], np.ndarray] = read) -> np.ndarray:
+            opened.append(path)
+            return read(path)
+
+        monkeypatch.setattr(pair_pictures, name, counting)
+    for first in range(0, 8, 2):
+        process = prepared(dataset, replace(SQUARE, flip=True, rotate=True))
+        opened.clear()
+        process.pictures._decoded.clear()
+        own = process.batch(indices, 0, 3, 0.5, Share(slice(first, first + 2), 8))
+        pairs = [dataset.pairs[index] for index in indices[first : first + 2]]
+        assert sorted(opened) == sorted([p.image for p in pairs] + [p.mask for p in pairs])
+        for name, values in vars(expected.rows(first, first + 2)).items():
+            assert values is None or torch.equal(vars(own)[name], values), name
+
+
+def test_pictures_become_floats_on_the_device_as_before(tmp_path: Path) -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    expected = np.arange(256).astype(np.float32) / np.float32(255)
+    assert torch.equal(as_floats(levels), torch.from_numpy(expected))
+    batch = prepared(load(write_list(tmp_path, [(32, 32)]))).batch([0], 0, 0, 0)
+    assert (batch.image.dtype, batch.mask.dtype) == (torch.uint8, torch.bool)
 
 
 # Caches
@@ -155,7 +230,7 @@ def test_a_disk_cache_notices_what_changes(tmp_path: Path) -> None:
     assert [torch.equal(a, b) for a, b in zip(first.latents, edited.latents, strict=True)] == [
         True, False, True,
     ]  # fmt: skip
-    mean, _ = base.autoencoder.encode(edited.image)
+    mean, _ = base.autoencoder.encode(edited.to(CPU).image)
     torch.testing.assert_close(edited.latents, mean)
 
     other = Base(seed=1)

@@ -177,6 +177,7 @@ def test_a_file_says_what_a_command_line_says(
         5,
         3,
     )
+    assert config.max_data_loader_n_workers == 8
     assert caplog.messages == ["Note: left out, without a meaning here: --lowram."]
     file.write_text("use_8bit_adam = 1\nsave_last_n_epochs = '4'\n", encoding="utf-8")
     with pytest.raises(ConfigError) as error:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from siamese_diffusion.training.command_line import parse_args
 from siamese_diffusion.training.config import TrainConfig
+from siamese_diffusion.training.data.batch_order import Share
 from siamese_diffusion.training.errors import ConfigError
 from siamese_diffusion.training.hosts.sd_scripts.aliases import KNOWN, NO_MEANING, kind_of
 from siamese_diffusion.training.hosts.sd_scripts.flags import (
@@ -28,6 +29,8 @@ from torch import Tensor, nn
 
 pytest_plugins = ["support.sd_scripts_fixtures"]
 NEEDED = ["--pretrained_model_name_or_path=a", "--train_data=b", "--output_dir=c"]
+
+ALL = Share.all_of(64)
 
 
 def batch(count: int = 64) -> Batch:
@@ -46,35 +49,43 @@ def batch(count: int = 64) -> Batch:
 def test_noise_options_that_are_off_change_nothing(sd_scripts: Path, tmp_path: Path) -> None:
     host, _ = make(sd_scripts, tmp_path, tmp_path, noise_offset=0.0)
     whole = batch()
-    assert host.apply_noise_options(whole, 1, 2) is whole
+    assert host.apply_noise_options(whole, ALL, 1, 2) is whole
 
 
 def test_noise_options_depend_on_seed_and_step_alone(sd_scripts: Path, tmp_path: Path) -> None:
     whole = batch()
     plain, _ = make(sd_scripts, tmp_path, tmp_path)
-    assert plain.apply_noise_options(whole, 1, 2) is whole
+    assert plain.apply_noise_options(whole, ALL, 1, 2) is whole
     host, _ = make(sd_scripts, tmp_path, tmp_path, noise_offset=2.0, multires_noise_iterations=2)
     torch.manual_seed(5)
     random.seed(5)
-    first = host.apply_noise_options(whole, 1, 2)
+    first = host.apply_noise_options(whole, ALL, 1, 2)
     after = torch.rand(1), random.random()
     torch.manual_seed(5)
     random.seed(5)
     assert (torch.rand(1), random.random()) == after  # the global generators are as they were
-    again, other = host.apply_noise_options(whole, 1, 2), host.apply_noise_options(whole, 1, 3)
+    again, other = (host.apply_noise_options(whole, ALL, 1, step) for step in (2, 3))
     assert torch.equal(first.noise, again.noise)
     assert torch.equal(first.timesteps, again.timesteps)
     assert not torch.equal(first.noise, other.noise)
+    # Offsets that depend on the latents: on a row's own alone.
+    host, _ = make(sd_scripts, tmp_path, tmp_path, noise_offset=1.0, adaptive_noise_scale=1.0)
+    first = host.apply_noise_options(whole, ALL, 1, 2)
+    part = host.apply_noise_options(whole.rows(5, 9), Share(slice(5, 9), 64), 1, 2)
+    assert torch.equal(part.noise, first.noise[5:9])
+    assert torch.equal(part.timesteps, first.timesteps[5:9])
     # Noise offset: the mean of a channel has a variance of its own, 2 squared.
     offset, _ = make(sd_scripts, tmp_path, tmp_path, noise_offset=2.0)
-    means = offset.apply_noise_options(whole, 1, 2).noise.mean((2, 3))
+    means = offset.apply_noise_options(whole, ALL, 1, 2).noise.mean((2, 3))
     assert 1.6 < means.std() < 2.4
     assert whole.noise.mean((2, 3)).std() < 0.2
 
 
 def test_the_timestep_range(sd_scripts: Path, tmp_path: Path) -> None:
     host, _ = make(sd_scripts, tmp_path, tmp_path, min_timestep=100, max_timestep=110)
-    timesteps = torch.cat([host.apply_noise_options(batch(), 0, n).timesteps for n in range(4)])
+    timesteps = torch.cat(
+        [host.apply_noise_options(batch(), ALL, 0, n).timesteps for n in range(4)]
+    )
     assert set(timesteps.tolist()) == set(range(100, 110))
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from siamese_diffusion.models.weights import StateDict, read_weights
-from siamese_diffusion.training.data import batches
+from siamese_diffusion.training.data import pair_pictures
 from siamese_diffusion.training.run.trainer import Trainer
 from siamese_diffusion.training.train_siamese import main
 from support.full_disk import at_most
@@ -41,7 +41,7 @@ def data(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def reading_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with more images than are kept in memory."""
-    monkeypatch.setattr(batches, "IMAGE_MEMORY", 0)
+    monkeypatch.setattr(pair_pictures, "IMAGE_MEMORY", 0)
 
 
 def disturbed(

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from siamese_diffusion.training.data.batch_order import Share
 from siamese_diffusion.training.method.objective import Batch
 from siamese_diffusion.training.run.input_noise import add_input_noise
-from support.small_datasets import config
+from support.small_datasets import CPU, config
+
+ALL = Share.all_of(8)
 
 
 def batch() -> Batch:
@@ -18,24 +21,25 @@ def batch() -> Batch:
 
 def test_it_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
     whole = batch()
-    assert add_input_noise(config(tmp_path), whole, 3) is whole
+    assert add_input_noise(config(tmp_path), whole, ALL, 3) is whole
     settings = config(tmp_path, ip_noise_gamma=0.5)
-    first, again = (add_input_noise(settings, whole, 3) for _ in range(2))
-    other = add_input_noise(settings, whole, 4)
+    first, again = (add_input_noise(settings, whole, ALL, 3) for _ in range(2))
+    other = add_input_noise(settings, whole, ALL, 4)
     assert torch.equal(first.noise, whole.noise)
     assert torch.equal(first.noise_in_input, again.noise_in_input)
     assert not torch.equal(first.noise_in_input, other.noise_in_input)
     added = first.noise_in_input - whole.noise
     assert 0.47 < float(added.std()) < 0.53
-    part = first.rows(2, 4).to(torch.device("cpu"))
+    part = add_input_noise(settings, whole.rows(2, 4), Share(slice(2, 4), 8), 3)
     assert torch.equal(part.noise_in_input, first.noise_in_input[2:4])
+    assert torch.equal(first.rows(2, 4).to(CPU).noise_in_input, part.noise_in_input)
 
 
 def test_its_strength_may_be_drawn_for_each_step(tmp_path: Path) -> None:
     settings = config(tmp_path, ip_noise_gamma=0.5, ip_noise_gamma_random_strength=True)
     whole = batch()
     strengths = [
-        float((add_input_noise(settings, whole, step).noise_in_input - whole.noise).std())
+        float((add_input_noise(settings, whole, ALL, step).noise_in_input - whole.noise).std())
         for step in range(40)
     ]
     assert max(strengths) < 0.53 and min(strengths) < 0.1

@@ -8,7 +8,7 @@ import threading
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -188,13 +188,11 @@ def test_batches_are_read_ahead_and_errors_reach_the_user(
     read: list[tuple[int, bool]] = []
     batch = TrainingData.batch
 
-    def recorded(
-        data: TrainingData, indices: list[int], seed: int, step: int, dropout: float
-    ) -> Batch:
+    def recorded(data: TrainingData, indices: list[int], seed: int, step: int, *more: Any) -> Batch:
         read.append((step, threading.current_thread() is threading.main_thread()))
         if step == 2:
             raise ConfigError("the disk is gone")
-        return batch(data, indices, seed, step, dropout)
+        return batch(data, indices, seed, step, *more)
 
     monkeypatch.setattr(TrainingData, "batch", recorded)
     assert main(flags(tiny, pairs, tmp_path, "--train_batch_size=2")) == 2

@@ -37,6 +37,7 @@ ALWAYS_SO = frozenset(
         "cache_text_encoder_outputs_to_disk",
         "log_config",
         "mem_eff_attn",
+        "persistent_data_loader_workers",
         "save_state",
         "save_state_on_train_end",
         "sdpa",
@@ -69,14 +70,12 @@ NO_MEANING = frozenset(
         "huggingface_token",
         "log_tracker_config",
         "lowram",
-        "max_data_loader_n_workers",
         "metadata_is_negative_embedding",
         "metadata_merged_from",
         "metadata_preprocessor",
         "metadata_thumbnail",
         "metadata_trigger_phrase",
         "metadata_usage_hint",
-        "persistent_data_loader_workers",
         "sample_sampler",
         "save_state_to_huggingface",
         "token_warmup_min",
@@ -94,7 +93,7 @@ KNOWN = frozenset({*SWITCHES, *RENAMED, *COMPUTED, *ALWAYS_SO, *NO_MEANING, *ONE
 
 _NUMBERS = {
     *LAST_STEPS, "save_last_n_epochs", "save_last_n_epochs_state", "save_n_epoch_ratio",
-    "ddp_timeout", "max_data_loader_n_workers", "vae_batch_size", "token_warmup_min",
+    "ddp_timeout", "vae_batch_size", "token_warmup_min",
 }  # fmt: skip
 _TEXTS = {
     "caption_extention", "console_log_file", "console_log_level", "dynamo_backend",

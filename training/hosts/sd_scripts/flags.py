@@ -73,7 +73,6 @@ REFUSED = {name: reason for reason, names in _REASONS.items() for name in names.
 # sd-scripts' defaults that are more than "off", of what is refused or has no meaning here.
 DEFAULTS = {
     "dynamo_backend": "inductor",
-    "max_data_loader_n_workers": 8,
     "sample_sampler": "ddim",
     "token_warmup_min": 1,
     "vae_batch_size": 1,

@@ -22,7 +22,7 @@ from ....common.hashes import file_hash
 from ....models.metadata import SD2_CONTEXT
 from ....models.weights import load_checked
 from ...config import TrainConfig
-from ...data.batch_order import generator
+from ...data.batch_order import Share, generator
 from ...data.dataset_toml import FLAGS, FOLDERS, SUBSET_KEYS, check_table
 from ...errors import ConfigError
 from ...method.base_model import BaseModel
@@ -31,7 +31,7 @@ from ...method.noise_schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
 from ...method.objective import Batch
 from ...toml_files import Table
 from ..encoders import KLAutoencoder
-from ..optimizers import package_advice, parse_arguments
+from ..optimizers import package_advice, parse_arguments, with_fused
 from ..tokenizer import load_tokenizer, tokenizer_folder
 from .flags import NEEDS, SCHEDULE_FLAGS
 from .library import Library, build_parser, commit, english, load_library
@@ -163,6 +163,7 @@ class SdScripts:
                 "supported; use another, with --lr_scheduler."
             )
         parse_arguments(config.optimizer_args)  # whose message says which one is wrong
+        args.optimizer_args = with_fused(config.optimizer_type, config.optimizer_args, parameters)
         try:
             optimizer = train_util.get_optimizer(args, parameters)[-1]
         except Exception as error:
@@ -186,14 +187,17 @@ class SdScripts:
             raise ConfigError(f"{name}: needs a loss to watch at every step; use another schedule.")
         return schedule
 
-    def apply_noise_options(self, batch: Batch, seed: int, step: int) -> Batch:
+    def apply_noise_options(self, batch: Batch, share: Share, seed: int, step: int) -> Batch:
         if not any(getattr(self._options, name) for name in NOISE_FLAGS):
             return batch
+        # Drawn for the whole batch; no row's noise depends on the latents of another.
+        latents = torch.zeros((share.count, *batch.latents.shape[1:]))
+        latents[share.rows] = batch.latents
         with seeded(seed, step):
             noise, _, timesteps = self._library.train_util.get_noise_noisy_latents_and_timesteps(
-                self._options, self._schedule, batch.latents
+                self._options, self._schedule, latents
             )
-        return replace(batch, noise=noise, timesteps=timesteps)
+        return replace(batch, noise=noise[share.rows], timesteps=timesteps[share.rows])
 
     def loss_weight(self, timesteps: Tensor) -> Tensor | None:
         args, custom = self._options, self._library.custom_train_functions
