@@ -24,7 +24,7 @@ SETTINGS = Settings(
     seeds=2,
     segmenters=("unet_small",),
     ratios=(5.0,),
-    steps=40,
+    steps=60,
     batch_size=8,
     validations=4,
 )
