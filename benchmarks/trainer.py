@@ -29,7 +29,6 @@ from ..training.run.start import training_data
 from ..training.run.trainer import Trainer
 from .workload import LEARNING_RATE, MAX_STEPS, STEP, Scale, spread_timesteps
 
-
 SMALLEST = 32  # pixels of a made-up picture
 
 
