@@ -198,7 +198,7 @@ def training_data(
     Both have one cache: in memory, or on disk beside the output folder.
     """
     on_disk = config.cache_latents_to_disk
-    cache = DiskCache(config.output_dir.parent / ".siamese_cache") if on_disk else MemoryCache()
+    cache = DiskCache(config.cache_dir) if on_disk else MemoryCache()
     data = TrainingData(training, Framing.of(config), cache)
     if not held_out.pairs:
         return data, None
