@@ -121,7 +121,7 @@ class Reporter:
         noise = torch.randn(shape, generator=generator(self.config.seed, "preview", 0))
         return Conditions(
             mask=mask.to(device),
-            text=self.data.text(captions).to(device),
-            empty_text=self.data.text([""] * count).to(device),
+            text=self.data.texts.load(captions).to(device),
+            empty_text=self.data.texts.load([""] * count).to(device),
             noise=noise.to(device),
         )
