@@ -25,7 +25,7 @@ from ..training.hosts.single_file import load_autoencoder
 from ..training.hosts.standalone import Standalone
 from ..training.method.base_model import BaseModel
 from ..training.method.objective import Batch
-from ..training.run.start import training_data
+from ..training.run.start import encode, training_data
 from ..training.run.trainer import Trainer
 from .workload import LEARNING_RATE, MAX_STEPS, STEP, Scale, spread_timesteps
 
@@ -95,5 +95,5 @@ def _make_trainer(config: TrainConfig, scale: Scale, host: Standalone) -> Traine
     autoencoder = load_autoencoder(weights, "autoencoder")
     text = RandomText(scale.shape.context_dim)
     base = BaseModel(unet, scale.shape, autoencoder, text, "epsilon", base_hash="")
-    data.prepare(base, accelerator.device, quiet=True)
+    encode(config, data, base, accelerator)
     return Trainer(config, host, base, data, accelerator, {})
