@@ -153,6 +153,37 @@ def count_forwards(nets: SiameseNetworks) -> Iterator[Counter[str]]:
             handle.remove()
 
 
+# Operations that compute nothing, beside views.
+NO_WORK = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach"}
+
+
+class Operations(TorchDispatchMode):
+    """Counts PyTorch's operations, but for views and for memory that is only taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        self.count += not func.is_view and func.overloadpacket.__name__ not in NO_WORK
+        return func(*args, **(kwargs or {}))
+
+
+def count_launches(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
+    """Kernels that `run` launches on a GPU; on a CPU the operations, each one or more of them."""
+    if torch.device(device).type == "cuda":
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as profile:
+            run()
+            torch.cuda.synchronize(device)
+        return sum(event.count for event in profile.key_averages() if "LaunchKernel" in event.key)
+    with Operations() as operations:
+        run()
+    return operations.count
+
+
 def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
     """What the numbers depend on besides the code."""
     facts = {

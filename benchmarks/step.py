@@ -1,6 +1,7 @@
-"""One training step on the CPU: time, memory and forward passes, ours against the published way.
+"""One training step on the CPU: time, memory, operations and passes, ours and the published way.
 
-Latents and text are given to both. A step is forward, backward and AdamW.
+Latents and text are given to both. A step is forward, backward and AdamW; that of the trainer also
+reads the data and logs.
 """
 
 from __future__ import annotations
@@ -15,8 +16,17 @@ import torch
 from ..training.method.networks import SiameseNetworks
 from ..training.method.noise_schedule import TIMESTEPS
 from ..training.method.objective import AUGMENTATION_MAX_TIMESTEP, Batch, Losses
-from .measure import count_forwards, interleave, machine, median_ratio, peak_memory
+from .measure import (
+    count_forwards,
+    count_launches,
+    interleave,
+    machine,
+    median_ratio,
+    peak_memory,
+    step_memory,
+)
 from .report import Result, Row, compare
+from .trainer import trainer_steps
 from .workload import Scale, Step, random_batch, random_networks
 
 SHARE = (AUGMENTATION_MAX_TIMESTEP + 1) / TIMESTEPS  # of samples that are augmented
@@ -44,6 +54,11 @@ def measure_step(scale: Scale) -> Result:
     }
     memory = {name: peak for name, (peak, _) in counts.items()}
     forwards = {name: passes for name, (_, passes) in counts.items()}
+    everything = {
+        name + suffix: step_memory(partial(_make, name, scale, batch), "cpu")
+        for suffix, batch in batches.items()
+        for name in ("published", "ours")
+    }
     steps = {name: maker(copy.deepcopy(nets)) for name, maker in MAKERS.items()}
     deviation = max(_deviation(steps, batch) for batch in batches.values())
     sides = {
@@ -51,12 +66,34 @@ def measure_step(scale: Scale) -> Result:
         for suffix, batch in batches.items()
         for name, step in steps.items()
     }
-    seconds = interleave(sides, scale.rounds)
+    launches = {name: count_launches(side) for name, side in sides.items()}
+    with trainer_steps(scale) as trainer_step:
+        for suffix, augmented in (("", 0), ("+a", scale.batch // 5)):
+            sides["trainer" + suffix] = partial(trainer_step, augmented)
+        seconds = interleave(sides, scale.rounds)
     loss = Row("change of the loss, our fast settings", "", f"{deviation:.1e}", None, "≤ 1e-3")
-    rows = [*_time_rows(seconds), loss, *_memory_rows(memory), *_forward_rows(forwards)]
-    raw = {"seconds": seconds, "bytes": memory, "forwards": forwards, "loss_deviation": deviation}
+    rows = [
+        *_time_rows(seconds),
+        loss,
+        *_memory_rows("peak memory above the weights", memory, "≤ 0.65"),
+        *_memory_rows("peak memory, weights and optimizer counted in", everything),
+        *_forward_rows(forwards),
+        *_launch_rows(launches),
+    ]
+    raw = {
+        "seconds": seconds,
+        "bytes": memory,
+        "bytes_in_all": everything,
+        "forwards": forwards,
+        "launches": launches,
+        "loss_deviation": deviation,
+    }
     title = f"One step: {scale.name}, batch {scale.batch}, {scale.pixels} px"
     return Result("step", title, machine(), rows, raw)
+
+
+def _make(name: str, scale: Scale, batch: Batch) -> Callable[[], object]:
+    return partial(MAKERS[name](random_networks(scale.shape)), batch)
 
 
 def _count(maker: Maker, nets: SiameseNetworks, batch: Batch) -> tuple[int, dict[str, float]]:
@@ -91,6 +128,11 @@ def _time_rows(seconds: Seconds) -> list[Row]:
             ratio = median_ratio(seconds[side + suffix], seconds["published" + suffix])
             pair = median["published" + suffix], median[side + suffix]
             rows.append(compare(f"time{what}, {name}", *pair, "s", target, ratio))
+    for suffix, what in SUFFIXES.items():
+        ratio = median_ratio(seconds["trainer" + suffix], seconds["published" + suffix])
+        pair = median["published" + suffix], median["trainer" + suffix]
+        name = f"time{what}, ours with data and logging (Trainer.train_step)"
+        rows.append(compare(name, *pair, "s", "", ratio))
     drawn = f"time, timesteps drawn freely, {PUBLISHED_BATCH} per device, same settings"
     return [*rows, compare(drawn, *_expected_seconds(median), "s")]
 
@@ -106,15 +148,22 @@ def _expected_seconds(median: Mapping[str, float]) -> tuple[float, float]:
     return published, median["ours"] + extra["ours"]
 
 
-def _memory_rows(memory: Mapping[str, int]) -> list[Row]:
+def _memory_rows(name: str, memory: Mapping[str, int], target: str = "") -> list[Row]:
     return [
         compare(
-            f"peak memory above the weights{what}",
+            name + what,
             memory["published" + suffix] / 2**20,
             memory["ours" + suffix] / 2**20,
             "MiB",
-            "≤ 0.65",
+            target,
         )
+        for suffix, what in SUFFIXES.items()
+    ]
+
+
+def _launch_rows(launches: Mapping[str, int]) -> list[Row]:
+    return [
+        compare(f"operations{what}", launches["published" + suffix], launches["ours" + suffix], "")
         for suffix, what in SUFFIXES.items()
     ]
 

@@ -2,55 +2,46 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from .colours import hex_colour, packed
 from .hashes import file_hash
+from .pair_info import CheckCache, PairInfo, stamp, stamps_of
 from .pairs import DatasetError, Listing, Pair
-from .pictures import Size, pixel_count, read_image, read_mask, read_palette_mask
+from .pictures import pixel_count, read_image, read_mask, read_palette_mask
 from .pixel_budget import BUDGET
 from .processes import is_first_process
-from .tar_members import file_of
 
 MAX_COLOURS = 64
-Stamp = tuple[int, int]  # size of a file, and when it was last changed, in ns
 DARK = 32  # of 255: colours up to here are class numbers, not colours
 
 
-@dataclass(frozen=True)
-class PairInfo:
-    """What checking a pair found.
-
-    size: (width, height) in pixels. coverage: share of the mask that is not black.
-    colours: of a palette mask, 0xRRGGBB; empty for binary masks. digest: SHA-256 of the image file.
-    stamps: of image and mask file, to tell later whether they have changed.
-    """
-
-    size: Size
-    coverage: float
-    colours: frozenset[int]
-    digest: str
-    stamps: tuple[Stamp, ...] = ()
-
-
-def check_pairs(source: str, listing: Listing, mask_mode: str) -> dict[Pair, PairInfo]:
+def check_pairs(
+    source: str, listing: Listing, mask_mode: str, cache: CheckCache | None = None
+) -> dict[Pair, PairInfo]:
     """Open every file once; what was found, each pair once, in the listing's order.
 
-    mask_mode: "binary" or "palette". Raises DatasetError with everything that is wrong.
+    mask_mode: "binary" or "palette". cache: of this mask_mode; what it knows is not opened. Raises
+    DatasetError with everything that is wrong.
     """
+    began = time.time_ns()
     pairs = list(dict.fromkeys(listing.pairs))
+    known = cache.load(pairs) if cache else {}
+    unknown = [pair for pair in pairs if pair not in known]
     with ThreadPoolExecutor() as pool:
-        checks = pool.map(lambda pair: _check_pair(pair, mask_mode), pairs)
+        checks = pool.map(lambda pair: _check_pair(pair, mask_mode), unknown)
         hidden = None if is_first_process() else True  # None: a bar on a terminal only
-        results = list(tqdm(checks, "checking pairs", len(pairs), leave=False, disable=hidden))
-    problems = listing.problems + [problem for _, found in results for problem in found]
-    infos = {pair: info for pair, (info, _) in zip(pairs, results, strict=True) if info}
+        results = list(tqdm(checks, "checking pairs", len(unknown), leave=False, disable=hidden))
+    found = known | {p: info for p, (info, _) in zip(unknown, results, strict=True) if info}
+    infos = {pair: found[pair] for pair in pairs if pair in found}
+    if cache and unknown:
+        cache.save(infos, began)
+    problems = listing.problems + [problem for _, of_pair in results for problem in of_pair]
     if not problems:
         problems = _check_masks(infos, mask_mode)
     if problems:
@@ -96,26 +87,23 @@ def _check_decoded(pair: Pair, mask_mode: str) -> tuple[PairInfo | None, list[st
         return None, problems
     coverage = float((mask != 0).mean())
     try:
-        stamps = _stamp(pair.image), _stamp(pair.mask)
-        digest = file_hash(pair.image)
+        stamps = stamps_of(pair)
+        digests = file_hash(pair.image), file_hash(pair.mask)
     except OSError as error:  # it was there a moment ago
-        return None, [f"{pair.where}image {pair.image}: cannot be read ({error.strerror})"]
-    return PairInfo((width, height), coverage, colours, digest, stamps), []
-
-
-def _stamp(path: Path) -> Stamp:
-    found = file_of(path).stat()
-    return found.st_size, found.st_mtime_ns
+        return None, [
+            f"{pair.where}{error.filename or pair.image}: cannot be read ({error.strerror})"
+        ]
+    return PairInfo((width, height), coverage, colours, *digests, stamps), []
 
 
 def check_unchanged(pair: Pair, info: PairInfo) -> None:
     """Raise ValueError where a file is gone, or not the one that was checked."""
-    for path, stamp in zip((pair.image, pair.mask), info.stamps, strict=False):
+    for path, expected in zip((pair.image, pair.mask), info.stamps, strict=False):
         try:
-            found = _stamp(path)
+            found = stamp(path)
         except OSError as error:
             raise ValueError(f"{path}: cannot be read any more ({error.strerror})") from error
-        if found != stamp:
+        if found != expected:
             raise ValueError(
                 f"{path}: has changed since training began; a run needs the same data throughout"
             )

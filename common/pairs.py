@@ -21,7 +21,10 @@ class DatasetError(MessageError, ValueError):
         rest = f"\n  ... and {more} more" if more > 0 else ""
         count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
         super().__init__(f"{source}: {count} in this dataset; nothing was started.{shown}{rest}")
-        self.problems = list(problems)
+        self.source, self.problems = source, list(problems)
+
+    def __reduce__(self) -> tuple[type[DatasetError], tuple[object, list[str]]]:
+        return DatasetError, (self.source, self.problems)
 
 
 @dataclass(frozen=True)

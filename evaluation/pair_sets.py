@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..common.pair_check import PairInfo, check_pairs
+from ..common.pair_check import check_pairs
+from ..common.pair_info import PairInfo
 from ..common.pairs import DatasetError, Pair
 from ..common.pictures import pixel_count, read_image, read_mask
 from ..common.pixel_budget import BUDGET

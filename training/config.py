@@ -387,6 +387,11 @@ class TrainConfig(SdScriptsOptions):
             )
         return numbers[0], numbers[-1]
 
+    @property
+    def cache_dir(self) -> Path:
+        """What later runs find, beside the output folder."""
+        return self.output_dir.parent / ".siamese_cache"
+
     def resolved_recipe(self) -> Recipe:
         """The named recipe, with the fields that have a flag of their own replaced."""
         changed = {n: getattr(self, n) for n in RECIPE_CHOICES if getattr(self, n) is not None}

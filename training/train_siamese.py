@@ -69,13 +69,14 @@ def run(config: TrainConfig) -> None:
     log.info("Host: %s", host.name)
     RunFolder(config.output_dir, config.output_name).check()
     # Seconds to import: only once the flags are known to be ones.
+    from .run.first_process import from_first
     from .run.peers import Peers
     from .run.start import check, start
 
     accelerator = check(config, host)
     # Here all processes have found each other: none checks the folder while the first holds it.
     with Peers(accelerator), _only_training(config):
-        config, dataset = load_dataset(config, host.resolve_subsets)
+        config, dataset = from_first(lambda: load_dataset(config, host.resolve_subsets))
         start(config, dataset, host, accelerator)
 
 

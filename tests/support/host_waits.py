@@ -16,7 +16,7 @@ from siamese_diffusion.training.data.batch_order import Share
 from siamese_diffusion.training.data.dataset import load_dataset
 from siamese_diffusion.training.hosts.standalone import Standalone
 from siamese_diffusion.training.method.objective import Batch
-from siamese_diffusion.training.run.start import training_data
+from siamese_diffusion.training.run.start import encode, training_data
 from siamese_diffusion.training.run.trainer import Trainer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -77,6 +77,6 @@ def meta_trainer(arguments: list[str]) -> Trainer:
     accelerator = Accelerator(cpu=True)
     base = host.load_base_model(config, accelerator)
     data, _ = training_data(config, *dataset.split(0.0, config.seed))
-    data.prepare(base, torch.device("cpu"), quiet=True)
+    encode(config, data, base, accelerator)
     accelerator.state.device = PartialState().device = META
     return Trainer(config, host, base, data, accelerator, {})

@@ -18,7 +18,7 @@ from siamese_diffusion.training.data.batches import TrainingData
 from siamese_diffusion.training.data.dataset import Dataset, load_dataset
 from siamese_diffusion.training.data.framing import Framing
 from siamese_diffusion.training.hosts.choose import choose_host
-from siamese_diffusion.training.method.base_model import BaseModel
+from siamese_diffusion.training.method.base_model import BaseModel, TextEncoder
 from torch import Tensor, nn
 
 CPU = torch.device("cpu")
@@ -126,6 +126,7 @@ class Base:
         self.autoencoder, self.text_encoder = Encoder(seed), Encoder(seed)
 
     def prepare(self, data: TrainingData) -> TrainingData:
+        data.texts.prepare(cast(TextEncoder, self.text_encoder), data.captions(), CPU, quiet=True)
         data.prepare(cast(BaseModel, self), CPU, quiet=True)
         return data
 

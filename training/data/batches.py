@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from .dataset import Dataset
 from .framing import NOT_AUGMENTED, Augmentation, Framing
 from .pair_pictures import Job, PairPictures
 from .pair_settings import settings_of
+from .text_embeddings import TextEmbeddings
 
 CACHE_BATCH = 8
 
@@ -33,7 +34,7 @@ class TrainingData:
     pairs: as the dataset has them. pictures: their images and masks. sizes: (width, height) in
     pixels of each, the groups of BatchOrder. mask_classes: for the weights' metadata.
     mask_channels: 1 for binary, 3 for palette masks. augmented: with augmentations and caption
-    dropout. `prepare` must run before batches are made.
+    dropout. texts: embeddings of the captions. Both must be prepared before batches are made.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class TrainingData:
         framing: Framing,
         cache: TensorCache | None = None,
         augmented: bool = True,
+        texts: TextEmbeddings | None = None,
     ) -> None:
         self.pairs = dataset.pairs
         self._augmented = augmented
@@ -54,7 +56,8 @@ class TrainingData:
         self.pictures = PairPictures(dataset, self._framings)
         self.sizes = self.pictures.sizes
         self._cache = cache or MemoryCache()
-        self._encoders = {"text": "", "latents": ""}  # hashes of their weights
+        self.texts = texts or TextEmbeddings()
+        self._autoencoder = ""  # hash of its weights
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -69,23 +72,13 @@ class TrainingData:
         quiet: bool = False,
         part: tuple[int, int] = (0, 1),
     ) -> None:
-        """Encode every caption, and every image with each of its augmentations, with progress.
+        """Encode every image with each of its augmentations, with progress.
 
-        What the cache has already is not encoded again. `part` (k, n): of the images only each
-        n-th from the k-th on. Both encoders are on the CPU afterwards.
+        What the cache has already is not encoded again. `part` (k, n): only each n-th image from
+        the k-th on. The encoder is on the CPU afterwards.
         """
-        text = base.text_encoder
-        self._encoders["text"] = f"{weights_hash(text.module)} {text.settings}".strip()
-        self._encoders["latents"] = weights_hash(base.autoencoder.module)
-        captions = sorted({"", *(text for texts in self._captions() for text in texts)})
-        captions = [caption for caption in captions if self._text_key(caption) not in self._cache]
+        self._autoencoder = weights_hash(base.autoencoder.module)
         images = self._images_to_encode(part)
-        base.text_encoder.module.to(device).eval()
-        for chunk in tqdm(_chunks(captions, CACHE_BATCH), "text embeddings", disable=quiet):
-            embeddings = base.text_encoder.encode(chunk).float().cpu()
-            for caption, embedding in zip(chunk, embeddings, strict=True):
-                self._cache.save(self._text_key(caption), embedding)
-        base.text_encoder.module.to("cpu")
         base.autoencoder.module.to(device).eval()
         for job in tqdm(images, "latents", disable=quiet):
             _, images = self.pictures.load(job)
@@ -96,10 +89,10 @@ class TrainingData:
                 self._cache.save(self._latents_key(*item), *tensors)
         base.autoencoder.module.to("cpu")
 
-    def _captions(self) -> Iterator[tuple[str, ...]]:
-        """Of each pair, those that it is trained with."""
+    def captions(self) -> Iterator[str]:
+        """Those that the pairs are trained with."""
         for pair, settings in zip(self.pairs, self._settings, strict=True):
-            yield (pair.caption, *settings.variants)
+            yield from (pair.caption, *settings.variants)
 
     def _images_to_encode(self, part: tuple[int, int]) -> list[list[tuple[int, Augmentation]]]:
         """Batches of (index, augmentation) of one size that the cache lacks, each image once."""
@@ -114,15 +107,12 @@ class TrainingData:
             job for items in missing.values() for job in _chunks([*items.values()], CACHE_BATCH)
         ]
 
-    def _text_key(self, caption: str) -> str:
-        return f"text {self._encoders['text']} {caption}"
-
     def _latents_key(self, index: int, augmentation: Augmentation) -> str:
         """Latents of a flipped or rotated image are not the flipped or rotated latents."""
         width, height = self.sizes[index]
         fit = self._framings[index].name
         return (
-            f"latents {self._encoders['latents']} {self._infos[index].digest} {width}x{height} "
+            f"latents {self._autoencoder} {self._infos[index].digest} {width}x{height} "
             f"{fit} flip={augmentation.flip:d} rotations={augmentation.rotations}"
         )
 
@@ -136,10 +126,6 @@ class TrainingData:
         """
         mask, image = self.pictures.load([(index, NOT_AUGMENTED) for index in indices])
         return as_floats(mask), as_floats(image)
-
-    def text(self, captions: Iterable[str]) -> Tensor:
-        """Embeddings (B, 77, D) of captions of this dataset, or of the empty one."""
-        return torch.stack([self._cache.load(self._text_key(caption))[0] for caption in captions])
 
     def job(self, indices: Sequence[int], seed: int, step: int, share: Share | None = None) -> Job:
         """Which pictures a share of a step needs; default: all of them."""
@@ -176,7 +162,7 @@ class TrainingData:
             latents=mean + deviation * deviate[share.rows],
             noise=noise[share.rows],
             timesteps=timesteps[share.rows],
-            text=self.text(share.of(captions)),
+            text=self.texts.load(share.of(captions)),
             mask=mask,
             image=image,
         )

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...common.colours import hex_colour
-from ...common.hashes import file_hash
-from ...common.pair_check import PairInfo, check_pairs
+from ...common.pair_check import check_pairs
+from ...common.pair_info import CheckCache, PairInfo
 from ...common.pairs import DatasetError, Listing, Pair
 from ...common.prompt_jsonl import read_prompt_jsonl
 from ...common.text import as_bytes
@@ -49,10 +49,10 @@ class Dataset:
     def fingerprint(self) -> str:
         """Changes with any image, mask or caption, and with their order."""
         digest = hashlib.sha256()
-        masks = {mask: file_hash(mask) for mask in {pair.mask for pair in self.infos}}
         for pair in self.pairs:
             own = "" if pair.settings is None else repr(pair.settings)
-            content = f"{self.infos[pair].digest}{masks[pair.mask]}{pair.caption}{own}"
+            info = self.infos[pair]
+            content = f"{info.digest}{info.mask_digest}{pair.caption}{own}"
             digest.update(content.encode())
         return digest.hexdigest()
 
@@ -103,14 +103,14 @@ def load_dataset(
     if images is not None and masks is not None:
         suffixes = (config.caption_extension,) if config.caption_extension else CAPTION_SUFFIXES
         listing = _styled(read_folders(images, masks, suffixes), config)
-        return config, check(str(images), listing, config.mask_mode)
+        return config, check(str(images), listing, config)
     if toml is not None:
         _check_file(toml, "--dataset_config", ".toml")
         config, listing = read_dataset_toml(toml, config, resolve_subsets)
-        return config, check(str(toml), listing, config.mask_mode)
+        return config, check(str(toml), listing, config)
     _check_file(given[0], "--train_data", ".jsonl")
     listing = _styled(read_prompt_jsonl(given[0]), config)
-    return config, check(str(file), listing, config.mask_mode)
+    return config, check(str(file), listing, config)
 
 
 def _styled(listing: Listing, config: TrainConfig) -> Listing:
@@ -131,11 +131,17 @@ def _check_file(path: Path, flag: str, suffix: str) -> None:
         raise DatasetError(path, ["a dataset of sd-scripts; give it as --dataset_config"])
 
 
-def check(source: str, listing: Listing, mask_mode: str) -> Dataset:
-    """Open every file once. Raises DatasetError with all that is wrong, in the dataset's order."""
-    infos = check_pairs(source, listing, mask_mode)
+def check(source: str, listing: Listing, config: TrainConfig) -> Dataset:
+    """Open every file once, but for those that an earlier run has found good.
+
+    Raises DatasetError with all that is wrong, in the dataset's order.
+    """
+    name = hashlib.sha256(as_bytes(f"{config.mask_mode} {Path(source).absolute()}")).hexdigest()
+    # A dry run writes nothing.
+    cache = None if config.dry_run else CheckCache(config.cache_dir / f"checked-{name[:16]}.json")
+    infos = check_pairs(source, listing, config.mask_mode, cache)
     notes = [*listing.notes, *_empty_masks(infos)]
-    return Dataset(source, tuple(listing.pairs), infos, mask_mode, tuple(notes))
+    return Dataset(source, tuple(listing.pairs), infos, config.mask_mode, tuple(notes))
 
 
 def _empty_masks(infos: Mapping[Pair, PairInfo]) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.utils.data import Dataset as MapDataset
 from torch.utils.data import get_worker_info
 
 from ...common.pair_check import check_unchanged
@@ -24,8 +25,8 @@ IMAGE_MEMORY = 2 << 30  # bytes of decoded images kept; beyond it they are read 
 Job = Sequence[tuple[int, Augmentation]]  # pairs of one training size, each with what is done to it
 
 
-class PairPictures:
-    """The pictures of a dataset's pairs. It is a map-style dataset of torch, whose keys are jobs.
+class PairPictures(MapDataset[tuple[Tensor, Tensor] | Exception]):
+    """The pictures of a dataset's pairs, for torch a map-style dataset whose keys are jobs.
 
     sizes: (width, height) in pixels of each pair. framings: how each gets that size.
     """

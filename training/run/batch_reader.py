@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,10 +59,8 @@ class BatchReader:
         device: torch.device,
     ) -> None:
         self._config, self._data, self._order, self._share_of = config, data, order, share_of
-        self._pinned = device.type == "cuda"
-        # A new thread is on the first GPU, whichever is this process's.
-        choose = (torch.cuda.set_device, (device,)) if self._pinned else (None, ())
-        self._thread = ThreadPoolExecutor(1, initializer=choose[0], initargs=choose[1])
+        self._device, self._pinned = device, device.type == "cuda"
+        self._thread = ThreadPoolExecutor(1, initializer=self._choose_gpu)
         self._reading: tuple[int, Future[Batch]] | None = None  # a step, and its batch
         self._pictures: Iterator[Pictures] = iter(())
 
@@ -87,13 +86,16 @@ class BatchReader:
 
     # On the thread
 
+    def _choose_gpu(self) -> None:
+        if self._pinned:  # a new thread is on the first GPU, whichever is this process's
+            torch.cuda.set_device(self._device)
+
     def _begin(self, step: int) -> None:
-        loader = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             self._data.pictures,
             batch_size=None,  # a job is a batch already
             sampler=_Jobs(self._config, self._data, self._order, self._share_of, step),
             num_workers=min(self._config.max_data_loader_n_workers, os.cpu_count() or 1),
-            collate_fn=_as_it_is,
             worker_init_fn=_leave_signals_to_the_trainer,
             generator=torch.Generator(),  # not to draw from everybody's
         )
@@ -102,8 +104,9 @@ class BatchReader:
     def _read(self, step: int) -> Batch:
         try:
             pictures = next(self._pictures)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, OSError, EOFError) as error:  # errors of reading files are values
+            lost = "exited unexpectedly" in str(error) or not isinstance(error, RuntimeError)
+            if not lost:
                 raise
             raise FileError(
                 f"a process that reads pictures has ended ({first_line(error)}). If it was killed "
@@ -118,10 +121,6 @@ class BatchReader:
 
     def _end(self) -> None:
         self._pictures = iter(())
-
-
-def _as_it_is(pictures: Pictures) -> Pictures:
-    return pictures
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:

@@ -146,7 +146,7 @@ class Reporter:
         noise = torch.randn(shape, generator=generator(self.config.seed, "preview", 0))
         return Conditions(
             mask=mask.to(device),
-            text=self.data.text(captions).to(device),
-            empty_text=self.data.text([""] * len(places)).to(device),
+            text=self.data.texts.load(captions).to(device),
+            empty_text=self.data.texts.load([""] * len(places)).to(device),
             noise=noise[[*places]].to(device),
         )

@@ -8,6 +8,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import is_tensorboard_available, is_wandb_available
@@ -20,6 +21,7 @@ from ..data.dataset import Dataset
 from ..data.framing import Framing
 from ..data.sample_prompts import read_sample_prompts
 from ..data.summary import DatasetSummary, describe_counts
+from ..data.text_embeddings import TextEmbeddings
 from ..errors import ConfigError
 from ..hosts.interface import Host
 from ..method.base_model import BaseModel
@@ -29,7 +31,7 @@ from .failures import file_failures
 from .gradient_update import check_deepspeed
 from .resume import Record, check_same_run, make_record, state_to_continue
 from .shared_folder import check_shared_folder
-from .speed import check_settings, choose_kernels, make_deterministic
+from .speed import HALF, check_settings, choose_kernels, make_deterministic
 from .states import check_given_state
 from .trainer import Trainer
 
@@ -100,15 +102,19 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
         check_disk(config, trainer.checkpoints)
     start_trackers(config, accelerator, record)
     # Encoding is the last that can take long: nothing that fails above has lost it.
-    for part in (data, validation):
-        if part is not None:
-            encode(config, part, base, accelerator)
+    parts = [data] if validation is None else [data, validation]
+    for part in parts:
+        encode(config, part, base, accelerator)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         trainer.folder.begin(record, trainer.step)
     accelerator.wait_for_everyone()
     with file_failures(lambda: trainer.step, trainer.folder.latest_state):
         trainer.train()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        for part in parts:
+            part.texts.remove()
     accelerator.end_training()
 
 
@@ -199,21 +205,31 @@ def training_data(
 ) -> tuple[TrainingData, TrainingData | None]:
     """Training and validation pairs, not encoded yet; the second is None where none are held out.
 
-    Both have one cache: in memory, or on disk beside the output folder.
+    Both have one cache: in memory, or on disk beside the output folder. Text embeddings are always
+    on disk, where every process finds them.
     """
     on_disk = config.cache_latents_to_disk
-    cache = DiskCache(config.output_dir.parent / ".siamese_cache") if on_disk else MemoryCache()
-    data = TrainingData(training, Framing.of(config), cache)
+    cache = DiskCache(config.cache_dir) if on_disk else MemoryCache()
+    dtype = HALF.get(config.mixed_precision, torch.float32)
+
+    def texts() -> TextEmbeddings:
+        return TextEmbeddings(config.cache_dir if on_disk else config.output_dir, dtype, on_disk)
+
+    data = TrainingData(training, Framing.of(config), cache, texts=texts())
     if not held_out.pairs:
         return data, None
-    return data, TrainingData(held_out, Framing.of(config), cache, augmented=False)
+    return data, TrainingData(held_out, Framing.of(config), cache, augmented=False, texts=texts())
 
 
 def encode(
     config: TrainConfig, data: TrainingData, base: BaseModel, accelerator: Accelerator
 ) -> None:
-    """Encode images and captions, with several processes and a cache on disk a part each."""
+    """Encode captions on the first process, images on all; with a cache on disk a part on each."""
     quiet, processes = not accelerator.is_main_process, accelerator.num_processes
+    with accelerator.main_process_first():
+        data.texts.prepare(
+            base.text_encoder, data.captions(), accelerator.device, quiet, first=not quiet
+        )
     if config.cache_latents_to_disk and processes > 1:
         # Below they find everything, unless they have disks of their own.
         part = (accelerator.process_index, processes)

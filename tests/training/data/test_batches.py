@@ -19,6 +19,7 @@ from siamese_diffusion.training.data.cache import DiskCache
 from siamese_diffusion.training.data.dataset import Dataset
 from siamese_diffusion.training.data.framing import Framing, bucket_sizes, cover_box
 from siamese_diffusion.training.data.summary import DatasetSummary
+from siamese_diffusion.training.data.text_embeddings import TextEmbeddings
 from siamese_diffusion.training.errors import CacheError, ConfigError
 from siamese_diffusion.training.method.objective import as_floats
 from support.small_datasets import (
@@ -211,7 +212,8 @@ def test_pictures_become_floats_on_the_device_as_before(tmp_path: Path) -> None:
 
 def disk(dataset: Dataset, folder: Path, base: Base, framing: Framing = SQUARE) -> TrainingData:
     base.autoencoder.encoded = base.text_encoder.encoded = 0
-    return base.prepare(TrainingData(dataset, framing, DiskCache(folder)))
+    texts = TextEmbeddings(folder, kept=True)
+    return base.prepare(TrainingData(dataset, framing, DiskCache(folder), texts=texts))
 
 
 def test_a_disk_cache_notices_what_changes(tmp_path: Path) -> None:
@@ -266,8 +268,10 @@ def test_a_repeated_image_is_encoded_once(tmp_path: Path) -> None:
 
 def test_dropped_captions_are_the_empty_one(tmp_path: Path) -> None:
     data = prepared(load(write_list(tmp_path, [(32, 32)] * 2)))
-    assert torch.equal(data.batch([0, 1], 0, 0, 1.0).text, data.text(["", ""]))
-    assert torch.equal(data.batch([0, 1], 0, 0, 0.0).text, data.text(["a polyp 0", "a polyp 1"]))
+    assert torch.equal(data.batch([0, 1], 0, 0, 1.0).text, data.texts.load(["", ""]))
+    assert torch.equal(
+        data.batch([0, 1], 0, 0, 0.0).text, data.texts.load(["a polyp 0", "a polyp 1"])
+    )
 
 
 # Validation

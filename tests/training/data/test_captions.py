@@ -77,7 +77,7 @@ def test_each_step_takes_one_of_the_variants(tmp_path: Path) -> None:
     texts = {data.batch([0], 3, step, 0.0).text.numpy().tobytes() for step in range(40)}
     assert len(texts) > 3
     variants = settings_of(pair).variants
-    assert texts <= {data.text([variant]).numpy().tobytes() for variant in variants}
+    assert texts <= {data.texts.load([variant]).numpy().tobytes() for variant in variants}
     again = {data.batch([0], 3, step, 0.0).text.numpy().tobytes() for step in range(40)}
     assert texts == again
 

@@ -147,7 +147,7 @@ def test_subsets_and_datasets_differ_each_in_its_own_way(
     assert data.sizes == [(32, 32), (48, 32), (32, 32), (32, 32)]
     rate = config.caption_dropout_rate
     whole = [data.batch([index], 0, step, rate) for index in (0, 2) for step in range(12)]
-    captioned = [bool((batch.text != data.text([""])).any()) for batch in whole]
+    captioned = [bool((batch.text != data.texts.load([""])).any()) for batch in whole]
     assert captioned == [True] * 12 + [False] * 12
     shown = [{batch.image.numpy().tobytes() for batch in whole[i : i + 12]} for i in (0, 12)]
     assert [len(images) for images in shown] == [2, 1]  # flipped or not, and never flipped

@@ -26,7 +26,7 @@ def step(arguments: list[str]) -> tuple[Traffic, int]:
         losses, _ = trainer.train_step()
     assert set(losses) == {"image", "mask", "consistency", "augmentation"}
     assert trainer.ema is None or {p.device for p in trainer.ema.shadow_params} == {META}
-    return traffic, trainer.data.text([""])[0].numel()
+    return traffic, trainer.data.texts.load([""])[0].numel()
 
 
 @pytest.mark.parametrize("more", [[], ["--max_grad_norm=1", "--loss_type=huber"]])
