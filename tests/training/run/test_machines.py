@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from siamese_diffusion.models.weights import read_weights
 from siamese_diffusion.training.errors import FileError
-from siamese_diffusion.training.run import gradient_update, peers, shared_folder
+from siamese_diffusion.training.run import gradient_buckets, lock, peers, shared_folder
 from siamese_diffusion.training.run.gradient_buckets import make_buckets
 from siamese_diffusion.training.run.trainer import Trainer
 from siamese_diffusion.training.train_siamese import main
@@ -36,7 +36,7 @@ CALLS = "all_reduces"  # a file beside the output folder
 
 def count_all_reduces(rank: int) -> None:
     """Write a line with the number of values for each call, on the second machine."""
-    all_reduce, buckets = distributed.all_reduce, gradient_update.make_buckets
+    all_reduce = distributed.all_reduce
 
     def counting(tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
         if rank == 1:
@@ -45,7 +45,7 @@ def count_all_reduces(rank: int) -> None:
         return all_reduce(tensor, *arguments, **options)
 
     distributed.all_reduce = counting
-    gradient_update.make_buckets = lambda parameters: buckets(parameters, BUCKET)
+    gradient_buckets.BUCKET_BYTES = BUCKET
 
 
 MORE = [
@@ -183,7 +183,7 @@ def test_a_process_that_ends_ends_the_others_with_its_reason(
 def hide_the_lock_from_the_second(rank: int) -> None:
     shared_folder.VISIBLE_WITHIN = 0
     if rank == 1:
-        shared_folder.read_lock = lambda _folder: b""
+        lock.LOCK = "of another disk"
 
 
 def test_machines_without_a_shared_folder_are_told(

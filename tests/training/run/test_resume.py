@@ -90,8 +90,11 @@ def announce_writes(watch: Callable[[str], None]) -> None:
 
         return announcing
 
+    def at_once(self: Background, task: Callable[[], None]) -> None:
+        task()
+
     # What is written beside the loop is written in it, so that every run has the same order.
-    Background.start = lambda _self, task: task()  # type: ignore[method-assign]
+    Background.start = at_once  # type: ignore[method-assign]
     os.replace = announced(os.replace, 1)
     os.rename = announced(os.rename, 1)
     metrics_file.append = announced(metrics_file.append, 1)
