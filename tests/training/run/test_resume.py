@@ -212,7 +212,8 @@ def test_a_run_killed_before_each_of_its_writes_ends_the_same(
     command: list[str], processes: multiprocessing.context.ForkServerContext, tmp_path: Path
 ) -> None:
     """Killed and started again, each time one write further, until nothing is left."""
-    whole, out, order = tmp_path / "whole", tmp_path / "out", tmp_path / "order"
+    # Each in a folder of its own, where it finds no cache of the other.
+    whole, out, order = tmp_path / "whole/out", tmp_path / "killed/out", tmp_path / "order"
     arguments = [*command, *EVERYTHING]
     assert run_in_process(processes, [*arguments, f"--output_dir={whole}"], WriteDown(order)) == 0
     writes = order.read_text().splitlines()
