@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from .caching import measure_caching
+from .data import measure_data
 from .files import measure_files
 from .gpu import measure_gpu
 from .memory import measure_memory
@@ -31,6 +32,7 @@ CPU_SCALE = Scale("nano SD 1.5", NANO, batch=5, pixels=128, rounds=9)
 SAMPLING_SCALE = replace(CPU_SCALE, batch=1, rounds=3)
 GPU_SCALE = Scale("SD 1.5", SD15, batch=10, pixels=384, rounds=9)
 FILES_SCALE = Scale("a UNet of 64 and 128 channels", SMALL, batch=1, pixels=64, rounds=1)
+DATA_SCALE = replace(CPU_SCALE, pixels=384)
 MEMORY_SCALE = Scale("SD 1.5", SD15, batch=5, pixels=384, rounds=1)
 SETTINGS_SCALE = GPU_SCALE if torch.cuda.is_available() else replace(CPU_SCALE, pixels=96, rounds=3)
 TINY_SCALE = Scale("tiny", TINY, batch=5, pixels=16, rounds=1)
@@ -57,6 +59,7 @@ BENCHMARKS: dict[str, tuple[Scale, Callable[[Scale, bool], Result | None]]] = {
     "synthesis": (SAMPLING_SCALE, measure_synthesis),
     "settings": (SETTINGS_SCALE, _settings),
     "files": (FILES_SCALE, measure_files),
+    "data": (DATA_SCALE, measure_data),
     "memory": (MEMORY_SCALE, lambda scale, _tiny: measure_memory(scale)),
     "gpu": (GPU_SCALE, _gpu),
 }

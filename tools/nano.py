@@ -24,11 +24,11 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from ..common.pair_check import check_pairs
 from ..common.pairs import DatasetError
 from ..common.pictures import read_image
 from ..common.prompt_jsonl import read_prompt_jsonl
 from ..models.weights import UNET, StateDict, WeightsError, read_weights, write_weights
-from ..training.data.dataset import check
 from ..training.hosts.encoders import ClipTextEncoder
 from ..training.hosts.single_file import load_autoencoder
 from ..training.hosts.tokenizer import load_tokenizer
@@ -108,7 +108,7 @@ def build_nano(
 def _read_images(index: Path, resolution: int) -> tuple[Tensor, list[str]]:
     """Images (N, 3, resolution, resolution) in 0..1, each flipped too, and their captions."""
     images, captions = [], []
-    for pair in check(str(index), read_prompt_jsonl(index), "binary").pairs:
+    for pair in check_pairs(str(index), read_prompt_jsonl(index), "binary"):
         image = Image.fromarray(read_image(pair.image)).resize(
             (resolution, resolution), Image.Resampling.BICUBIC
         )

@@ -122,7 +122,7 @@ class TrainConfig(SdScriptsOptions):
     cache_latents_to_disk: bool = option(
         "data",
         "keep latents and text embeddings in .siamese_cache beside output_dir, for later runs; "
-        "default: in memory",
+        "default: latents in memory, text embeddings in a file of the run, removed at its end",
         False,
     )
     validation_split: float = option(

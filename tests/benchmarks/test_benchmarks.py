@@ -184,7 +184,7 @@ def test_benchmarks_run_and_write_their_results(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stpe"], "known: step, caching, sampling, synthesis, settings, files, memory, gpu"),
+        (["stpe"], "known: step, caching, sampling, synthesis, settings, files, data, memory, gpu"),
         (["--batch", "6"], "a multiple of 5"),
         (["--tiny"], "--out"),
     ],

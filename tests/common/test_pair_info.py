@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from siamese_diffusion.common import pair_check
 from siamese_diffusion.common.pair_check import check_pairs
 from siamese_diffusion.common.pair_info import CheckCache, PairInfo
 from siamese_diffusion.common.pairs import DatasetError, Pair
+from siamese_diffusion.common.pictures import read_image
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from support.small_datasets import lesion, load, photo, save, write_list, write_palette_masks
 
@@ -30,11 +30,10 @@ def settle(folder: Path, hours: int = 1) -> None:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the images that were decoded."""
     names: list[str] = []
-    read: Callable[[Path], np.ndarray] = pair_check.read_image
 
     def counting(path: Path) -> np.ndarray:
         names.append(path.name)
-        return read(path)
+        return read_image(path)
 
     monkeypatch.setattr(pair_check, "read_image", counting)
     return names

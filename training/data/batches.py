@@ -78,9 +78,9 @@ class TrainingData:
         the k-th on. The encoder is on the CPU afterwards.
         """
         self._autoencoder = weights_hash(base.autoencoder.module)
-        images = self._images_to_encode(part)
+        jobs = self._images_to_encode(part)
         base.autoencoder.module.to(device).eval()
-        for job in tqdm(images, "latents", disable=quiet):
+        for job in tqdm(jobs, "latents", disable=quiet):
             _, images = self.pictures.load(job)
             mean, deviation = base.autoencoder.encode(as_floats(images.to(device)))
             for item, *tensors in zip(

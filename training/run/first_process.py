@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import distributed
 
@@ -40,7 +40,7 @@ def from_first(find: Callable[[], Found]) -> Found:
             ) from error
     if isinstance(found[0], MessageError):
         raise found[0]
-    return found[0]  # type: ignore[no-any-return]
+    return cast(Found, found[0])
 
 
 def _group() -> distributed.ProcessGroup:

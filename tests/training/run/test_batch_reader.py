@@ -18,6 +18,7 @@ from siamese_diffusion.training.data.batch_order import BatchOrder, Share
 from siamese_diffusion.training.data.batches import TrainingData
 from siamese_diffusion.training.data.framing import Framing
 from siamese_diffusion.training.errors import FileError
+from siamese_diffusion.training.method.objective import Batch
 from siamese_diffusion.training.run.batch_reader import BatchReader
 from support.small_datasets import CPU, SQUARE, config, load, prepared, write_list
 
@@ -61,6 +62,25 @@ def test_workers_read_what_the_trainer_would_have_read_from_any_step_on(
             )
             for name, values in vars(reader.batch(step)).items():
                 assert values is None or torch.equal(vars(expected)[name], values), (step, name)
+
+
+def test_for_a_gpu_batches_lie_where_it_can_fetch_them(
+    run: TrainConfig, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one: which GPU the reading thread has chosen, and that it has asked for the rest."""
+    chosen: list[torch.device] = []
+    fetched: list[torch.Tensor] = []
+
+    def pinned(batch: Batch) -> Batch:
+        assert chosen == [torch.device("cuda", 3)]
+        fetched.append(batch.noise)
+        return batch
+
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(Batch, "pin_memory", pinned)
+    run = replace(run, max_train_steps=1, max_data_loader_n_workers=0)
+    with BatchReader(run, data, order(data), SHARE, torch.device("cuda", 3)) as reader:
+        assert reader.batch(0).noise is fetched[0]
 
 
 def test_what_a_spawned_worker_gets_is_small(tmp_path: Path) -> None:
