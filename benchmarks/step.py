@@ -61,7 +61,7 @@ def measure_step(scale: Scale) -> Result:
     }
     steps = {name: maker(copy.deepcopy(nets)) for name, maker in MAKERS.items()}
     deviation = max(_deviation(steps, batch) for batch in batches.values())
-    sides = {
+    sides: dict[str, Callable[[], object]] = {
         name + suffix: partial(step, batch)
         for suffix, batch in batches.items()
         for name, step in steps.items()

@@ -48,7 +48,7 @@ class RandomText:
     settings = ""
 
     def __init__(self, context_dim: int) -> None:
-        self.module = nn.Linear(1, 1)
+        self.module: nn.Module = nn.Linear(1, 1)
         self._shape = (77, context_dim)
 
     def encode(self, captions: Sequence[str]) -> Tensor:

@@ -34,7 +34,7 @@ def train_together(
 ) -> list[Ended]:
     """Train with one process for each command line; how each ended. Any that hangs is killed.
 
-    `prepare` must be a function of a module.
+    `prepare` must be a function of a module, or a `partial` of one.
     """
     port = _free_port()
     logs = [log_folder / f"{rank}.log" for rank in range(len(commands))]

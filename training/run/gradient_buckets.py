@@ -14,9 +14,13 @@ IN_FLIGHT = 2  # buckets that are sent while the next is filled
 
 
 def make_buckets(
-    parameters: Sequence[nn.Parameter], size: int = BUCKET_BYTES
+    parameters: Sequence[nn.Parameter], size: int | None = None
 ) -> list[list[nn.Parameter]]:
-    """The parameters in their order, cut so that each bucket begins within one span of `size`."""
+    """The parameters in their order, cut so that each bucket begins within one span of `size`.
+
+    size: in bytes; default: BUCKET_BYTES.
+    """
+    size = size or BUCKET_BYTES
     start, numbers = 0, []
     for parameter in parameters:
         numbers.append(start // size)

@@ -24,7 +24,7 @@ from ..errors import TrainingError
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 30
-GRACE_SECONDS = 10  # for a process to end by itself once another has ended
+GRACE_SECONDS: float = 10  # for a process to end by itself once another has ended
 # A machine that is gone is missed after IDLE + COUNT * INTERVAL seconds. The system does this, so
 # that a process which is busy is not taken for one that has ended.
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}

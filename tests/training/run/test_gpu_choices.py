@@ -18,6 +18,8 @@ from support.small_datasets import config
 from support.tiny_runs import flags
 from torch import nn
 
+BACKENDS: Any = torch.backends  # whose stubs lack some
+
 
 def on(*devices: str) -> list[Any]:
     """Parameters of a device that this machine need not have."""
@@ -45,7 +47,7 @@ def test_adamw_is_fused_on_gpus_unless_told_otherwise(
 
 @pytest.fixture
 def kernels_as_they_were() -> Iterator[None]:
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul, cudnn = BACKENDS.cuda.matmul, BACKENDS.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     yield
     matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
@@ -55,7 +57,7 @@ def kernels_as_they_were() -> Iterator[None]:
 def test_kernels_are_those_of_the_flags(tmp_path: Path) -> None:
     def chosen(sizes: list[tuple[int, int]], **options: bool) -> tuple[bool, bool, bool]:
         choose_kernels(config(tmp_path, **options), sizes)
-        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        matmul, cudnn = BACKENDS.cuda.matmul, BACKENDS.cudnn
         return matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
 
     one_size, two_sizes = [(64, 64), (64, 64)], [(64, 64), (64, 128)]
@@ -63,7 +65,7 @@ def test_kernels_are_those_of_the_flags(tmp_path: Path) -> None:
     assert chosen(two_sizes) == (True, True, False)
     assert chosen(one_size, deterministic=True) == (True, True, False)
     assert chosen(one_size, no_tf32=True) == (False, False, True)
-    assert torch.backends.mkldnn.matmul.fp32_precision != "tf32", "CPUs compute as they did"
+    assert BACKENDS.mkldnn.matmul.fp32_precision != "tf32", "CPUs compute as they did"
 
 
 def test_a_state_does_not_say_which_kernels_to_use() -> None:
@@ -71,7 +73,7 @@ def test_a_state_does_not_say_which_kernels_to_use() -> None:
     weight = nn.Parameter(torch.ones(2))
     weight.grad = torch.ones(2)
     update = GradientUpdate.__new__(GradientUpdate)
-    update.accelerator = SimpleNamespace(scaler=None)  # type: ignore[assignment]
+    update.accelerator = SimpleNamespace(scaler=None)
     update.optimizer = torch.optim.AdamW([weight])
     update.optimizer.step()
     update.scheduler = torch.optim.lr_scheduler.ConstantLR(update.optimizer)

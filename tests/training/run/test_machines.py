@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from siamese_diffusion.models.weights import read_weights
 from siamese_diffusion.training.errors import FileError
-from siamese_diffusion.training.run import gradient_update, peers, shared_folder
+from siamese_diffusion.training.run import gradient_buckets, lock, peers, shared_folder
 from siamese_diffusion.training.run.gradient_buckets import make_buckets
 from siamese_diffusion.training.run.trainer import Trainer
 from siamese_diffusion.training.train_siamese import main
@@ -34,18 +35,18 @@ STEPS, BUCKET = 3, 1 << 18
 CALLS = "all_reduces"  # a file beside the output folder
 
 
-def count_all_reduces(rank: int) -> None:
+def count_all_reduces(calls: Path, rank: int) -> None:
     """Write a line with the number of values for each call, on the second machine."""
-    all_reduce, buckets = distributed.all_reduce, gradient_update.make_buckets
+    all_reduce = distributed.all_reduce
 
     def counting(tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
         if rank == 1:
-            with Path(os.environ[CALLS]).open("a") as file:
+            with calls.open("a") as file:
                 file.write(f"{tensor.numel()}\n")
         return all_reduce(tensor, *arguments, **options)
 
     distributed.all_reduce = counting
-    gradient_update.make_buckets = lambda parameters: buckets(parameters, BUCKET)
+    gradient_buckets.BUCKET_BYTES = BUCKET
 
 
 MORE = [
@@ -68,12 +69,11 @@ def one_machine(tiny: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactor
 def two_machines(
     tiny: Path, pairs: Path, processes: Processes, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The folder of the same run by two processes, with CALLS in it."""
+    """The folder of the same run by two processes, with CALLS beside it."""
     out = tmp_path_factory.mktemp("machines") / "out"
     command = flags(tiny, pairs, out, *MORE, *EACH_OF_TWO)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CALLS, str(out.parent / CALLS))
-        ended = train_together(processes, [command, command], out.parent, count_all_reduces)
+    count = partial(count_all_reduces, out.parent / CALLS)
+    ended = train_together(processes, [command, command], out.parent, count)
     assert [process.code for process in ended] == [0, 0], ended
     return out
 
@@ -183,7 +183,7 @@ def test_a_process_that_ends_ends_the_others_with_its_reason(
 def hide_the_lock_from_the_second(rank: int) -> None:
     shared_folder.VISIBLE_WITHIN = 0
     if rank == 1:
-        shared_folder.read_lock = lambda _folder: b""
+        lock.LOCK = "of another disk"
 
 
 def test_machines_without_a_shared_folder_are_told(

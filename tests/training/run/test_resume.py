@@ -81,8 +81,11 @@ def announce_writes(watch: Callable[[str], None]) -> None:
 
         return announcing
 
+    def at_once(self: Background, task: Callable[[], None]) -> None:
+        task()
+
     # What is written beside the loop is written in it, so that every run has the same order.
-    Background.start = lambda _self, task: task()  # type: ignore[method-assign]
+    Background.start = at_once  # type: ignore[method-assign]
     os.replace = announced(os.replace, 1)
     os.rename = announced(os.rename, 1)
     metrics_file.append = announced(metrics_file.append, 1)
@@ -200,7 +203,8 @@ def test_a_run_killed_before_each_of_its_writes_ends_the_same(
     command: list[str], processes: multiprocessing.context.ForkServerContext, tmp_path: Path
 ) -> None:
     """Killed and started again, each time one write further, until nothing is left."""
-    whole, out, order = tmp_path / "whole", tmp_path / "out", tmp_path / "order"
+    # Each in a folder of its own, where it finds no cache of the other.
+    whole, out, order = tmp_path / "whole/out", tmp_path / "killed/out", tmp_path / "order"
     arguments = [*command, *EVERYTHING]
     assert run_in_process(processes, [*arguments, f"--output_dir={whole}"], WriteDown(order)) == 0
     writes = order.read_text().splitlines()
