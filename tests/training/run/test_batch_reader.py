@@ -79,7 +79,9 @@ def test_for_a_gpu_batches_lie_where_it_can_fetch_them(
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(Batch, "pin_memory", pinned)
     run = replace(run, max_train_steps=1, max_data_loader_n_workers=0)
-    with BatchReader(run, data, order(data), SHARE, torch.device("cuda", 3)) as reader:
+    with BatchReader(
+        run, data, order(data), lambda _step: SHARE, torch.device("cuda", 3)
+    ) as reader:
         assert reader.batch(0).noise is fetched[0]
 
 
