@@ -95,10 +95,15 @@ export function useNodes2(page, wanted) {
   );
 }
 
-/** An empty workflow in a tab of its own. */
+/** An empty workflow in the only tab: each that stays open makes the page slower. */
 export async function newTab(page) {
   await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.NewBlankWorkflow"));
   await page.waitForFunction(() => window.app.graph.nodes.length === 0 && !window.loads.running);
+  await page.evaluate(async () => {
+    const { workflow } = window.app.extensionManager;
+    for (const tab of [...workflow.openWorkflows])
+      if (tab !== workflow.activeWorkflow) await workflow.closeWorkflow(tab);
+  });
 }
 
 /** The button itself has that name, or what it lies in. */
@@ -159,6 +164,17 @@ export async function dropWorkflow(page, path) {
   return count;
 }
 
+/** Set the widgets of those names, in every node that has one, to those values. */
+export function setValues(page, values) {
+  return page.evaluate((wanted) => {
+    const { graph } = window.app;
+    for (const { nodes } of [graph, ...(graph.subgraphs?.values() ?? [])])
+      for (const node of nodes)
+        for (const widget of node.widgets ?? [])
+          if (widget.name in wanted) widget.value = wanted[widget.name];
+  }, values);
+}
+
 /** What is wrong with the graph in the page: unknown nodes, red nodes, dialogs. */
 export function problems(page) {
   return page.evaluate(() => {
@@ -168,4 +184,17 @@ export function problems(page) {
     const dialogs = [...document.querySelectorAll(".p-dialog")].map((e) => e.innerText);
     return [...unknown, ...dialogs];
   });
+}
+
+/** Open the pack's part of the template browser; its dialog, once all these workflows are shown. */
+export async function openTemplates(page, pack, names) {
+  await page.getByRole("button", { name: "Templates" }).click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByText(pack, { exact: true }).first().click();
+  // The page adds the pictures one after another, so that those seen first are not all.
+  await page.waitForFunction((names) => {
+    const pictures = [...document.querySelectorAll("img")].filter((img) => names.includes(img.alt));
+    return pictures.length >= names.length && pictures.every((img) => img.naturalWidth);
+  }, names);
+  return dialog;
 }
