@@ -3,7 +3,7 @@
 //
 //     node help.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL NODE PACK WORKFLOW ...
 
-import { inPage, openTemplates } from "./page.mjs";
+import { inPage } from "./page.mjs";
 
 /** Select the node, press its info button, and read the panel once it shows more than its title. */
 async function help(page, type) {
@@ -22,7 +22,14 @@ async function help(page, type) {
 
 /** Name -> whether its card shows a picture of its own, once all have loaded; in their order. */
 async function templates(page, pack, names) {
-  const dialog = await openTemplates(page, pack, names);
+  await page.getByRole("button", { name: "Templates" }).click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByText(pack, { exact: true }).first().click();
+  // The page adds the pictures one after another, so that those seen first are not all.
+  await page.waitForFunction((names) => {
+    const pictures = [...document.querySelectorAll("img")].filter((img) => names.includes(img.alt));
+    return pictures.length >= names.length && pictures.every((img) => img.naturalWidth);
+  }, names);
   const cards = await dialog.locator("img").evaluateAll((all) => all.map(({ alt, src }) => [alt, src]));
   return cards
     .filter(([name]) => names.includes(name))

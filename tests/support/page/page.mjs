@@ -164,17 +164,6 @@ export async function dropWorkflow(page, path) {
   return count;
 }
 
-/** Set the widgets of those names, in every node that has one, to those values. */
-export function setValues(page, values) {
-  return page.evaluate((wanted) => {
-    const { graph } = window.app;
-    for (const { nodes } of [graph, ...(graph.subgraphs?.values() ?? [])])
-      for (const node of nodes)
-        for (const widget of node.widgets ?? [])
-          if (widget.name in wanted) widget.value = wanted[widget.name];
-  }, values);
-}
-
 /** What is wrong with the graph in the page: unknown nodes, red nodes, dialogs. */
 export function problems(page) {
   return page.evaluate(() => {
@@ -184,17 +173,4 @@ export function problems(page) {
     const dialogs = [...document.querySelectorAll(".p-dialog")].map((e) => e.innerText);
     return [...unknown, ...dialogs];
   });
-}
-
-/** Open the pack's part of the template browser; its dialog, once all these workflows are shown. */
-export async function openTemplates(page, pack, names) {
-  await page.getByRole("button", { name: "Templates" }).click();
-  const dialog = page.getByRole("dialog");
-  await dialog.getByText(pack, { exact: true }).first().click();
-  // The page adds the pictures one after another, so that those seen first are not all.
-  await page.waitForFunction((names) => {
-    const pictures = [...document.querySelectorAll("img")].filter((img) => names.includes(img.alt));
-    return pictures.length >= names.length && pictures.every((img) => img.naturalWidth);
-  }, names);
-  return dialog;
 }

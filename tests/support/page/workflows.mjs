@@ -10,7 +10,7 @@
 import { randomUUID } from "node:crypto";
 import { basename } from "node:path";
 
-import { drop, dropWorkflow, inPage, problems, run, setValues, useNodes2 } from "./page.mjs";
+import { drop, dropWorkflow, inPage, problems, run, useNodes2 } from "./page.mjs";
 import { misplaced } from "./boxes.mjs";
 
 /** Types, widget values and links: what a person would miss. */
@@ -22,6 +22,16 @@ function graph(page) {
     ]);
     return JSON.stringify([kept.sort((a, b) => a[0] - b[0]), links]);
   });
+}
+
+function setValues(page, values) {
+  return page.evaluate((wanted) => {
+    const { graph } = window.app;
+    for (const { nodes } of [graph, ...(graph.subgraphs?.values() ?? [])])
+      for (const node of nodes)
+        for (const widget of node.widgets ?? [])
+          if (widget.name in wanted) widget.value = wanted[widget.name];
+  }, values);
 }
 
 /** The last picture that a run saved, not one that it only previewed, as a file to drop. */
