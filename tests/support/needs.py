@@ -27,6 +27,7 @@ class Need(Enum):
     CHROMIUM = "Chromium: apt-get install chromium"
     NODE = "Node.js: apt-get install nodejs npm"
     BROWSER_DRIVER = "playwright-core: run `make setup`"
+    BLUEPRINTS = "a ComfyUI that lists blueprints"
     PAGES = "other releases of ComfyUI's page: run `make setup`"
     DEEPSPEED = "DeepSpeed: run `make setup`"
     RAY = "Ray: run `make setup`"

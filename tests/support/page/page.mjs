@@ -95,10 +95,15 @@ export function useNodes2(page, wanted) {
   );
 }
 
-/** An empty workflow in a tab of its own. */
+/** An empty workflow in the only tab: each that stays open makes the page slower. */
 export async function newTab(page) {
   await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.NewBlankWorkflow"));
   await page.waitForFunction(() => window.app.graph.nodes.length === 0 && !window.loads.running);
+  await page.evaluate(async () => {
+    const { workflow } = window.app.extensionManager;
+    for (const tab of [...workflow.openWorkflows])
+      if (tab !== workflow.activeWorkflow) await workflow.closeWorkflow(tab);
+  });
 }
 
 /** The button itself has that name, or what it lies in. */
