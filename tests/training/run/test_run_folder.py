@@ -150,6 +150,7 @@ def test_only_what_a_run_has_left_unfinished_is_removed(tmp_path: Path) -> None:
         ".polyps.safetensors.12.tmp", ".polyps-step00000005.safetensors.12.tmp",
         ".config.json.12.tmp", ".metrics.jsonl.12.tmp", ".losses.png.12.tmp",
         "sample/.polyps-step00000005.png.12.tmp", "state/.step00000005.tmp/weights.safetensors",
+        "..text-0123456789abcdef.npy.12.tmp",
     ]  # fmt: skip
     for name in [*theirs, *ours]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
