@@ -90,6 +90,15 @@ def test_differences_are_found_on_both_sides() -> None:
     assert "--num_processes was 1, is 2" in processes
 
 
+def test_the_pairs_of_a_step_may_be_split_otherwise() -> None:
+    def split(processes: int, size: int, passes: int) -> dict[str, int]:
+        names = ("num_processes", "train_batch_size", "gradient_accumulation_steps")
+        return dict(zip(names, (processes, size, passes), strict=True))
+
+    assert differences(split(8, 6, 1), split(2, 3, 8), set()) == []
+    assert differences(split(8, 6, 1), split(4, 6, 1), set()) == ["--num_processes was 8, is 4"]
+
+
 # What it keeps
 
 
