@@ -133,7 +133,8 @@ def differences(previous: Mapping[str, Any], record: Record, free: set[str]) -> 
     A host's flag is in a record only where it was given. Any other name that one of the two lacks
     is unknown to the version that wrote it, or not known yet.
     """
-    if _pairs_of_a_step(previous) == _pairs_of_a_step(record):
+    pairs = _pairs_of_a_step(previous)
+    if pairs is not None and pairs == _pairs_of_a_step(record):
         free = {*free, *SPLIT}
     given = (previous.keys() | record.keys()) & HOST_FLAGS
     names = sorted((previous.keys() & record.keys()) | given)

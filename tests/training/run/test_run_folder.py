@@ -90,6 +90,15 @@ def test_differences_are_found_on_both_sides() -> None:
     assert "--num_processes was 1, is 2" in processes
 
 
+def test_the_pairs_of_a_step_may_be_split_otherwise() -> None:
+    def split(processes: int, size: int, passes: int) -> dict[str, int]:
+        names = ("num_processes", "train_batch_size", "gradient_accumulation_steps")
+        return dict(zip(names, (processes, size, passes), strict=True))
+
+    assert differences(split(8, 6, 1), split(2, 3, 8), set()) == []
+    assert differences(split(8, 6, 1), split(4, 6, 1), set()) == ["--num_processes was 8, is 4"]
+
+
 # What it keeps
 
 
@@ -150,6 +159,7 @@ def test_only_what_a_run_has_left_unfinished_is_removed(tmp_path: Path) -> None:
         ".polyps.safetensors.12.tmp", ".polyps-step00000005.safetensors.12.tmp",
         ".config.json.12.tmp", ".metrics.jsonl.12.tmp", ".losses.png.12.tmp",
         "sample/.polyps-step00000005.png.12.tmp", "state/.step00000005.tmp/weights.safetensors",
+        "..text-0123456789abcdef.npy.12.tmp",
     ]  # fmt: skip
     for name in [*theirs, *ours]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
