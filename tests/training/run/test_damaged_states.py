@@ -6,15 +6,17 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from accelerate import Accelerator
 from siamese_diffusion.models.weights import read_weights, write_weights
 from siamese_diffusion.training.hosts.standalone import Standalone
 from siamese_diffusion.training.run.gradient_update import (
     DEEPSPEED_FOLDER,
     DeepSpeedGradientUpdate,
 )
-from siamese_diffusion.training.run.states import EMA, WEIGHTS, DamagedStateError
+from siamese_diffusion.training.run.states import EMA, WEIGHTS, DamagedStateError, write_facts
 from siamese_diffusion.training.train_siamese import main
 from support.tiny_runs import flags, train
 
@@ -119,6 +121,8 @@ def test_a_damaged_state_of_deepspeed(how: str, tmp_path: Path) -> None:
 
     update = object.__new__(DeepSpeedGradientUpdate)
     update._engine = SimpleNamespace(load_checkpoint=load_checkpoint)
+    update.accelerator = cast("Accelerator", SimpleNamespace(num_processes=2))
+    write_facts(tmp_path, 1, {"num_processes": 2})
     (tmp_path / DEEPSPEED_FOLDER).mkdir()
     with pytest.raises(DamagedStateError, match=f"{DEEPSPEED_FOLDER}: "):
         update.load(tmp_path)
