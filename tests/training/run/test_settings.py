@@ -97,16 +97,16 @@ def test_saved_weights_are_the_moving_average(tiny: Path, pairs: Path, tmp_path:
 def test_a_scaler_skips_a_step_whose_gradients_are_not_finite(tmp_path: Path) -> None:
     """As with fp16 on a GPU: too large a scale is normal, and the next one is smaller."""
     accelerator = Accelerator(cpu=True)
-    accelerator.scaler = GradScaler("cpu", init_scale=4.0)
+    accelerator.scaler = GradScaler("cpu", init_scale=64.0)
     layer = nn.Linear(2, 1)
     nets = cast(SiameseNetworks, layer)
     update = GradientUpdate(config(tmp_path), Standalone(), nets, accelerator)
     before = layer.weight.detach().clone()
-    update.backpropagate(layer(torch.full((1, 2), 1e38)).flatten())  # times 4: beyond float32
+    update.backpropagate(layer(torch.full((1, 2), 1e38)).flatten())  # times 64 / 6: beyond float32
     assert update.reduce_and_clip_gradients() is None
     update.apply()
     assert torch.equal(layer.weight, before)
-    assert accelerator.scaler.get_scale() == 2.0
+    assert accelerator.scaler.get_scale() == 32.0
 
 
 def test_wandb_writes_below_the_output_folder(
