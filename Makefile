@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Tests start many processes: what they import is compiled once.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup test quick quick-310 which-310 newest lint fuzz kills demo nuclei bench soak
+.PHONY: setup test long quick quick-310 which-310 newest lint fuzz kills demo nuclei bench soak
 
 setup:
 	@$(PYTHON) tools/setup_env.py
@@ -18,14 +18,18 @@ setup:
 # Not `python -m pytest`: that puts this folder on sys.path, where our nodes/ hides ComfyUI's.
 PYTEST := pytest -c tests/pytest.ini tests
 # On two cores, with a thread each: the models of tests are too small for more.
-test quick quick-310 newest: export OMP_NUM_THREADS := 1
+test long quick quick-310 newest: export OMP_NUM_THREADS := 1
 BOTH := -n 2 --dist loadfile --no-loadscope-reorder
 # What needs no server, no browser, and less than a few seconds of one core.
-QUICK := not server and not browser and not slow
+QUICK := not server and not browser and not slow and not long
 
 # FLAGS=--strict-skips: a test that is skipped but could have been run is a failure.
 test: lint
-	$(BIN)/$(PYTEST) $(BOTH) $(FLAGS)
+	$(BIN)/$(PYTEST) $(BOTH) -m "not long" $(FLAGS)
+
+# The benchmarks at a tiny scale, and other tests that take minutes each.
+long: setup
+	$(BIN)/$(PYTEST) $(BOTH) -m long
 
 # Under two minutes on two cores that do nothing else.
 quick: lint

@@ -186,6 +186,7 @@ def test_segmenters_of_several_draws_are_pooled_image_by_image() -> None:
     assert len(real["fpn"]["dice"]["of_each_training"]) == 2
 
 
+@pytest.mark.long
 def test_likeness_knows_real_images_from_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,7 @@ def test_nano_is_the_base_model_of_the_tests() -> None:
     assert nano_base.SHAPE == NANO
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_benchmarks_run_and_write_their_results(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

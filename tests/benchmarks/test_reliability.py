@@ -48,12 +48,14 @@ def test_long_use_of_the_server_in_short(served: ComfyHost) -> None:
         assert part["handles_growth"] <= 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_long_training_in_short(tmp_path: Path) -> None:
     part = soak_training(tmp_path / "training", 12)
     assert part["equal"] and part["samples"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_is_repeated_bit_for_bit_on_a_cpu(tmp_path: Path) -> None:
     """As the documentation says."""

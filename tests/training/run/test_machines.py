@@ -83,7 +83,7 @@ def assert_same(out: Path, expected: Path) -> None:
     found, known = ([without_time(line) for line in metrics(each)] for each in (out, expected))
     assert len(found) == len(known)
     for line, other in zip(found, known, strict=True):
-        assert line == pytest.approx(other, rel=1e-5)
+        assert line == pytest.approx(other, rel=1e-5, abs=1e-9)
     weights, others = (read_weights(f / "siamese.safetensors").tensors for f in (out, expected))
     assert differing(weights, others, ROUNDING) < 1e-3
     picture, other_picture = (

@@ -51,6 +51,7 @@ def test_compiling_without_a_compiler_is_refused(
     assert "error: --torch_compile: a C++ compiler is missing" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_compiled_networks_learn_the_same(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
