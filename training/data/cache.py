@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from ...models.weights import write_weights
 from ..errors import CacheError
 
+RUN_TEXTS = ".text-*.npy"  # files of text embeddings that go with their run
+
 
 class TensorCache(Protocol):
     """Tensors by key. A key says everything that the tensors depend on."""

@@ -18,7 +18,7 @@ from ...common.files import replacing
 from ...common.text import as_bytes
 from ..errors import CacheError
 from ..method.base_model import TextEncoder
-from .cache import weights_hash
+from .cache import RUN_TEXTS, weights_hash
 
 CHUNK = 8  # captions encoded at a time
 BITS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
@@ -59,7 +59,8 @@ class TextEmbeddings:
         self._rows = {caption: row for row, caption in enumerate(sorted({"", *captions}))}
         what = f"{weights_hash(encoder.module)} {encoder.settings} {self._dtype}"
         digest = hashlib.sha256(as_bytes("\0".join([what, *self._rows])))
-        name = f"{'' if self._kept else '.'}text-{digest.hexdigest()[:16]}.npy"
+        pattern = RUN_TEXTS.removeprefix(".") if self._kept else RUN_TEXTS
+        name = pattern.replace("*", digest.hexdigest()[:16])
         if not first and not (self._folder / name).is_file():
             self._own = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
             self._folder = Path(self._own.name)

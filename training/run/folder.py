@@ -14,13 +14,13 @@ from typing import Any
 
 from ...common.files import replacing, stands_in_for, sync, sync_tree
 from ...common.text_files import parse_json, read_text
+from ..data.cache import RUN_TEXTS
 from ..errors import ConfigError
 from . import metrics
 from .metrics import NOT_FACTS
 from .states import STEP_DIGITS, STEP_PATTERN, write_facts
 
 LONGEST_PID = 1 << 22
-TEXTS = ".text-*.npy"  # as data/text_embeddings.py calls its file, which a finished run removes
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class RunFolder:
     def unfinished(self) -> list[Path]:
         """Files and folders of states that a killed run has left half written."""
         name = _escape(self.name)
-        plain = [path.name for path in (self.config, self.metrics, self.losses)] + [TEXTS]
+        plain = [path.name for path in (self.config, self.metrics, self.losses)] + [RUN_TEXTS]
         weights = [f"{name}.safetensors", f"{name}-{STEP_PATTERN}.safetensors"]
         found: list[Path] = []
         written = {
