@@ -31,7 +31,7 @@ test: lint
 long: setup
 	$(BIN)/$(PYTEST) $(BOTH) -m long
 
-# Under two minutes on two cores that do nothing else.
+# Minutes on two cores.
 quick: lint
 	$(BIN)/$(PYTEST) $(BOTH) -m "$(QUICK)"
 
