@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from siamese_diffusion.common.hashes import file_hash
 from siamese_diffusion.common.pair_files import PairFiles
 from siamese_diffusion.models.metadata import SiameseMetadata
@@ -63,3 +67,29 @@ def contents(folder: Path) -> dict[str, bytes]:
     found = [path for kind in ("images", "masks") for path in (folder / kind).rglob("*")]
     found += [path for path in folder.iterdir() if path.suffix in (".jsonl", ".tar", ".tmp")]
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in found if p.is_file()}
+
+
+def unpacked(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The same with the members of each archive in its place."""
+    found = {name: content for name, content in files.items() if not name.endswith(".tar")}
+    for name in files.keys() - found.keys():
+        with tarfile.open(fileobj=io.BytesIO(files[name])) as archive:
+            for member in archive.getmembers():
+                content = archive.extractfile(member)
+                assert content is not None
+                found[f"{name}/{member.name}"] = content.read()
+    return found
+
+
+def most_different(first: dict[str, bytes], second: dict[str, bytes]) -> int:
+    """Of all pixels of all pictures, in 255ths; names and all other files must be the same."""
+    first, second = unpacked(first), unpacked(second)
+    assert first.keys() == second.keys()
+    found = 0
+    for name in first:
+        if name.endswith(".png"):
+            pair = [np.asarray(Image.open(io.BytesIO(file[name])), int) for file in (first, second)]
+            found = max(found, int(np.abs(pair[0] - pair[1]).max()))
+        else:
+            assert first[name] == second[name], name
+    return found

@@ -18,7 +18,7 @@ from PIL import Image
 from siamese_diffusion.common.pictures import read_image
 from siamese_diffusion.synthesis.synthesize import main
 from support.processes import KILLS
-from support.synthesis_runs import SIZE, contents
+from support.synthesis_runs import SIZE, contents, most_different
 
 pytest_plugins = ["support.synthesis_runs"]
 pytestmark = pytest.mark.slow  # whole runs
@@ -93,4 +93,5 @@ def test_killed_at_random_moments_no_pair_is_lost_or_made_again(
             now = finished_files(out)
             assert {path: now.get(path) for path in there} == there
             there = now
-        assert contents(out) == expected
+        # What is left of a batch is made as a smaller batch: the same but for rounding.
+        assert most_different(contents(out), expected) <= 1

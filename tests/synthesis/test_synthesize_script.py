@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from PIL import Image
-from siamese_diffusion.common.pictures import read_image, read_mask, read_palette_mask
+from siamese_diffusion.common.pictures import read_mask, read_palette_mask
 from siamese_diffusion.common.prompt_jsonl import Entry, read_prompt_jsonl, write_prompt_jsonl
 from siamese_diffusion.models.weights import merge, read_weights, write_weights
 from siamese_diffusion.synthesis.command_line import parse_args
@@ -28,7 +28,7 @@ from siamese_diffusion.synthesis.synthesize import main
 from siamese_diffusion.synthesis.weights import find_weights
 from support.paths import ROOT
 from support.processes import wait_until
-from support.synthesis_runs import SIZE, contents, write_bundle
+from support.synthesis_runs import SIZE, contents, most_different, write_bundle
 from torch import Tensor
 
 pytest_plugins = ["support.synthesis_runs"]
@@ -44,20 +44,6 @@ def flags(weights: Path, masks: Path, out: Path, *more: str) -> list[str]:
         "--steps=2",
         *more,
     ]
-
-
-def most_different(first: dict[str, bytes], second: dict[str, bytes], folder: Path) -> int:
-    """Of all pixels of all pictures, in 255ths; lists and names must be the same."""
-    assert first.keys() == second.keys()
-    assert first.get("prompt.jsonl") == second.get("prompt.jsonl")
-    found = 0
-    for name in (name for name in first if name.endswith(".png")):
-        pictures = []
-        for content in (first[name], second[name]):
-            (folder / "compared.png").write_bytes(content)
-            pictures.append(read_image(folder / "compared.png").astype(int))
-        found = max(found, int(np.abs(pictures[0] - pictures[1]).max()))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +94,7 @@ def test_a_pair_does_not_depend_on_how_it_is_made(
 ) -> None:
     common = ["--images_per_mask=2", "--prompt=a polyp"]
     assert main(flags(tiny_weights, masks, tmp_path / "out", *common, *more)) == 0
-    assert most_different(contents(tmp_path / "out"), one_by_one, tmp_path) <= 1
+    assert most_different(contents(tmp_path / "out"), one_by_one) <= 1
 
 
 def test_shards_make_the_whole(
@@ -119,7 +105,7 @@ def test_shards_make_the_whole(
         assert not (out / "prompt.jsonl").exists()
         more = ["--images_per_mask=2", "--prompt=a polyp", f"--shard={number}/3"]
         assert main(flags(tiny_weights, masks, out, *more)) == 0
-    assert most_different(contents(out), one_by_one, tmp_path) == 0
+    assert most_different(contents(out), one_by_one) == 0
     manifest = json.loads((out / "manifest.json").read_text("utf-8"))
     assert (manifest["shards"], manifest["pairs"], manifest["made"]) == (3, 6, 6)
     assert manifest["recipe"]["image_hint"] == "image"
@@ -139,7 +125,7 @@ def test_a_merged_checkpoint_makes_the_same(
     arguments = flags(tiny_weights, masks, tmp_path / "out", "--images_per_mask=2")
     arguments[0] = f"--checkpoint={merged}"
     assert main([*arguments, "--prompt=a polyp"]) == 0
-    assert most_different(contents(tmp_path / "out"), one_by_one, tmp_path) == 0
+    assert most_different(contents(tmp_path / "out"), one_by_one) == 0
 
 
 @pytest.mark.slow
@@ -156,7 +142,7 @@ def test_killed_and_started_again_it_goes_on(
     assert there
     assert main(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in there} == there
-    assert most_different(contents(out), one_by_one, tmp_path) == 0
+    assert most_different(contents(out), one_by_one) == 0
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(
