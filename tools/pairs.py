@@ -2,7 +2,7 @@
 
     python -m siamese_diffusion.tools.pairs OUT --count 96 --size 128 --seed 0
 
-The pairs stand in for real data in the demo and the tests. They are made so that a sampled image
+The pairs stand in for real data in the tests. They are made so that a sampled image
 can be scored without a segmentation network: in mucosa green exceeds blue, in a lesion blue
 exceeds green, whatever the lighting.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,16 @@ def iou(first: Bools, second: Bools) -> float:
         raise ValueError(f"The masks differ in size: {first.shape} and {second.shape}.")
     union = np.logical_or(first, second).sum()
     return float(np.logical_and(first, second).sum() / union) if union else 1.0
+
+
+def mean_iou(masks: Sequence[Bools], found: Sequence[Bools]) -> float:
+    return float(np.mean([iou(a, b) for a, b in zip(masks, found, strict=True)]))
+
+
+def shuffled_iou(masks: Sequence[Bools], found: Sequence[Bools]) -> float:
+    """Mean IoU of what was found with every mask but its own."""
+    values = [iou(a, b) for i, a in enumerate(masks) for j, b in enumerate(found) if i != j]
+    return float(np.mean(values))
 
 
 def write_pairs(folder: str | Path, count: int, size: int, seed: int) -> Path:

@@ -9,6 +9,8 @@ from pathlib import Path
 from siamese_diffusion.models.weights import read_weights, write_weights
 from siamese_diffusion.tools import demo
 from siamese_diffusion.tools.comfy_host import ROOT
+from siamese_diffusion.tools.nuclei_crops import read_crops
+from siamese_diffusion.tools.shipped_workflow import WORKFLOW
 from support.browser import InThePage
 from support.seeded_weights import made_up_bundle
 
@@ -18,16 +20,15 @@ pytest_plugins = ["support.browser"]
 def test_the_address_opens_the_workflow_and_run_makes_its_image(
     nano: Path, in_the_page: InThePage, tmp_path: Path
 ) -> None:
-    made = demo.Demo(tmp_path, demo.Settings(size=32, train_pairs=1, test_masks=1))
-    made.make_pairs()
+    made = demo.Demo(tmp_path, demo.SMALL.settings)
     made.host.provision()
     shutil.copy(nano, made.base)
     write_weights(made.bundle, made_up_bundle(read_weights(nano).tensors), {})
-    made.place_files()
-    graph = json.loads((ROOT / "workflows" / f"{demo.WORKFLOW}.json").read_text("utf-8"))
+    made.place_files(read_crops("test")[:1])
+    graph = json.loads((ROOT / "workflows" / f"{WORKFLOW}.json").read_text("utf-8"))
     types = sorted(node["type"] for node in graph["nodes"])
     with made.host as host:
-        address = host.workflow_url(demo.WORKFLOW)
+        address = host.workflow_url(WORKFLOW)
         found = in_the_page(address, "open.mjs", len(types))
         assert (found["nodes"], found["problems"]) == (types, [])
         (image,) = host.images(host.wait(found["prompt"]))

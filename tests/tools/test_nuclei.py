@@ -1,4 +1,4 @@
-"""The nuclei crops that the repository holds, Otsu's measure, and the stages of `make nuclei`."""
+"""The nuclei crops that the repository holds, Otsu's measure, and what is trained on them."""
 
 from __future__ import annotations
 
@@ -121,19 +121,6 @@ def test_fewer_tiles_are_a_part_of_more_and_the_seed_decides_which() -> None:
     assert ten < twenty
     assert ten != other
     assert nuclei_crops.of_tiles(crops, 0, 1) == crops
-
-
-def test_prompt_samples_the_mask_with_the_caption_of_training(tmp_path: Path) -> None:
-    study = nuclei.Nuclei(tmp_path, replace(nuclei.Settings(), sampling_steps=7, cfg=3.0))
-    crop = nuclei_crops.Crop("a_r0c0", "a", np.zeros((64, 64), np.uint8), np.eye(64) > 0)
-    by_class: dict[str, list[dict[str, object]]] = {}
-    for node in study.prompt(crop, seed=5).values():
-        by_class.setdefault(str(node["class_type"]), []).append(dict(node["inputs"]))  # type: ignore[call-overload]
-    (sampler,) = by_class["SiameseSampler"]
-    assert (sampler["seed"], sampler["steps"], sampler["cfg"]) == (5, 7, 3.0)
-    assert by_class["LoadImageMask"][0]["image"] == "a_r0c0.png"
-    texts = {id(node): node["text"] for node in by_class["CLIPTextEncode"]}
-    assert sorted(map(str, texts.values())) == ["", nuclei_crops.PROMPT]
 
 
 def test_training_command_is_one_that_the_trainer_takes(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from siamese_diffusion.tools import demo, nuclei
+from siamese_diffusion.tools import demo
 from siamese_diffusion.tools.stages import Stage, Stages, roughly
 
 
@@ -74,11 +74,11 @@ def test_times_are_rough(seconds: float, text: str) -> None:
     assert roughly(seconds) == text
 
 
-@pytest.mark.parametrize("command", [demo, nuclei])
+@pytest.mark.parametrize("variant", [demo.SMALL, demo.LARGE])
 def test_the_demos_know_their_long_stages(
-    command: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    variant: demo.Variant, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = (demo.Demo if command is demo else nuclei.Nuclei)(tmp_path, command.Settings())  # type: ignore[attr-defined]
+    made = demo.Demo(tmp_path, variant.settings)
     with made.stages.next():
         pass
     [line] = lines(capsys)
