@@ -19,6 +19,7 @@ from .caching import measure_caching
 from .data import measure_data
 from .files import measure_files
 from .gpu import measure_gpu
+from .loading import measure_loading
 from .memory import measure_memory
 from .report import RESULTS, Result, quote_in_docs, read_results, table
 from .sampling import measure_sampling
@@ -33,6 +34,7 @@ SAMPLING_SCALE = replace(CPU_SCALE, batch=1, rounds=3)
 GPU_SCALE = Scale("SD 1.5", SD15, batch=10, pixels=384, rounds=9)
 FILES_SCALE = Scale("a UNet of 64 and 128 channels", SMALL, batch=1, pixels=64, rounds=1)
 DATA_SCALE = replace(CPU_SCALE, pixels=384)
+LOADING_SCALE = Scale("SD 1.5", SD15, batch=1, pixels=384, rounds=5)
 MEMORY_SCALE = Scale("SD 1.5", SD15, batch=5, pixels=384, rounds=1)
 SETTINGS_SCALE = GPU_SCALE if torch.cuda.is_available() else replace(CPU_SCALE, pixels=96, rounds=3)
 TINY_SCALE = Scale("tiny", TINY, batch=5, pixels=16, rounds=1)
@@ -59,6 +61,7 @@ BENCHMARKS: dict[str, tuple[Scale, Callable[[Scale, bool], Result | None]]] = {
     "synthesis": (SAMPLING_SCALE, measure_synthesis),
     "settings": (SETTINGS_SCALE, _settings),
     "files": (FILES_SCALE, measure_files),
+    "loading": (LOADING_SCALE, measure_loading),
     "data": (DATA_SCALE, measure_data),
     "memory": (MEMORY_SCALE, lambda scale, _tiny: measure_memory(scale)),
     "gpu": (GPU_SCALE, _gpu),

@@ -185,7 +185,10 @@ def test_benchmarks_run_and_write_their_results(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stpe"], "known: step, caching, sampling, synthesis, settings, files, data, memory, gpu"),
+        (
+            ["stpe"],
+            "known: step, caching, sampling, synthesis, settings, files, loading, ",
+        ),
         (["--batch", "6"], "a multiple of 5"),
         (["--tiny"], "--out"),
     ],
