@@ -116,9 +116,10 @@ class TarJob:
     masking: Masking
     batch_size: int
     chunk: int = 1
+    pairs_per_tar: int = PAIRS_PER_TAR
 
     def __len__(self) -> int:
-        return math.ceil(len(self.plan) / PAIRS_PER_TAR)
+        return math.ceil(len(self.plan) / self.pairs_per_tar)
 
     def unit_name(self, unit: int) -> str:
         return f"pairs-{unit:05}.tar"
@@ -144,8 +145,8 @@ class TarJob:
         return Entry(f"{stem}.mask.png", f"{stem}.image.png", item.caption)
 
     def _numbers(self, unit: int) -> range:
-        first = unit * PAIRS_PER_TAR
-        return range(first, min(first + PAIRS_PER_TAR, len(self.plan)))
+        first = unit * self.pairs_per_tar
+        return range(first, min(first + self.pairs_per_tar, len(self.plan)))
 
     def _make_tar(self, unit: int, model: ImageModel) -> Iterator[Outcome]:
         staging = PairFiles(self.folder / STAGING / self.unit_name(unit))

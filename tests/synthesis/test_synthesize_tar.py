@@ -27,14 +27,9 @@ pytest_plugins = ["support.synthesis_runs"]
 PAIRS = 40
 
 
-@pytest.fixture(autouse=True)
-def small_tars(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "PAIRS_PER_TAR", 16)
-
-
 def tar_job(folder: Path) -> TarJob:
     source = RandomMasks(PAIRS, (SIZE, SIZE), ShapeSettings(), seed=0, prompt="a")
-    return TarJob(Plan(source, 1), folder, Masking({}, None), 4)
+    return TarJob(Plan(source, 1), folder, Masking({}, None), 4, pairs_per_tar=16)
 
 
 def test_the_shards_hold_what_the_folders_would(tmp_path: Path) -> None:
@@ -85,7 +80,7 @@ def test_a_bad_mask_is_left_out_and_told_of_again(tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     plan = Plan(MaskFiles(["broken"], [str(broken)], ["a"]), 2)
-    job = TarJob(plan, tmp_path / "out", Masking({}, None), 4)
+    job = TarJob(plan, tmp_path / "out", Masking({}, None), 4, pairs_per_tar=16)
     for _ in range(2):
         record = run_job(job, tmp_path / "out")
         assert [*record.failed] == ["broken_1", "broken_2"]
