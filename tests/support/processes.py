@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from support.paths import TRAIN_SCRIPT
 
@@ -42,6 +43,22 @@ def run(
         check=False,
         timeout=DEADLINE,
     )
+
+
+def end_with(
+    main: Callable[[list[str]], int], arguments: list[str], log: Path, cwd: Path | None = None
+) -> NoReturn:
+    """Run a command and end the process, for processes that are started for it.
+
+    What it says is in `log`, whatever ends it.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    if cwd is not None:
+        os.chdir(cwd)
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), sys.stderr.fileno())
+    os._exit(main(arguments))
 
 
 def launch_script(

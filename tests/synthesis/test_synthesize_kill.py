@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
 import signal
-import sys
 import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from siamese_diffusion.common.pictures import read_image
 from siamese_diffusion.synthesis.synthesize import main
-from support.processes import KILLS
+from support.processes import KILLS, end_with
 from support.synthesis_runs import SIZE, contents, most_different
 
 pytest_plugins = ["support.synthesis_runs"]
 pytestmark = pytest.mark.slow  # whole runs
 
 MASKS, IMAGES = 3, 2  # masks, and images of each
-
-
-def run(arguments: list[str], log: str) -> None:
-    """Synthesize and end the process; what it says is in `log`."""
-    torch.set_num_threads(1)
-    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(written, sys.stderr.fileno())
-    os._exit(main(arguments))
 
 
 @pytest.fixture
@@ -68,7 +57,7 @@ def test_killed_at_random_moments_no_pair_is_lost_or_made_again(
             f"--output_dir={out}", "--steps=2", f"--images_per_mask={IMAGES}", "--batch_size=2",
             *more,
         ]  # fmt: skip
-        process = processes.Process(target=run, args=(arguments, str(log)))
+        process = processes.Process(target=end_with, args=(main, arguments, log))
         process.start()
         process.join(kill_after)
         process.kill()

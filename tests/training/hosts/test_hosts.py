@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import multiprocessing
 import re
 import shutil
 import sys
@@ -29,8 +30,8 @@ from siamese_diffusion.training.hosts.sd_scripts.flags import HOST_FLAGS, REFUSE
 from siamese_diffusion.training.hosts.sd_scripts.library import NEEDED
 from siamese_diffusion.training.hosts.sd_scripts.locate import find_sd_scripts
 from siamese_diffusion.training.train_siamese import main
-from support.paths import ROOT, TRAIN_SCRIPT
-from support.processes import run
+from support.paths import ROOT
+from support.processes import end_with, run
 from support.small_datasets import config
 from support.small_runs import command, losses, metrics
 from support.tiny_base import write_tiny_base
@@ -277,20 +278,28 @@ def test_another_package_called_library_is_not_taken_for_it(
     ],
 )
 def test_a_broken_checkout_is_explained(
-    module: str, text: str, expected: str, pairs: Path, tmp_path: Path
+    module: str,
+    text: str,
+    expected: str,
+    pairs: Path,
+    tmp_path: Path,
+    processes: multiprocessing.context.ForkServerContext,
 ) -> None:
     """In a process of its own, because a process can import only one `library`."""
     folder = write_fake(tmp_path / "sd scripts", **{module: text})
-    command = [
-        sys.executable, TRAIN_SCRIPT, f"--sd_scripts={folder}",
-        "--pretrained_model_name_or_path=base.safetensors", f"--train_data={pairs}",
-        "--output_dir=out",
+    arguments = [
+        f"--sd_scripts={folder}", "--pretrained_model_name_or_path=base.safetensors",
+        f"--train_data={pairs}", "--output_dir=out",
     ]  # fmt: skip
-    result = run(command, cwd=tmp_path)
-    assert result.returncode == 2, result.stderr
-    assert expected in result.stderr
-    assert "Traceback" not in result.stderr
-    assert "--host standalone" in result.stderr
+    log = tmp_path / "log"
+    process = processes.Process(target=end_with, args=(main, arguments, log, tmp_path))
+    process.start()
+    process.join()
+    said = log.read_text()
+    assert process.exitcode == 2, said
+    assert expected in said
+    assert "Traceback" not in said
+    assert "--host standalone" in said
 
 
 @pytest.mark.usefixtures("not_imported")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import random
 import re
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from siamese_diffusion.training.run import metrics
 from siamese_diffusion.training.run.folder import RunFolder
 from siamese_diffusion.training.run.states import check_state, read_state
 from siamese_diffusion.training.train_siamese import main
-from support.processes import KILLS
+from support.processes import KILLS, end_with
 from support.small_runs import metrics as lines_of
 
 pytestmark = pytest.mark.slow  # whole trainings
@@ -37,14 +35,6 @@ EVERYTHING = [  # that is written, or has a state
 SAID = re.compile(r"(?:Weights|Preview): (?P<path>.+)$", re.MULTILINE)
 
 
-def run(arguments: list[str], log: str) -> None:
-    """Train and end the process; what it says is in `log`, whatever ends it."""
-    torch.set_num_threads(1)
-    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(written, sys.stderr.fileno())
-    os._exit(main(arguments))
-
-
 class Killed:
     """A run that is started again and again, and killed at moments that nobody has chosen."""
 
@@ -59,7 +49,7 @@ class Killed:
 
     def start(self, kill_after: float | None) -> bool:
         """Whether the run was killed, and not done before; after it all that was said is true."""
-        process = self.processes.Process(target=run, args=(self.arguments, str(self.log)))
+        process = self.processes.Process(target=end_with, args=(main, self.arguments, self.log))
         process.start()
         process.join(kill_after)
         process.kill()
