@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Tests start many processes: what they import is compiled once.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup test long quick quick-310 which-310 newest lint fuzz kills demo nuclei bench soak
+.PHONY: setup test long quick quick-310 setup-310 which-310 newest lint fuzz kills demo nuclei bench soak
 
 setup:
 	@$(PYTHON) tools/setup_env.py
@@ -31,19 +31,21 @@ test: lint
 long: setup
 	$(BIN)/$(PYTEST) $(BOTH) -m long
 
-# Minutes on two cores.
+# Under two minutes on two idle cores.
 quick: lint
 	$(BIN)/$(PYTEST) $(BOTH) -m "$(QUICK)"
 
 # Those of the code that runs outside ComfyUI, on the oldest Python that pyproject.toml claims.
-quick-310: setup
-	@$(BIN)/python tools/setup_python310.py $(PYTHON310)
+quick-310: setup-310
 	.venv/python310/bin/$(PYTEST)/common tests/training $(BOTH) -m "$(QUICK) and not comfyui"
 
-# The same on the newest release of everything: transformers 5, diffusers 0.42 and what comes next.
+# These and whole trainings on the newest release of everything: transformers 5, diffusers 0.42 ...
 newest: setup
 	@$(BIN)/python tools/setup_newest.py
-	.venv/newest/bin/$(PYTEST)/common tests/training $(BOTH) -m "$(QUICK) and not comfyui"
+	.venv/newest/bin/$(PYTEST)/common tests/training $(BOTH) -m "not comfyui and not long"
+
+setup-310: setup
+	@$(BIN)/python tools/setup_python310.py $(PYTHON310)
 
 which-310:
 	@echo $(PYTHON310)

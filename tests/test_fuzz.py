@@ -30,6 +30,8 @@ from support.hostile_pickles import as_legacy, as_zip
 from support.hostile_weights import METADATA, tensors
 from support.small_datasets import load
 
+pytestmark = pytest.mark.slow  # many examples each
+
 # Each test's; in CI a few seconds.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
 MOST_MEMORY = 4 << 20  # kB

@@ -1,10 +1,11 @@
-"""Nothing is sent to anyone, and what is written reveals no more than the documentation says."""
+"""Nothing is sent to anyone, and what is written reveals no more than the documentation says.
+
+Of an evaluation: tests/evaluation/test_evaluate.py.
+"""
 
 from __future__ import annotations
 
 import json
-import re
-import shutil
 import socket
 import sys
 from pathlib import Path
@@ -15,14 +16,11 @@ from siamese_diffusion.tools.comfy_host import ROOT, ComfyHost
 from siamese_diffusion.tools.pairs import write_pairs
 from siamese_diffusion.training.train_siamese import main
 from support import no_network
-from support.evaluation_run import BUDGET, evaluate
 from support.needs import Need
 from support.paths import TRAIN_SCRIPT
 from support.processes import run
 from support.tiny_base import write_tiny_base
 from support.tiny_runs import flags
-
-pytest_plugins = ["support.evaluation_run"]
 
 linux: pytest.MarkDecorator = Need.LINUX.unless(no_network.AVAILABLE)
 
@@ -69,13 +67,6 @@ def test_training_and_merging_send_nothing(base: Path, pairs: Path, tmp_path: Pa
     files = [tmp_path / "out/siamese.safetensors", tmp_path / "merged.safetensors"]
     merged = run([*no_network.PREFIX, *merge, *files])
     assert merged.returncode == 0, merged.stderr
-
-
-@linux
-@pytest.mark.usefixtures("evaluation_out")
-def test_the_evaluation_sends_nothing() -> None:
-    """Its only run of the tests would have been killed."""
-    assert no_network.PREFIX[-1].endswith("no_network.py")
 
 
 @linux
@@ -157,21 +148,3 @@ def test_an_anonymous_run_has_no_tracker(
     more = ["--host=standalone", "--anonymous", "--log_with=tensorboard"]
     assert main(flags(base, patients, tmp_path / "out", *more)) == 2
     assert "trackers write the name of this machine" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_an_anonymous_report_tells_of_no_path_name_or_group(
-    evaluation_data: list[str], evaluation_out: Path, tmp_path: Path
-) -> None:
-    """Made again from the trainings that another test has left."""
-    out = tmp_path / "out"
-    shutil.copytree(evaluation_out, out)
-    done = evaluate(*evaluation_data, f"--out={out}", "--resume", "--anonymous", *BUDGET)
-    assert done.returncode == 0, done.stderr
-    folder = str(Path(evaluation_data[0].partition("=")[2]).parents[1])
-    for name in ("report.json", "report.html"):
-        told, untold = ((place / name).read_text("utf-8") for place in (evaluation_out, out))
-        names = re.compile(rf"{re.escape(folder)}|\w\.png|(?<!real_)(?:train|test) \d")
-        assert names.search(told)
-        assert not names.search(untold)
-    assert untold.count("<img") < told.count("<img")  # those of real images

@@ -24,12 +24,15 @@ NAME = "nuclei"
 class Settings:
     """What two CPU cores do in under an hour."""
 
+    base_tiles: int = 0  # whose images the base learns, without their masks; 0: all 503
     base_steps: int = 900
+    base_warmup: int = 50  # steps
     base_learning_rate: float = 4e-4
-    tiles: int = 40  # with masks; the base learns the images of all 503
+    tiles: int = 40  # with masks
     recipe: str = "published"
     seed: int = 0  # of tiles and training
     steps: int = 450
+    warmup: int = 30  # steps
     learning_rate: float = 3e-4
     batch: int = 16
     test_masks: int = 64
@@ -53,7 +56,7 @@ def training_command(settings: Settings, base: Path, pairs: Path, run: Path) -> 
         "max_train_steps": settings.steps,
         "learning_rate": settings.learning_rate,
         "lr_scheduler": "cosine",
-        "lr_warmup_steps": 30,
+        "lr_warmup_steps": settings.warmup,
         "max_grad_norm": 1,
         "ema_decay": 0.98,
         "caption_dropout_rate": 0.1,

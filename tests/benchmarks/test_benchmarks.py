@@ -46,6 +46,7 @@ from torch import nn
 pytest_plugins = ["support.published_networks"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ORACLE.cases)
 def test_the_comparison_computes_what_the_published_code_does(
     nets: SiameseNetworks, name: str

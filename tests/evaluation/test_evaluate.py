@@ -1,19 +1,26 @@
-"""The command from end to end on made-up pairs."""
+"""The command from end to end on made-up pairs, its page, and what it reveals."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from siamese_diffusion.tools.pairs import write_pairs
+from support import no_network
+from support.browser import InThePage
 from support.evaluation_run import BUDGET, evaluate, evaluate_as_module
+from support.needs import Need
 
 pytestmark = pytest.mark.slow  # whole trainings
 
-pytest_plugins = ["support.evaluation_run"]
+pytest_plugins = ["support.browser", "support.evaluation_run"]
+
+SECTIONS = ["summary", "pictures", "downstream", "alignment", "fidelity", "memorisation", "method"]
 
 
 def test_every_arm_is_trained_and_compared_by_image_and_by_group(
@@ -178,3 +185,53 @@ def test_too_few_real_pairs_are_refused(tmp_path: Path) -> None:
     done = evaluate(*data, f"--out={tmp_path / 'out'}")
     assert done.returncode == 2
     assert "3 pairs of 3 different images; at least 6" in done.stderr
+
+
+# The page in a real browser
+
+
+def test_the_page_is_whole_in_a_browser(
+    evaluation_out: Path, evaluation_report: dict[str, Any], in_the_page: InThePage
+) -> None:
+    found = in_the_page((evaluation_out / "report.html").as_uri(), "report.mjs")
+    assert found["problems"] == []
+    assert found["fetched"] == [(evaluation_out / "report.html").as_uri()[:80]]
+    assert [section["id"] for section in found["sections"]] == SECTIONS
+    assert all(section["height"] > 80 for section in found["sections"])
+    smoke = {section["id"]: section["smoke"] for section in found["sections"]}
+    assert all(smoke[name] for name in SECTIONS if name not in ("pictures", "method"))
+    assert found["title"].startswith("Smoke run")
+    # 3 + 1 + 2 + 2 plots; 8 pictures of each of two sets; 8 closest pairs for each of two spaces.
+    assert found["pictures"] == 8 + 16 + 32
+    assert found["undecoded"] == []
+    assert found["unnamed"] == 0
+    assert found["overflow"] <= 0
+    dice = evaluation_report["alignment"][1]["dice"]["mean"]
+    assert f"{dice:.3f}" in found["text"]
+
+
+# Privacy
+
+
+@Need.LINUX.unless(no_network.AVAILABLE)
+@pytest.mark.usefixtures("evaluation_out")
+def test_the_evaluation_sends_nothing() -> None:
+    """Its only run of the tests would have been killed."""
+    assert no_network.PREFIX[-1].endswith("no_network.py")
+
+
+def test_an_anonymous_report_tells_of_no_path_name_or_group(
+    evaluation_data: list[str], evaluation_out: Path, tmp_path: Path
+) -> None:
+    """Made again from the trainings that another test has left."""
+    out = tmp_path / "out"
+    shutil.copytree(evaluation_out, out)
+    done = evaluate(*evaluation_data, f"--out={out}", "--resume", "--anonymous", *BUDGET)
+    assert done.returncode == 0, done.stderr
+    folder = str(Path(evaluation_data[0].partition("=")[2]).parents[1])
+    for name in ("report.json", "report.html"):
+        told, untold = ((place / name).read_text("utf-8") for place in (evaluation_out, out))
+        names = re.compile(rf"{re.escape(folder)}|\w\.png|(?<!real_)(?:train|test) \d")
+        assert names.search(told)
+        assert not names.search(untold)
+    assert untold.count("<img") < told.count("<img")  # those of real images

@@ -87,6 +87,7 @@ def test_too_few_test_images_give_no_share_but_the_closest_pairs(sets: dict[str,
         assert row["closest"]
 
 
+@pytest.mark.slow
 def test_fidelity_ranks_new_images_before_noise_and_both_floors_are_beside(
     sets: dict[str, PairSet],
 ) -> None:

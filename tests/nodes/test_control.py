@@ -137,6 +137,7 @@ def test_binary_weights_refuse_a_palette(pack: SimpleNamespace) -> None:
 # Once a run
 
 
+@pytest.mark.slow
 def test_the_dhi_runs_once_in_fifty_steps(
     control: Any, sample: Sample, dhi_inputs: list[Tensor]
 ) -> None:

@@ -21,6 +21,7 @@ from support.seeded_weights import load_model, relative_error, seeded_dhi, unet_
 from torch import Tensor
 
 pytest_plugins = ["support.comfy_inside"]
+pytestmark = pytest.mark.slow  # networks of the published width
 
 PUBLISHED = ORACLE.tensors
 NETWORK_TOLERANCE = 2e-5

@@ -131,6 +131,7 @@ def test_the_sampler_makes_the_same_image_from_the_same_seed(
     assert np.abs(found - image(served, prompt)).max() <= 1  # SaveImage cuts off, we round
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("inference")
 def test_memory_does_not_grow_with_the_number_of_masks(
     pack: SimpleNamespace, model: Any, control: Any, tmp_path: Path

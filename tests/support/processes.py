@@ -18,9 +18,8 @@ POLL_SECONDS = 0.01
 DEADLINE = 1800  # seconds; so that what hangs ends some day, never to measure anything
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1  # linux/prctl.h, linux/capability.h
 CAP_DAC_READ_SEARCH, CAPABILITY_VERSION = 2, 0x20080522
-KILLS = int(
-    os.environ.get("KILLS", "4")
-)  # at random moments, of one command; `make kills` has more
+# At random moments, of one command; `make kills` has more.
+KILLS = int(os.environ.get("KILLS", "2"))
 
 Finished = subprocess.CompletedProcess[str]
 

@@ -126,6 +126,7 @@ class MakeFull:
         return Full(self.marker)
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_the_run_with_its_reason_and_the_same_command_goes_on(
     cluster: Any, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_full_disk_ends_the_run_with_its_reason_and_the_same_command_goes_on(
     assert contents(tmp_path) == expected
 
 
+@pytest.mark.long
 def test_a_driver_that_is_killed_is_started_again(
     cluster: Any, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:

@@ -32,6 +32,7 @@ from support.synthesis_runs import SIZE, contents, most_different, write_bundle
 from torch import Tensor
 
 pytest_plugins = ["support.synthesis_runs"]
+pytestmark = pytest.mark.slow  # whole runs
 
 SCRIPT = ROOT / "synthesis" / "synthesize.py"
 
@@ -128,7 +129,6 @@ def test_a_merged_checkpoint_makes_the_same(
     assert most_different(contents(tmp_path / "out"), one_by_one) == 0
 
 
-@pytest.mark.slow
 def test_killed_and_started_again_it_goes_on(
     tiny_weights: Path, masks: Path, tmp_path: Path, one_by_one: dict[str, bytes]
 ) -> None:

@@ -140,6 +140,7 @@ def test_masks_are_stretched_as_comfyui_and_training_do(size: tuple[int, int]) -
     assert np.array_equal(stretched(mask, size), expected[0, 0].numpy() > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_make_the_same(tmp_path: Path, processes: int) -> None:
     run_job(random_job(tmp_path / "one"), tmp_path / "one")
@@ -148,6 +149,7 @@ def test_several_processes_make_the_same(tmp_path: Path, processes: int) -> None
     assert contents(several) == contents(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_run_which_then_goes_on(tmp_path: Path) -> None:
     job, marker = random_job(tmp_path), tmp_path / "killed"
     tmp_path.mkdir(exist_ok=True)
@@ -163,6 +165,7 @@ def test_a_process_that_is_killed_ends_the_run_which_then_goes_on(tmp_path: Path
     assert contents(tmp_path) == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_what_is_in_memory_does_not_grow_with_the_number_of_pairs(tmp_path: Path) -> None:
     """Counted: items, what became of them, and what waits for a thread; now and then."""
     job = random_job(tmp_path, count=600)

@@ -65,6 +65,7 @@ def test_names_with_dots_keep_their_samples_apart() -> None:
     assert jobs.sample_key("a.b%_1") == "a%2Eb%25_1"
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_the_shards_are_the_same(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     marker = tmp_path / "marker"

@@ -66,6 +66,7 @@ def test_pairs_command_refuses_bad_numbers(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 128])
 def test_autoencoder_keeps_lesions_and_gives_unit_latents(size: int) -> None:
     from siamese_diffusion.tools.train_autoencoder import evaluate, load_autoencoder
@@ -76,6 +77,7 @@ def test_autoencoder_keeps_lesions_and_gives_unit_latents(size: int) -> None:
     assert figures["latent_max"] < 10
 
 
+@pytest.mark.slow
 def test_autoencoder_keeps_nuclei_where_they_are_and_grey_what_is_grey() -> None:
     from siamese_diffusion.tools.nuclei_crops import read_crops
     from siamese_diffusion.tools.train_autoencoder import evaluate_nuclei, load_autoencoder
@@ -86,6 +88,7 @@ def test_autoencoder_keeps_nuclei_where_they_are_and_grey_what_is_grey() -> None
     assert figures["colour"] < 2 / 255
 
 
+@pytest.mark.slow
 def test_nano_checkpoint_is_a_stable_diffusion_1(tmp_path: Path) -> None:
     from siamese_diffusion.tools.nano import SHAPE, build_nano
     from siamese_diffusion.training.hosts.single_file import load_autoencoder

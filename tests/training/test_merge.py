@@ -57,6 +57,7 @@ def merged(base: Path, bundle: Path, folder: Path) -> tuple[int, Path]:
     return merge_bundle.main([str(base), str(bundle), str(path)]), path
 
 
+@pytest.mark.slow
 def test_a_bundle_trained_on_a_merged_checkpoint_replaces_its_control_model(
     base: Path, tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_bundle_trained_on_a_merged_checkpoint_replaces_its_control_model(
         assert torch.equal(value, new[key] if key in new else tensors[key]), key
 
 
+@pytest.mark.slow
 def test_training_on_a_merged_checkpoint_says_what_is_not_used(
     base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -96,6 +96,7 @@ def test_what_is_found_in_folders(damage: Callable[[Path], str], tmp_path: Path)
         assert len(load(tmp_path, **two_folders(tmp_path)).pairs) == 3
 
 
+@pytest.mark.slow
 def test_what_may_not_be_read(tmp_path: Path) -> None:
     """In a process of its own, which may not read everywhere even where root runs the tests."""
     nested(tmp_path)

@@ -69,6 +69,7 @@ def here(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "flags", "fate"), table(), ids=[row[0] for row in table()])
 def test_a_command_line_of_the_documentation(
     source: str,

@@ -18,6 +18,8 @@ from siamese_diffusion.training.hosts.single_file import (
 )
 from support.tiny_base import SD2, open_clip, write_tiny_base
 
+pytestmark = pytest.mark.slow  # each loads a base model
+
 LAYER = f"{UNET}input_blocks.1.0.in_layers.2.weight"
 TEXT = f"{UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight"
 PROJECTION = f"{UNET}middle_block.1.proj_in.weight"

@@ -92,6 +92,7 @@ def test_it_resumes_bit_for_bit(
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_a_dataset_toml_trains(
     host_flags: list[str], base: Path, pairs: Path, tmp_path: Path
 ) -> None:
@@ -406,6 +407,7 @@ def test_the_example_of_the_documentation_trains(
     assert train(base, None, tmp_path / "out", *flags) == 0
 
 
+@pytest.mark.slow
 def test_masks_and_validation_are_alike(
     host_flags: list[str], base: Path, pairs: Path, tmp_path: Path
 ) -> None:

@@ -20,6 +20,8 @@ from siamese_diffusion.training.method.noise_schedule import NoiseSchedule
 from siamese_diffusion.training.method.objective import Batch, Objective
 from torch import Tensor
 
+pytestmark = pytest.mark.slow  # whole steps of training
+
 SHAPE = UNetShape((32, 64), (True, False), 1, 16, False)
 LARGE = 1 << 12  # a rank that no weight here exceeds
 

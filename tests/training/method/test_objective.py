@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -52,7 +53,13 @@ def test_networks_agree_with_the_published_ones(nets: SiameseNetworks) -> None:
         assert relative(output, known[f"eps_{name}_f32"]) < 2e-5
 
 
-@pytest.mark.parametrize("case", ORACLE.cases.values(), ids=ORACLE.cases)
+def cases() -> Iterator[Any]:
+    """All of the oracle; the first alone is quick."""
+    for number, (name, case) in enumerate(ORACLE.cases.items()):
+        yield pytest.param(case, id=name, marks=[pytest.mark.slow] if number else [])
+
+
+@pytest.mark.parametrize("case", cases())
 def test_losses_and_gradients_are_the_published_ones(
     nets: SiameseNetworks, case: dict[str, Any]
 ) -> None:
@@ -73,6 +80,7 @@ def test_losses_and_gradients_are_the_published_ones(
     assert_gradient_norms(nets, case["grad_norm_total"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", ["mask", "image", "consistency", "augmentation"])
 @pytest.mark.parametrize("name", ["a_ratio0.1", "b_ratio0.5", "c_step0"])
 def test_each_term_teaches_what_it_does_in_the_published_code(

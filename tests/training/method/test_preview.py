@@ -17,6 +17,7 @@ from torch import Tensor
 pytest_plugins = ["support.published_networks"]
 
 
+@pytest.mark.slow
 def test_a_preview_is_the_published_ddim(nets: SiameseNetworks) -> None:
     known = ORACLE.tensors
     conditions = Conditions(

@@ -114,6 +114,7 @@ def gradients(nets: SiameseNetworks, loss: Tensor) -> list[Tensor]:
     return [torch.zeros_like(p) if g is None else g for p, g in zip(trained, found, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["published", "concat", "adaptive", "mask_only"])
 @pytest.mark.parametrize(
     ("mask_channels", "prediction"), [(1, "epsilon"), (3, "epsilon"), (1, "v")]

@@ -46,6 +46,7 @@ def test_a_config_holds_the_published_settings(name: str, kind: str) -> None:
     assert f"configs/{name}_{kind}.toml" in text, "the command in the comment names another file"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [("kvasir-seg", "24gb"), ("cvc-clinicdb", "8gpu")])
 def test_a_config_finds_the_prepared_pairs(
     name: str,

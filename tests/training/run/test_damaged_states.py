@@ -20,6 +20,8 @@ from siamese_diffusion.training.run.states import EMA, WEIGHTS, DamagedStateErro
 from siamese_diffusion.training.train_siamese import main
 from support.tiny_runs import flags, train
 
+pytestmark = pytest.mark.slow  # whole trainings
+
 MORE = ["--train_batch_size=2", "--ema_decay=0.9", "--save_every_n_steps=1", "--keep_last_n=3"]
 FILES = ["weights.safetensors", "ema.safetensors", "optimizer.pt", "state.json"]
 

@@ -13,6 +13,8 @@ from siamese_diffusion.training.run.folder import RunFolder
 from siamese_diffusion.training.train_siamese import main
 from support.tiny_runs import flags, train
 
+pytestmark = pytest.mark.slow  # whole trainings
+
 Usage = namedtuple("Usage", "total used free")
 
 

@@ -37,6 +37,7 @@ LOW_RANK = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", FORMATS)
 def test_a_weight_file_is_its_states_rounded(
     precision: str, plain_folder: Path, tmp_path: Path
