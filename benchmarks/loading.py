@@ -44,8 +44,8 @@ def measure_loading(scale: Scale, tiny: bool = False) -> Result:
             seconds = interleave({"checked": load, "unchecked": _unchecked(load)}, scale.rounds)
             path.unlink()
             ratio = median_ratio(seconds["checked"], seconds["unchecked"])
-            medians = [statistics.median(seconds[side]) for side in ("unchecked", "checked")]
-            rows.append(compare(f"a bundle in {name}", *medians, "s", "≤ 1.10", ratio))
+            without, ours = (statistics.median(seconds[side]) for side in ("unchecked", "checked"))
+            rows.append(compare(f"a bundle in {name}", without, ours, "s", "≤ 1.10", ratio))
             raw[name] = seconds
     title = f"Loading in ComfyUI, from the disk's cache: {scale.name}"
     return Result("loading", title, machine(), rows, raw, baseline="without the check")

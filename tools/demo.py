@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..common.pictures import read_image
 from .comfy_host import ROOT, ComfyHost, HostError
 from .nuclei import NAME, Settings, measure, one_from_each_group, training_command
-from .nuclei_crops import PROMPT, SIZE, Crop, of_tiles, read_crops, write_crops
+from .nuclei_crops import PROMPT, Crop, middle, of_tiles, read_crops, write_crops
 from .picture_sheet import contact_sheet, outlined
 from .shipped_workflow import WORKFLOW, Prompt, find_inputs, link_names, patch_prompt, read_prompt
 from .stages import Stage, Stages
@@ -43,14 +43,15 @@ class Variant:
 SMALL = Variant(
     "demo_output",
     Settings(
+        size=48,
         base_tiles=160,
-        base_steps=260,
-        base_warmup=25,
-        steps=110,
-        warmup=12,
+        base_steps=280,
+        base_warmup=28,
+        steps=140,
+        warmup=14,
         learning_rate=4e-4,
         test_masks=16,
-        save_every=55,
+        save_every=70,
     ),
     required=0.6,
 )
@@ -91,17 +92,20 @@ class Demo:
             self.make_base()
         with self.stages.next():
             self.train_siamese()
-        crops = one_from_each_group(read_crops("test"), self.settings.test_masks)
+        crops = one_from_each_group(self.crops("test"), self.settings.test_masks)
         with self.stages.next():
             self.sample(crops)
         with self.stages.next():
             return self.report(crops)
 
+    def crops(self, split: str) -> list[Crop]:
+        return middle(read_crops(split), self.settings.size)
+
     # Stages
 
     def write_pairs(self) -> None:
         """The images that the base learns, and the pairs of a few tiles, as a user has them."""
-        settings, crops = self.settings, read_crops("train")
+        settings, crops = self.settings, self.crops("train")
         images = of_tiles(crops, settings.base_tiles, settings.seed)
         print(f"{len(images)} images: {write_crops(self.images, images)}")
         pairs = of_tiles(crops, settings.tiles, settings.seed)
@@ -127,7 +131,7 @@ class Demo:
         )
         self.base.parent.mkdir(parents=True, exist_ok=True)
         images = self.images / "prompt.jsonl"
-        build_nano(self.base, pairs=images, training=training, resolution=SIZE)
+        build_nano(self.base, pairs=images, training=training, resolution=settings.size)
         print(self.base)
 
     def train_siamese(self) -> None:

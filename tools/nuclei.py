@@ -24,6 +24,7 @@ NAME = "nuclei"
 class Settings:
     """What two CPU cores do in under an hour."""
 
+    size: int = SIZE  # of images, in pixels
     base_tiles: int = 0  # whose images the base learns, without their masks; 0: all 503
     base_steps: int = 900
     base_warmup: int = 50  # steps
@@ -50,7 +51,7 @@ def training_command(settings: Settings, base: Path, pairs: Path, run: Path) -> 
         "train_data": pairs,
         "output_dir": run,
         "output_name": NAME,
-        "resolution": SIZE,
+        "resolution": settings.size,
         "recipe": settings.recipe,
         "train_batch_size": settings.batch,
         "max_train_steps": settings.steps,

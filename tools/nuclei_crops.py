@@ -13,7 +13,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +103,14 @@ def of_tiles(crops: Sequence[Crop], count: int, seed: int) -> list[Crop]:
     order = np.random.default_rng(seed).permutation(len(names))
     taken = {names[index] for index in order[: count or None]}
     return [crop for crop in crops if crop.tile in taken]
+
+
+def middle(crops: Sequence[Crop], size: int) -> list[Crop]:
+    """The middle size x size pixels of each, of those that have nuclei there."""
+    edge = (SIZE - size) // 2
+    part = np.s_[edge : edge + size, edge : edge + size]
+    cut = [replace(crop, image=crop.image[part], mask=crop.mask[part]) for crop in crops]
+    return [crop for crop in cut if crop.mask.mean() >= COVERAGE[0]]
 
 
 # Making it

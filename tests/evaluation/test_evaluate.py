@@ -16,6 +16,7 @@ from support.browser import InThePage
 from support.evaluation_run import BUDGET, evaluate, evaluate_as_module
 from support.needs import Need
 
+linux: pytest.MarkDecorator = Need.LINUX.unless(no_network.AVAILABLE)
 pytestmark = pytest.mark.slow  # whole trainings
 
 pytest_plugins = ["support.browser", "support.evaluation_run"]
@@ -213,7 +214,7 @@ def test_the_page_is_whole_in_a_browser(
 # Privacy
 
 
-@Need.LINUX.unless(no_network.AVAILABLE)
+@linux
 @pytest.mark.usefixtures("evaluation_out")
 def test_the_evaluation_sends_nothing() -> None:
     """Its only run of the tests would have been killed."""

@@ -59,7 +59,7 @@ def cases() -> Iterator[Any]:
         yield pytest.param(case, id=name, marks=[pytest.mark.slow] if number else [])
 
 
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", [*cases()])
 def test_losses_and_gradients_are_the_published_ones(
     nets: SiameseNetworks, case: dict[str, Any]
 ) -> None:
