@@ -52,7 +52,7 @@ def run_on_ray(
             fn_constructor_args=(ray.put(job), make_model),
             batch_size=job.chunk,
             compute=ActorPoolStrategy(min_size=1, max_size=MOST_ACTORS, initial_size=actors),
-            ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
+            max_task_retries=RETRIES,
             **resources,
         )
         for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
