@@ -112,6 +112,7 @@ def test_the_page_names_missing_models_and_their_folders(
     assert "Invalid directory" not in " ".join(lines)
 
 
+@pytest.mark.usefixtures("supported_page")
 def test_help_opens_and_the_template_browser_shows_every_workflow(
     page_host: ComfyHost, in_the_page: InThePage
 ) -> None:

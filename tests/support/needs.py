@@ -29,6 +29,7 @@ class Need(Enum):
     BROWSER_DRIVER = "playwright-core: run `make setup`"
     BLUEPRINTS = "a ComfyUI that lists blueprints"
     PAGES = "other releases of ComfyUI's page: run `make setup`"
+    SUPPORTED_PAGE = "a page from 1.28 on, which the oldest supported ComfyUI has"
     DEEPSPEED = "DeepSpeed: run `make setup`"
     RAY = "Ray: run `make setup`"
 

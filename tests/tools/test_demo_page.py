@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from siamese_diffusion.models.weights import read_weights, write_weights
 from siamese_diffusion.tools import demo
 from siamese_diffusion.tools.comfy_host import ROOT
@@ -18,6 +19,7 @@ from support.seeded_weights import made_up_bundle
 pytest_plugins = ["support.browser"]
 
 
+@pytest.mark.usefixtures("supported_page")
 def test_the_address_opens_the_workflow_and_run_makes_its_image(
     nano: Path, in_the_page: InThePage, tmp_path: Path
 ) -> None:
