@@ -42,7 +42,7 @@ quick-310: setup-310
 # These and whole trainings on the newest release of everything: transformers 5, diffusers 0.42 ...
 newest: setup
 	@$(BIN)/python tools/setup_newest.py
-	.venv/newest/bin/$(PYTEST)/common tests/training $(BOTH) -m "not comfyui and not long"
+	.venv/newest/bin/$(PYTEST)/common tests/training $(BOTH) -m "not comfyui and not server and not long"
 
 setup-310: setup
 	@$(BIN)/python tools/setup_python310.py $(PYTHON310)

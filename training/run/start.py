@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -165,14 +167,18 @@ def _check_trackers(config: TrainConfig) -> None:
 
 def start_trackers(config: TrainConfig, accelerator: Accelerator, record: Record) -> None:
     """Begin to log to the trackers, below the output folder. Raises ConfigError."""
-    made: list[GeneralTracker] = []
+    if not (names := _trackers(config)):
+        return
     project = config.log_tracker_name or PROJECT
-    for name in _trackers(config):
-        if name == "tensorboard":
-            made.append(TensorBoardTracker(*_tensorboard_folder(config)))
-        else:
-            made.append(_start_wandb(config, project))
-    if made:
+    made: list[GeneralTracker] = []
+    with _wandb_failures(config) if "wandb" in names else nullcontext():
+        for name in names:
+            if name == "tensorboard":
+                made.append(TensorBoardTracker(*_tensorboard_folder(config)))
+            else:
+                # By itself it would write to the working directory.
+                run, folder = config.wandb_run_name or config.output_name, str(config.output_dir)
+                made.append(WandBTracker(project, dir=folder, name=run))
         accelerator.log_with = made
         # TensorBoard takes no lists and no None.
         accelerator.init_trackers(project, {name: str(value) for name, value in record.items()})
@@ -185,14 +191,13 @@ def _tensorboard_folder(config: TrainConfig) -> tuple[str, Path]:
     return f"{config.log_prefix or ''}{time.strftime('%Y%m%d%H%M%S')}", config.logging_dir
 
 
-def _start_wandb(config: TrainConfig, project: str) -> WandBTracker:
+@contextmanager
+def _wandb_failures(config: TrainConfig) -> Iterator[None]:
     """Raises ConfigError where wandb refuses, as without a login."""
     import wandb
 
     try:
-        # By itself it would write to the working directory.
-        run = config.wandb_run_name or config.output_name
-        return WandBTracker(project, dir=str(config.output_dir), name=run)
+        yield
     except wandb.Error as error:
         raise ConfigError(
             f"--log_with {config.log_with}: wandb says: {first_line(error)}. Run `wandb login`, "

@@ -353,8 +353,9 @@ def test_without_sd_scripts_nothing_of_it_is_imported(pairs: Path, tmp_path: Pat
     flags = [
         f"--train_data={pairs}", "--pretrained_model_name_or_path=none", "--output_dir=out",
     ]  # fmt: skip
+    (tmp_path / "siamese_diffusion").symlink_to(ROOT, target_is_directory=True)
     result = run([sys.executable, "-c", code, *flags], cwd=tmp_path)
-    assert result.stdout.strip() == "[] 2"
+    assert result.stdout.strip() == "[] 2", result.stderr
 
 
 def documented_flags(section: str) -> set[str]:
