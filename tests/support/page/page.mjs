@@ -68,7 +68,7 @@ export async function inPage(use) {
   const browser = await chromium.launch({ executablePath, args });
   try {
     const page = await browser.newPage({ viewport: { width: 1600, height: 900 } });
-    page.setDefaultTimeout(5 * MINUTE); // for a busy machine; nothing is waited for in vain
+    page.setDefaultTimeout(3 * MINUTE); // for a busy machine
     await page.addInitScript(countLoads);
     if (RELEASE) await useRelease(page, RELEASE, url);
     await page.goto(url);
