@@ -188,7 +188,8 @@ def test_benchmarks_run_and_write_their_results(
     [
         (
             ["stpe"],
-            "known: step, caching, sampling, synthesis, settings, files, loading, ",
+            "known: step, caching, sampling, synthesis, settings, files, loading, data, memory, "
+            "gpu",
         ),
         (["--batch", "6"], "a multiple of 5"),
         (["--tiny"], "--out"),

@@ -1,5 +1,5 @@
 // Drops a workflow on ComfyUI's page, as a person does, and prints what the page says of models that
-// are missing: in a dialog, or on pages from 1.45 on in the panel that "View details" opens.
+// are missing: in a dialog, or on newer pages (seen on 1.48.7) in the panel of "View details".
 //
 //     node missing.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL WORKFLOW.json
 
@@ -12,7 +12,6 @@ await inPage(async (page, workflow) => {
   await dialog.or(details).first().waitFor();
   // On a first visit the template browser may lie above it.
   if (!(await dialog.isVisible())) await details.evaluate((button) => button.click());
-  const said = page.getByText("Missing Models").first();
-  await said.waitFor();
+  await page.getByText("Missing Models").first().waitFor();
   return { lines: await page.evaluate(() => document.body.innerText.split("\n")) };
 });
