@@ -5,6 +5,7 @@ Processes are simulated: each has its share of a global batch, and one of them i
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import tempfile
@@ -32,6 +33,7 @@ from ..training.data.dataset import Dataset
 from ..training.data.framing import Framing
 from ..training.data.text_embeddings import TextEmbeddings
 from ..training.method.base_model import BaseModel, TextEncoder
+from ..training.run.dealing import deal_rows
 from .measure import interleave, machine
 from .report import Result
 from .workload import Scale
@@ -41,6 +43,7 @@ PROCESSES = (1, 8, 64)
 PAIRS = (10_000, 100_000)
 CHECKED_PIXELS = 64  # sides of the pictures that are only checked
 DISTINCT = 48
+SEED = 42
 HOUR = 3600 * 10**9
 TOKENS, WIDTH = 77, 16  # of an embedding here: SD 1.5's is 48 times as wide
 COLUMNS = ("what", "time", "own memory")
@@ -106,10 +109,19 @@ def measure_steps(folder: Path, scale: Scale, rows: int) -> dict[str, list[float
     data.prepare(cast(BaseModel, encoders), cpu, quiet=True)
     sides = {}
     for processes in PROCESSES:
-        share = Share(slice(0, rows), rows * processes)
-        indices = BatchOrder(data.sizes, share.count, seed=42).batch(0)
-        sides[str(processes)] = partial(data.batch, indices, 42, 0, 0.05, share)
+        order = BatchOrder(data.sizes, rows * processes, SEED)
+        sides[str(processes)] = partial(_make_batch, data, order, processes, itertools.count())
     return interleave(sides, scale.rounds)
+
+
+def _make_batch(
+    data: TrainingData, order: BatchOrder, processes: int, steps: Iterator[int]
+) -> None:
+    """What one of the processes does for its next step."""
+    step = next(steps)
+    indices = order.batch(step)
+    rows = deal_rows(data.timesteps(indices, SEED, step), processes)[0]
+    data.batch(indices, SEED, step, 0.05, Share(rows, len(indices)))
 
 
 def measure_pairs(folder: Path, count: int) -> dict[str, float]:

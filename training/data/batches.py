@@ -18,6 +18,7 @@ from ..method.objective import Batch, as_floats
 from .batch_order import Share, generator
 from .cache import MemoryCache, TensorCache, weights_hash
 from .dataset import Dataset
+from .draws import Shape, draw_noise, draw_numbers
 from .framing import NOT_AUGMENTED, Augmentation, Framing
 from .pair_pictures import Job, PairPictures
 from .pair_settings import settings_of
@@ -144,23 +145,24 @@ class TrainingData:
     ) -> Batch:
         """The batch of a step, on the CPU, its pictures as in their files.
 
-        All that is random depends on (seed, step) alone, and is drawn for the whole batch: the
-        share's rows are the same whatever it is. share: of the rows; default: all. pictures: what
-        loading its job gave; default: they are loaded here.
+        All that is random depends on (seed, step) and the row alone. share: of the rows; default:
+        all. pictures: what loading its job gave; default: they are loaded here.
         """
         share = share or Share.all_of(len(indices))
         job = self.job(indices, seed, step, share)
-        drop, deviate, noise, timesteps = self._draw(indices, seed, step)
+        shape = self._latents_shape(indices)
+        uniform, timesteps = draw_numbers(seed, step, shape, len(indices))
+        deviate, noise = draw_noise(seed, step, shape, share)
         latents = [self._cache.load(self._latents_key(*item)) for item in job]
         mean, deviation = (torch.stack(tensors) for tensors in zip(*latents, strict=True))
         rates = torch.tensor([self._dropout_rate(index, caption_dropout) for index in indices])
-        dropped = drop < rates
+        dropped = uniform < rates
         captions = self._choose_captions(indices, generator(seed, "caption", step))
         captions = ["" if d else text for d, text in zip(dropped, captions, strict=True)]
         mask, image = pictures or self.pictures.load(job)
         return Batch(
-            latents=mean + deviation * deviate[share.rows],
-            noise=noise[share.rows],
+            latents=mean + deviation * deviate,
+            noise=noise,
             timesteps=timesteps[share.rows],
             text=self.texts.load(share.of(captions)),
             mask=mask,
@@ -169,32 +171,27 @@ class TrainingData:
 
     def timesteps(self, indices: Sequence[int], seed: int, step: int) -> Tensor:
         """(B,) of the whole batch of a step."""
-        return self._draw(indices, seed, step)[-1]
+        return draw_numbers(seed, step, self._latents_shape(indices), len(indices))[1]
 
-    def _draw(
-        self, indices: Sequence[int], seed: int, step: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """For a whole batch: uniform numbers and timesteps (B,), normal ones (B, 4, h, w)."""
-        random = generator(seed, "batch", step)
+    def _latents_shape(self, indices: Sequence[int]) -> Shape:
         width, height = self.sizes[indices[0]]
-        count, shape = len(indices), (len(indices), 4, height // 8, width // 8)
-        drop = torch.rand(count, generator=random)
-        deviate, noise = (torch.randn(shape, generator=random) for _ in range(2))
-        return drop, deviate, noise, torch.randint(TIMESTEPS, (count,), generator=random)
+        return 4, height // 8, width // 8
 
     def _dropout_rate(self, index: int, of_the_run: float) -> float:
         own = self._settings[index].caption_dropout_rate
         return of_the_run if own is None or not self._augmented else own
 
     def _choose_captions(self, indices: Sequence[int], random: torch.Generator) -> list[str]:
-        choices = [self._settings[i].variants or (self.pairs[i].caption,) for i in indices]
-        return [c[int(torch.randint(len(c), (), generator=random))] for c in choices]
+        return _choose(
+            [self._settings[i].variants or (self.pairs[i].caption,) for i in indices], random
+        )
 
     def _choose_augmentations(
         self, indices: Sequence[int], random: torch.Generator
     ) -> list[Augmentation]:
-        choices = [self._framings[index].augmentations(self.sizes[index]) for index in indices]
-        return [c[int(torch.randint(len(c), (), generator=random))] for c in choices]
+        return _choose(
+            [self._framings[index].augmentations(self.sizes[index]) for index in indices], random
+        )
 
     def validation_batches(
         self, batch_size: int, seed: int, part: tuple[int, int] = (0, 1)
@@ -223,6 +220,13 @@ class TrainingData:
         members = [index for index, size in enumerate(self.sizes) if size == common]
         count = min(count, len(members))
         return [members[i * len(members) // count] for i in range(count)]
+
+
+def _choose(choices: Sequence[Sequence[Item]], random: torch.Generator) -> list[Item]:
+    """One of each."""
+    if all(len(choice) == 1 for choice in choices):
+        return [only for (only,) in choices]
+    return [choice[int(torch.randint(len(choice), (), generator=random))] for choice in choices]
 
 
 def _chunks(items: Sequence[Item], size: int) -> list[list[Item]]:

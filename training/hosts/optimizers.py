@@ -66,13 +66,13 @@ def make_optimizer(
 def with_fused(
     name: str, arguments: Sequence[str], parameters: Sequence[nn.Parameter]
 ) -> list[str]:
-    """The arguments; for AdamW on GPUs with `fused=True`, one kernel for many tensors.
+    """The arguments; for AdamW with `fused=True`, one pass over each tensor, or over many.
 
-    Not where they choose kernels themselves.
+    Not where they choose kernels themselves, nor on devices that lack such ones in some releases.
     """
     chosen = {argument.partition("=")[0] for argument in arguments}
-    on_gpu = all(parameter.device.type == "cuda" for parameter in parameters)
-    if name.lower() != "adamw" or not on_gpu or chosen & {"fused", "foreach", "differentiable"}:
+    known = all(parameter.device.type in ("cuda", "cpu") for parameter in parameters)
+    if name.lower() != "adamw" or not known or chosen & {"fused", "foreach", "differentiable"}:
         return [*arguments]
     return [*arguments, "fused=True"]
 

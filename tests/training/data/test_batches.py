@@ -171,6 +171,24 @@ def test_a_batch_is_drawn_by_the_rule_that_every_run_so_far_has_followed(tmp_pat
     assert torch.equal(batch.text, base.text_encoder.encode(captions))
 
 
+def test_rows_of_a_large_batch_do_not_depend_on_who_trains_them(tmp_path: Path) -> None:
+    data, seed, step = prepared(load(write_list(tmp_path, [(32, 32)] * 4)), SQUARE), 7, 5
+    indices = [0, 1, 2, 3] * 20
+    whole = data.batch(indices, seed, step, 0.5).to(CPU)
+    share = Share([3, 47, 48, 79], len(indices))
+    own = data.batch(indices, seed, step, 0.5, share).to(CPU)
+    for name in ("latents", "noise", "timesteps", "text"):
+        assert torch.equal(vars(own)[name], vars(whole)[name][share.rows]), name
+    assert torch.equal(data.timesteps(indices, seed, step), whole.timesteps)
+    # All different, and normal: 80 * 64 numbers, so the mean is within 5 / sqrt(5120).
+    assert len({tuple(row.flatten().tolist()) for row in whole.noise}) == 80
+    assert abs(float(whole.noise[48:].mean())) < 0.1
+    assert abs(float(whole.noise[48:].std()) - 1) < 0.1
+    few = data.batch(indices[:48], seed, step, 0.5).to(CPU)
+    assert torch.equal(whole.noise[:48], few.noise)
+    assert torch.equal(whole.timesteps[:48], few.timesteps)
+
+
 def test_a_process_opens_the_files_of_its_own_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
