@@ -43,10 +43,10 @@ class Draw:
     synthetic: dict[str, PairSet]
 
 
-def read_draw(out: Path, tiles: int, seed: int) -> Draw:
+def read_draw(out: Path, tiles: int, seed: int, arms: Sequence[str]) -> Draw:
     """Raises DatasetError or OSError for pairs that are not there."""
     synthetic = {}
-    for arm in MAIN:
+    for arm in arms:
         index = out / Cell(arm, tiles, seed).name / "synthetic" / "prompt.jsonl"
         synthetic[arm] = load_pairs(arm, read_prompt_jsonl(index).pairs, SIZE)
     return Draw(crop_set("real", of_tiles(read_crops("train"), tiles, seed)), synthetic)
@@ -86,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="the grid's folder")
     parser.add_argument("--tiles", type=int, default=40, help="40; 0 for all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="0 1 2")
+    parser.add_argument("--arms", nargs="+", choices=MAIN, default=list(MAIN), help="of the grid")
     parser.add_argument("--ratios", type=float, nargs="+", default=list(Settings.ratios))
     parser.add_argument("--segmenters", nargs="+", default=list(Settings.segmenters))
     parser.add_argument("--steps", type=int, default=Settings.steps, help=str(Settings.steps))
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = []
     try:
         for seed in given.seeds:
-            draw = read_draw(given.out, given.tiles, seed)
+            draw = read_draw(given.out, given.tiles, seed, given.arms)
             settings = Settings(
                 resolution=SIZE,
                 seed=seed,
@@ -121,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "published_against_mask_only": [
             compared(found, arm, arm.replace("published", "mask_only"))
             for arm in (a.name for a in found[0].arms)
-            if "published" in arm
+            if "published" in arm and given.arms == list(MAIN)
         ],
     }
     parts = (str(given.tiles or "all"), *given.segmenters)
