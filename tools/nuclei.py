@@ -29,6 +29,7 @@ class Settings:
     base_steps: int = 900
     base_warmup: int = 50  # steps
     base_learning_rate: float = 4e-4
+    base_attention: bool = True  # at the latents' size too; a step then takes half as long again
     tiles: int = 40  # with masks
     recipe: str = "published"
     seed: int = 0  # of tiles and training
