@@ -30,7 +30,6 @@ from .sampling import Sampler
 
 STEPS, CFGS = (5, 10, 20, 50), (1.0, 1.5, 3.0, 4.0, 9.0)
 FEW_STEPS, FEW_CFGS = (5, 10, 20), (1.5, 4.0)
-MASKS = 512
 SCHEDULE = {
     "num_train_timesteps": TIMESTEPS,
     "beta_start": BETA_START,
@@ -89,13 +88,13 @@ def _with_steps(make: Callable[[], Any], steps: int) -> Any:
     return scheduler
 
 
-def run(out: Path, base: Path, bundle: Path) -> Path:
+def run(out: Path, base: Path, bundle: Path, masks: int) -> Path:
     """Fill in the rows that the file does not have yet."""
     path = out / "sampler_settings.json"
     rows = json.loads(path.read_text("utf-8")) if path.is_file() else []
     known = {(row["sampler"], row["steps"], row["cfg"]) for row in rows}
     sampler, likeness = Sampler(base, bundle), Likeness(out)
-    crops = one_from_each_group(read_crops("test"), MASKS)
+    crops = one_from_each_group(read_crops("test"), masks)
     for setting in settings():
         if setting in known:
             continue
@@ -114,9 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="the grid's folder")
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--masks", type=int, default=512, help="of the test split (512)")
     given = parser.parse_args(argv)
     try:
-        print(run(given.out, given.base, given.bundle))
+        print(run(given.out, given.base, given.bundle, given.masks))
     except (OSError, ValueError, WeightsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
