@@ -45,7 +45,12 @@ def augment(mask: Tensor, changes: Changes, generator: Generator) -> Tensor:
 
 
 def _augment_once(mask: Tensor, changes: Changes, generator: Generator) -> Tensor:
-    """(1, 1, H, W) -> the same shape, zeros and ones."""
+    """(1, 1, H, W) -> the same shape, zeros and ones.
+
+    Each change interpolates, and the threshold comes last: outlines stay as smooth as they were,
+    where taking the nearest pixel twice would leave steps that no image follows. A lesion that the
+    image's border cuts goes on behind it, and is not cut off within the image.
+    """
     # Imported here and below, so that the other nodes work where kornia is missing.
     from kornia.geometry.transform import get_rotation_matrix2d, warp_affine
 
@@ -59,8 +64,8 @@ def _augment_once(mask: Tensor, changes: Changes, generator: Generator) -> Tenso
     angle = torch.tensor([(2 * rotation - 1) * changes.rotation])
     factor = torch.full((1, 2), 1 + (2 * zoom - 1) * changes.scale)
     matrix = get_rotation_matrix2d(centre, angle, factor)
-    mask = warp_affine(mask, matrix, (height, width), mode="nearest")
-    return _bend(mask, noise, changes.elastic)
+    mask = warp_affine(mask, matrix, (height, width), mode="bilinear", padding_mode="border")
+    return (_bend(mask, noise, changes.elastic) > 0.5).to(mask.dtype)
 
 
 def _bend(mask: Tensor, noise: Tensor, amount: float) -> Tensor:
@@ -74,7 +79,7 @@ def _bend(mask: Tensor, noise: Tensor, amount: float) -> Tensor:
     # Smoothing leaves about 1 / (2 sigma sqrt(pi)) of the noise: back to a share of the image.
     alpha = amount * 0.06 * 2 * sigma * math.sqrt(math.pi) * math.sqrt(3)
     return elastic_transform2d(
-        mask, noise, (kernel, kernel), (sigma, sigma), (alpha, alpha), mode="nearest"
+        mask, noise, (kernel, kernel), (sigma, sigma), (alpha, alpha), padding_mode="border"
     )
 
 

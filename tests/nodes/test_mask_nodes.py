@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_rotating_rotates_and_scaling_scales(pack: SimpleNamespace) -> None:
 def test_a_lesion_stays_in_the_image_or_it_is_an_error(pack: SimpleNamespace) -> None:
     edge, corner, nothing = torch.zeros(3, 64, 64)
     edge[:2, 30:34] = 1
-    corner[0, 0] = 1
+    corner[2, 2] = 1
     how = pack.shapes.Changes(False, 180, 0.5, 0)
     assert all(pack.shapes.augment(edge, how, generator(seed)).any() for seed in range(20))
     assert not pack.shapes.augment(nothing, how, generator()).any()
@@ -64,6 +65,25 @@ def test_a_lesion_stays_in_the_image_or_it_is_an_error(pack: SimpleNamespace) ->
     with pytest.raises(ValueError, match="20 attempts moved the lesion out of the image"):
         for seed in range(50):
             pack.shapes.augment(corner, rotated, generator(seed))
+
+
+def test_outlines_stay_smooth_and_the_border_cuts_no_lesion_off(pack: SimpleNamespace) -> None:
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    disc = ((x - 32) ** 2 + (y - 32) ** 2 < 16**2).float()
+    half = ((x - 32) ** 2 + y**2 < 16**2).float()
+
+    def outline(mask: torch.Tensor) -> float:
+        """Pairs of neighbours that differ, for a disc of this area: 8 radii on a grid."""
+        pairs = (mask.diff(dim=0) != 0).sum() + (mask.diff(dim=1) != 0).sum()
+        return float(pairs) / (8 * math.sqrt(float(mask.sum()) / math.pi))
+
+    changes = pack.shapes.Changes(False, 180, 0.3, 0.5)
+    discs = [pack.shapes.augment(disc, changes, generator(seed)) for seed in range(20)]
+    assert max(map(outline, discs)) < 1.08
+    smaller = pack.shapes.Changes(False, 0, 0.5, 0)
+    halves = [pack.shapes.augment(half, smaller, generator(seed)) for seed in range(20)]
+    assert min(float(mask.sum()) for mask in halves) < 0.6 * float(half.sum())
+    assert all(mask[0].any() for mask in halves)
 
 
 @pytest.mark.parametrize(
