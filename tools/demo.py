@@ -46,15 +46,15 @@ SMALL = Variant(
     Settings(
         size=48,
         base_tiles=160,
-        base_steps=340,
+        base_steps=320,
         base_warmup=30,
         base_attention=False,
-        steps=180,
-        warmup=18,
+        steps=160,
+        warmup=16,
         learning_rate=4e-4,
         test_masks=16,
-        cfg=6.0,  # after so few steps nearer to the masks than 1.5: 0.66, 0.58
-        save_every=90,
+        cfg=9.0,  # after so few steps nearer to the masks than 1.5
+        save_every=80,
     ),
     required=0.6,
 )
