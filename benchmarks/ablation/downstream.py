@@ -24,11 +24,14 @@ import torch
 from ...common.files import replacing
 from ...common.pairs import DatasetError
 from ...common.prompt_jsonl import read_prompt_jsonl
+from ...evaluation.alignment import judge
 from ...evaluation.arms import BASELINE
+from ...evaluation.band import Band
 from ...evaluation.downstream import ALL, Downstream, measure_downstream, over_segmenters
 from ...evaluation.intervals import bootstrap
 from ...evaluation.overlap import METRICS
 from ...evaluation.pair_sets import PairSet, load_pairs
+from ...evaluation.scores import keep
 from ...evaluation.settings import Settings
 from ...tools.nuclei_crops import SIZE, of_tiles, read_crops
 from .cells import MAIN, Cell
@@ -80,51 +83,85 @@ def _figures(found: Sequence[Downstream], arm: str, base: str) -> dict[str, Any]
     return figures
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, or 2 where pairs are missing or wrong."""
-    parser = argparse.ArgumentParser(prog="downstream", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("out", type=Path, help="the grid's folder")
-    parser.add_argument("--tiles", type=int, default=40, help="40; 0 for all")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="0 1 2")
-    parser.add_argument("--arms", nargs="+", choices=MAIN, default=list(MAIN), help="of the grid")
-    parser.add_argument("--ratios", type=float, nargs="+", default=list(Settings.ratios))
-    parser.add_argument("--segmenters", nargs="+", default=list(Settings.segmenters))
-    parser.add_argument("--steps", type=int, default=Settings.steps, help=str(Settings.steps))
-    parser.add_argument("--repetitions", type=int, default=1, help="trainings on each draw (1)")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (1)")
-    given = parser.parse_args(argv)
-    test = crop_set("test", read_crops("test"))
-    found = []
-    try:
-        for seed in given.seeds:
-            draw = read_draw(given.out, given.tiles, seed, given.arms)
-            settings = Settings(
-                resolution=SIZE,
-                seed=seed,
-                seeds=given.repetitions,
-                segmenters=tuple(given.segmenters),
-                ratios=tuple(given.ratios),
-                steps=given.steps,
-                device="cuda" if torch.cuda.is_available() else "cpu",
-            )
-            runs = given.out / "segmenters"
-            sets = [*draw.synthetic.values()]
-            found.append(measure_downstream(draw.real, test, sets, settings, runs, given.jobs))
-    except (OSError, DatasetError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    content = {
+def by_contrast(found: Sequence[Downstream], arm: str) -> list[dict[str, Any]]:
+    """Paired differences in Dice to real + augmentation, in fifths of the test images.
+
+    Contrast is how much brighter an image is within its mask than outside, in 0..255.
+    """
+    test = found[0].test
+    contrasts = np.array([
+        float(image[mask].mean()) - float(image[~mask].mean())
+        for image, mask in zip(test.images[..., 0], test.masks, strict=True)
+    ])  # fmt: skip
+    differences = np.concatenate(
+        [over_segmenters(one.values[arm], ALL) - over_segmenters(one.values[BASELINE], ALL)
+         for one in found]
+    )[..., METRICS.index("dice")]  # fmt: skip
+    rows = []
+    for fifth in np.array_split(np.argsort(contrasts), 5):
+        groups = None if test.groups is None else [test.groups[number] for number in fifth]
+        rows.append(
+            {
+                "contrast": [float(contrasts[fifth].min()), float(contrasts[fifth].max())],
+                "difference": asdict(bootstrap(differences[:, fifth], 0, groups)),
+            }
+        )
+    return rows
+
+
+def measure(given: argparse.Namespace) -> list[Downstream]:
+    """Each draw. Raises OSError or DatasetError for pairs that are missing or wrong."""
+    test, found = crop_set("test", read_crops("test")), []
+    for seed in given.seeds:
+        draw = read_draw(given.out, given.tiles, seed, given.arms)
+        settings = Settings(
+            resolution=SIZE,
+            seed=seed,
+            seeds=given.repetitions,
+            segmenters=tuple(given.segmenters),
+            ratios=tuple(given.ratios),
+            steps=given.steps,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        )
+        runs, sets = given.out / "segmenters", [*draw.synthetic.values()]
+        one = measure_downstream(draw.real, test, sets, settings, runs, given.jobs)
+        if given.keep is not None:
+            judgements = [judge(one.judges, pairs.images, pairs.masks) for pairs in sets]
+            for pairs, judgement in zip([*sets], judgements, strict=True):
+                sets.append(keep(pairs, judgement, Band(*given.keep)))
+                print(f"{pairs.name}, draw {seed}: {len(sets[-1])} of {len(pairs)} kept")
+            one = measure_downstream(draw.real, test, sets, settings, runs, given.jobs)
+        found.append(one)
+    return found
+
+
+def as_content(given: argparse.Namespace, found: Sequence[Downstream]) -> dict[str, Any]:
+    arms = [arm.name for arm in found[0].arms]
+    both = given.arms == list(MAIN)
+    return {
         "tiles": given.tiles or "all",
         "seeds": given.seeds,
         "settings": asdict(found[0].settings),
+        "keep": given.keep,
         "real_pairs": [len(one.training) + len(one.validation) for one in found],
         "arms": pooled(found),
         "published_against_mask_only": [
             compared(found, arm, arm.replace("published", "mask_only"))
-            for arm in (a.name for a in found[0].arms)
-            if "published" in arm and given.arms == list(MAIN)
+            for arm in arms
+            if "published" in arm and both
         ],
+        "by_contrast": {arm: by_contrast(found, arm) for arm in arms if arm != BASELINE},
     }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 where pairs are missing or wrong."""
+    given = parse_args(argv)
+    try:
+        content = as_content(given, measure(given))
+    except (OSError, DatasetError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     parts = (str(given.tiles or "all"), *given.segmenters)
     path = given.out / f"downstream-{'-'.join(parts)}.json"
     with replacing(path) as temporary:
@@ -138,6 +175,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     print(path)
     return 0
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="downstream", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("out", type=Path, help="the grid's folder")
+    parser.add_argument("--tiles", type=int, default=40, help="40; 0 for all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="0 1 2")
+    parser.add_argument("--arms", nargs="+", choices=MAIN, default=list(MAIN), help="of the grid")
+    parser.add_argument(
+        "--keep", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="also with the pairs alone in which segmenters of real pairs see the mask, by Dice",
+    )  # fmt: skip
+    parser.add_argument("--ratios", type=float, nargs="+", default=list(Settings.ratios))
+    parser.add_argument("--segmenters", nargs="+", default=list(Settings.segmenters))
+    parser.add_argument("--steps", type=int, default=Settings.steps, help=str(Settings.steps))
+    parser.add_argument("--repetitions", type=int, default=1, help="trainings on each draw (1)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (1)")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
