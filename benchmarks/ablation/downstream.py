@@ -32,6 +32,7 @@ from ...evaluation.intervals import bootstrap
 from ...evaluation.overlap import METRICS
 from ...evaluation.pair_sets import PairSet, load_pairs
 from ...evaluation.scores import keep
+from ...evaluation.segmenters import predict
 from ...evaluation.settings import Settings
 from ...tools.nuclei_crops import SIZE, of_tiles, read_crops
 from .cells import MAIN, Cell
@@ -109,6 +110,18 @@ def by_contrast(found: Sequence[Downstream], arm: str) -> list[dict[str, Any]]:
     return rows
 
 
+def seen_outside(found: Downstream) -> dict[str, float]:
+    """Of each set of pairs: what segmenters of the real pairs see outside the mask, as a share of
+    the mask's area; the mean over the pairs."""
+    synthetic = [arm.synthetic for arm in found.arms if arm.synthetic and arm.ratio is None]
+    shares = {}
+    for pairs in (found.training, found.test, *synthetic):
+        seen = np.stack([predict(segmenter, pairs.images) for segmenter in found.judges])
+        outside = (seen & ~pairs.masks).sum((2, 3)) / pairs.masks.sum((1, 2))
+        shares[pairs.name] = float(outside.mean())
+    return shares
+
+
 def measure(given: argparse.Namespace) -> list[Downstream]:
     """Each draw. Raises OSError or DatasetError for pairs that are missing or wrong."""
     test, found = crop_set("test", read_crops("test")), []
@@ -150,6 +163,7 @@ def as_content(given: argparse.Namespace, found: Sequence[Downstream]) -> dict[s
             for arm in arms
             if "published" in arm and both
         ],
+        "seen_outside": [seen_outside(one) for one in found],
         "by_contrast": {arm: by_contrast(found, arm) for arm in arms if arm != BASELINE},
     }
 
