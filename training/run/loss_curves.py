@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ if TYPE_CHECKING:  # Takes a second to import: only when something is drawn.
     from matplotlib.figure import Figure
 
 Line = Mapping[str, Any]  # of metrics.jsonl
+Points = Mapping[str, tuple[np.ndarray, np.ndarray]]  # steps and values, by name
 
 # Panels in this order, each with its title; a term that a run does not have has no panel.
 TITLES = {
@@ -27,7 +30,7 @@ WIDTH, PANEL, TOP, BOTTOM = 5.0, 1.5, 0.65, 0.55
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#555555"  # colour-blind people can tell them apart
 
 
-def draw_losses(lines: Sequence[Line]) -> Figure | None:
+def draw_losses(lines: Iterable[Line]) -> Figure | None:
     """Losses and learning rate over the steps, from the lines of a metrics.jsonl; None without any.
 
     Each term has axes of its own, so that none lies under another or flattens it. Its curve is the
@@ -36,7 +39,8 @@ def draw_losses(lines: Sequence[Line]) -> Figure | None:
     # The object interface draws without a display and leaves matplotlib's global state alone.
     from matplotlib.figure import Figure
 
-    terms = [term for term in TITLES if any(f"loss_{term}" in line for line in lines)]
+    points = _points(lines)
+    terms = [term for term in TITLES if f"loss_{term}" in points]
     if not terms:
         return None
     height = TOP + PANEL * (len(terms) + 1) + BOTTOM
@@ -44,15 +48,15 @@ def draw_losses(lines: Sequence[Line]) -> Figure | None:
     figure.subplots_adjust(0.16, BOTTOM / height, 0.97, 1 - TOP / height, hspace=0.5)
     panels = figure.subplots(len(terms) + 1, sharex=True)
     for term, axes in zip(terms, panels, strict=False):
-        _draw_term(axes, term, lines)
-    _draw_learning_rate(panels[-1], lines)
+        _draw_term(axes, term, points)
+    _draw_learning_rate(panels[-1], points)
     # All that a legend explains is in the first panel, which every run has.
     figure.legend(*panels[0].get_legend_handles_labels(), loc="upper left", ncols=2, frameon=False)
     return figure
 
 
-def _draw_term(axes: Axes, term: str, lines: Sequence[Line]) -> None:
-    steps, values = _points(lines, f"loss_{term}")
+def _draw_term(axes: Axes, term: str, points: Points) -> None:
+    steps, values = points[f"loss_{term}"]
     count = min(len(values), INTERVALS)
     middles, means = (
         np.array([interval.mean() for interval in np.array_split(each, count)])
@@ -60,8 +64,8 @@ def _draw_term(axes: Axes, term: str, lines: Sequence[Line]) -> None:
     )
     axes.plot(middles, means, color=BLUE, linewidth=2, label="training")
     shown, latest = means[middles >= BEGINNING * steps[-1]], f"{means[-1]:#.3g}"
-    validated, losses = _points(lines, f"validation_{term}")
-    if len(losses):
+    if f"validation_{term}" in points:
+        validated, losses = points[f"validation_{term}"]
         axes.plot(validated, losses, ".-", color=ORANGE, linewidth=1.5, label="validation")
         shown = np.concatenate([shown, losses[validated >= BEGINNING * steps[-1]]])
         latest = f"{latest}, validation {losses[-1]:#.3g}"
@@ -70,8 +74,8 @@ def _draw_term(axes: Axes, term: str, lines: Sequence[Line]) -> None:
     _label(axes, TITLES[term], latest)
 
 
-def _draw_learning_rate(axes: Axes, lines: Sequence[Line]) -> None:
-    steps, rates = _points(lines, "learning_rate")
+def _draw_learning_rate(axes: Axes, points: Points) -> None:
+    steps, rates = points["learning_rate"]
     axes.plot(steps, rates, color=GREY, linewidth=2)
     axes.set_ylim(0, 1.1 * rates.max() or 1)
     _label(axes, "learning rate", f"{rates[-1]:.3g}")
@@ -87,8 +91,12 @@ def _label(axes: Axes, title: str, latest: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def _points(lines: Sequence[Line], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the lines that have a value of that name; maybe none."""
-    found = [(line["step"], line[name]) for line in lines if name in line]
-    points = np.array(found, dtype=float).reshape(-1, 2)
-    return points[:, 0], points[:, 1]
+def _points(lines: Iterable[Line]) -> Points:
+    """All values of all lines; as plain numbers, because a long run has a million of them."""
+    steps: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
+    values: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
+    for line in lines:
+        for name, value in line.items():
+            steps[name].append(line["step"])
+            values[name].append(value)
+    return {name: (np.array(steps[name]), np.array(values[name])) for name in values}

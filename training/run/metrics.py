@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,16 @@ def append(path: Path, step: int, values: Mapping[str, float]) -> None:
         raise
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The whole lines as dictionaries; none where there is no file.
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines as dictionaries, one by one; none where there is no file.
 
     While the file is read, the training loop may be writing its next line.
     """
-    return [json.loads(line) for line in _lines(path) if line.endswith("\n")]
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.endswith("\n"):
+                    yield json.loads(line)
 
 
 def lines_until(path: Path, step: int) -> list[str]:

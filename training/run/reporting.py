@@ -24,7 +24,8 @@ from .pictures import decode, grid, outline, plot_losses, save_image
 
 log = logging.getLogger(__name__)
 
-CURVES_EVERY = 50  # steps between drawings of the loss curves
+CURVES_EVERY = 50  # steps between drawings of the loss curves; in long runs more,
+LONG = 5000  # since each reads all steps so far
 
 Part = tuple[int, int]  # (k, n): each n-th from the k-th on, the share of process k of n
 
@@ -58,7 +59,8 @@ class Reporter:
         if self.accelerator.device.type == "cuda":
             values["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self._log(step, values)
-        due = step % CURVES_EVERY == 0 and self.accelerator.is_main_process
+        every = CURVES_EVERY * max(1, step // LONG)
+        due = step % every == 0 and self.accelerator.is_main_process
         if due and not self._background.busy:
             self._background.start(self._plot)
 

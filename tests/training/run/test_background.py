@@ -46,4 +46,4 @@ def test_an_error_of_the_loop_is_not_hidden_by_a_tasks() -> None:
 def test_a_line_that_is_being_written_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo', encoding="utf-8")
-    assert metrics.read(path) == [{"step": 1, "loss": 0.5}]
+    assert [*metrics.read(path)] == [{"step": 1, "loss": 0.5}]
