@@ -51,9 +51,11 @@ def measure_loading(scale: Scale, tiny: bool = False) -> Result:
                 load = _loading(path, load_control, copied)
                 seconds = interleave({"checked": load, "unchecked": _unchecked(load)}, scale.rounds)
                 ratio = median_ratio(seconds["checked"], seconds["unchecked"])
-                sides = (statistics.median(seconds[side]) for side in ("unchecked", "checked"))
+                without, ours = (
+                    statistics.median(seconds[side]) for side in ("unchecked", "checked")
+                )
                 title = f"a bundle in {name}, {use}"
-                rows.append(compare(title, *sides, "s", target, ratio))
+                rows.append(compare(title, without, ours, "s", target, ratio))
                 raw[title] = seconds
             path.unlink()
     title = f"Loading in ComfyUI, from the disk's cache: {scale.name}"
