@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 from siamese_diffusion.training.run.loss_curves import draw_losses
 from siamese_diffusion.training.run.pictures import plot_losses
@@ -90,3 +92,19 @@ def test_short_runs_are_drawn(count: int, tmp_path: Path) -> None:
 def test_without_losses_nothing_is_drawn(tmp_path: Path) -> None:
     plot_losses(tmp_path / "metrics.jsonl", tmp_path / "losses.png")
     assert not (tmp_path / "losses.png").exists()
+
+
+def test_drawing_many_times_leaves_no_figure_behind(tmp_path: Path) -> None:
+    def figures() -> int:
+        return sum(isinstance(thing, Figure) for thing in gc.get_objects())
+
+    gc.collect()
+    history, before = tmp_path / "metrics.jsonl", figures()
+    history.write_text("".join(json.dumps(line) + "\n" for line in lines()))
+    gc.disable()
+    try:
+        for _ in range(3):
+            plot_losses(history, tmp_path / "losses.png")
+        assert figures() == before
+    finally:
+        gc.enable()
