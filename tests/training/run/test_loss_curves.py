@@ -96,7 +96,7 @@ def test_without_losses_nothing_is_drawn(tmp_path: Path) -> None:
 
 def test_drawing_many_times_leaves_no_figure_behind(tmp_path: Path) -> None:
     def figures() -> int:
-        return sum(isinstance(thing, Figure) for thing in gc.get_objects())
+        return sum(type(thing) is Figure for thing in gc.get_objects())
 
     gc.collect()
     history, before = tmp_path / "metrics.jsonl", figures()
