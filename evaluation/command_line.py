@@ -192,7 +192,7 @@ def _add_filter(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--keep",
-        type=_band,
+        type=band,
         metavar="LOW,HIGH",
         help="keep pairs whose agreement (Dice) lies between: writes prompt.jsonl, dropped.jsonl "
         "to OUT/filtered/NAME/, and adds arms with the filtered sets",
@@ -248,7 +248,8 @@ def _ratios(text: str) -> tuple[float, ...]:
     return ratios
 
 
-def _band(text: str) -> Band:
+def band(text: str) -> Band:
+    """`LOW,HIGH` as a flag gives it. Raises ArgumentTypeError."""
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:

@@ -26,7 +26,7 @@ from ...common.pairs import DatasetError
 from ...common.prompt_jsonl import read_prompt_jsonl
 from ...evaluation.alignment import judge
 from ...evaluation.arms import BASELINE
-from ...evaluation.band import Band
+from ...evaluation.command_line import band
 from ...evaluation.downstream import ALL, Downstream, measure_downstream, over_segmenters
 from ...evaluation.intervals import bootstrap
 from ...evaluation.overlap import METRICS
@@ -58,8 +58,12 @@ def read_draw(out: Path, tiles: int, seed: int, arms: Sequence[str]) -> Draw:
 
 def pooled(found: Sequence[Downstream]) -> list[dict[str, Any]]:
     """A row for each arm: means, and paired differences to real + augmentation, over all draws."""
-    arms = [arm.name for arm in found[0].arms]
-    return [{"arm": arm, **_figures(found, arm, BASELINE)} for arm in arms]
+    return [{"arm": arm, **_figures(found, arm, BASELINE)} for arm in arms_of(found)]
+
+
+def arms_of(found: Sequence[Downstream]) -> list[str]:
+    """Those that all draws have: the filter may leave one of them too few pairs for a ratio."""
+    return [arm.name for arm in found[0].arms if all(arm.name in one.values for one in found)]
 
 
 def compared(found: Sequence[Downstream], first: str, second: str) -> dict[str, Any]:
@@ -71,8 +75,7 @@ def _figures(found: Sequence[Downstream], arm: str, base: str) -> dict[str, Any]
     groups = found[0].test.groups
     figures: dict[str, Any] = {}
     for name in (*found[0].values[arm], ALL):
-        mine = np.concatenate([over_segmenters(one.values[arm], name) for one in found])
-        others = np.concatenate([over_segmenters(one.values[base], name) for one in found])
+        mine, others = (_values(found, each, name) for each in (arm, base))
         figures[name] = {
             metric: {
                 "mean": float(mine[..., index].mean()),
@@ -84,29 +87,30 @@ def _figures(found: Sequence[Downstream], arm: str, base: str) -> dict[str, Any]
     return figures
 
 
-def by_contrast(found: Sequence[Downstream], arm: str) -> list[dict[str, Any]]:
-    """Paired differences in Dice to real + augmentation, in fifths of the test images.
+def _values(found: Sequence[Downstream], arm: str, segmenter: str) -> np.ndarray:
+    """Of all draws: (trainings, test images, metrics)."""
+    return np.concatenate([over_segmenters(one.values[arm], segmenter) for one in found])
+
+
+def by_contrast(found: Sequence[Downstream]) -> dict[str, list[dict[str, Any]]]:
+    """Each arm's paired differences in Dice to real + augmentation, in fifths of the test images.
 
     Contrast is how much brighter an image is within its mask than outside, in 0..255.
     """
-    test = found[0].test
-    contrasts = np.array([
-        float(image[mask].mean()) - float(image[~mask].mean())
-        for image, mask in zip(test.images[..., 0], test.masks, strict=True)
-    ])  # fmt: skip
-    differences = np.concatenate(
-        [over_segmenters(one.values[arm], ALL) - over_segmenters(one.values[BASELINE], ALL)
-         for one in found]
-    )[..., METRICS.index("dice")]  # fmt: skip
-    rows = []
-    for fifth in np.array_split(np.argsort(contrasts), 5):
-        groups = None if test.groups is None else [test.groups[number] for number in fifth]
-        rows.append(
+    test, dice = found[0].test, METRICS.index("dice")
+    pairs = zip(test.images[..., 0], test.masks, strict=True)
+    contrasts = np.array([image[mask].mean() - image[~mask].mean() for image, mask in pairs])
+    fifths = np.array_split(np.argsort(contrasts), 5)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for arm in arms_of(found):
+        differences = (_values(found, arm, ALL) - _values(found, BASELINE, ALL))[..., dice]
+        rows[arm] = [
             {
                 "contrast": [float(contrasts[fifth].min()), float(contrasts[fifth].max())],
-                "difference": asdict(bootstrap(differences[:, fifth], 0, groups)),
+                "difference": asdict(bootstrap(differences[:, fifth], 0, test.take(fifth).groups)),
             }
-        )
+            for fifth in fifths
+        ]
     return rows
 
 
@@ -139,9 +143,9 @@ def measure(given: argparse.Namespace) -> list[Downstream]:
         runs, sets = given.out / "segmenters", [*draw.synthetic.values()]
         one = measure_downstream(draw.real, test, sets, settings, runs, given.jobs)
         if given.keep is not None:
-            judgements = [judge(one.judges, pairs.images, pairs.masks) for pairs in sets]
-            for pairs, judgement in zip([*sets], judgements, strict=True):
-                sets.append(keep(pairs, judgement, Band(*given.keep)))
+            for pairs in draw.synthetic.values():
+                judgement = judge(one.judges, pairs.images, pairs.masks)
+                sets.append(keep(pairs, judgement, given.keep))
                 print(f"{pairs.name}, draw {seed}: {len(sets[-1])} of {len(pairs)} kept")
             one = measure_downstream(draw.real, test, sets, settings, runs, given.jobs)
         found.append(one)
@@ -149,22 +153,20 @@ def measure(given: argparse.Namespace) -> list[Downstream]:
 
 
 def as_content(given: argparse.Namespace, found: Sequence[Downstream]) -> dict[str, Any]:
-    arms = [arm.name for arm in found[0].arms]
-    both = given.arms == list(MAIN)
+    arms = arms_of(found)
+    rivals = {arm: arm.replace("published", "mask_only") for arm in arms if "published" in arm}
     return {
         "tiles": given.tiles or "all",
         "seeds": given.seeds,
         "settings": asdict(found[0].settings),
-        "keep": given.keep,
+        "keep": given.keep and asdict(given.keep),
         "real_pairs": [len(one.training) + len(one.validation) for one in found],
         "arms": pooled(found),
         "published_against_mask_only": [
-            compared(found, arm, arm.replace("published", "mask_only"))
-            for arm in arms
-            if "published" in arm and both
+            compared(found, arm, rival) for arm, rival in rivals.items() if rival in arms
         ],
         "seen_outside": [seen_outside(one) for one in found],
-        "by_contrast": {arm: by_contrast(found, arm) for arm in arms if arm != BASELINE},
+        "by_contrast": by_contrast(found),
     }
 
 
@@ -198,8 +200,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="0 1 2")
     parser.add_argument("--arms", nargs="+", choices=MAIN, default=list(MAIN), help="of the grid")
     parser.add_argument(
-        "--keep", type=float, nargs=2, metavar=("LOW", "HIGH"),
-        help="also with the pairs alone in which segmenters of real pairs see the mask, by Dice",
+        "--keep", type=band, metavar="LOW,HIGH",
+        help="also with the synthetic pairs alone that siamese-evaluate would keep",
     )  # fmt: skip
     parser.add_argument("--ratios", type=float, nargs="+", default=list(Settings.ratios))
     parser.add_argument("--segmenters", nargs="+", default=list(Settings.segmenters))

@@ -184,6 +184,10 @@ def test_segmenters_of_several_draws_are_pooled_image_by_image() -> None:
     assert real["fpn"]["dice"]["difference"]["mean"] == pytest.approx(0.03)
     assert real["all"]["dice"]["difference"]["mean"] == pytest.approx(0.015)
     assert len(real["fpn"]["dice"]["of_each_training"]) == 2
+    fifths = downstream.by_contrast([draw(0.02), draw(0.04)])["real"]
+    assert [row["difference"]["mean"] for row in fifths] == pytest.approx([0.015] * 5)
+    ends = [end for row in fifths for end in row["contrast"]]
+    assert ends == sorted(ends) and ends[0] < ends[-1]
 
 
 @pytest.mark.long

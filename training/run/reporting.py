@@ -24,8 +24,8 @@ from .pictures import decode, grid, outline, plot_losses, save_image
 
 log = logging.getLogger(__name__)
 
-CURVES_EVERY = 50  # steps between drawings of the loss curves; in long runs more,
-LONG = 5000  # since each reads all steps so far
+# Steps between drawings of the loss curves; after LONG steps more, since each reads all so far.
+CURVES_EVERY, LONG = 50, 5000
 
 Part = tuple[int, int]  # (k, n): each n-th from the k-th on, the share of process k of n
 
