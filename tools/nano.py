@@ -90,10 +90,10 @@ def build_nano(
         clip = CLIPTextModel(text_encoder).eval()
         first_stage = read_weights(autoencoder).tensors
         if pairs is not None and training is not None:
-            images, captions = _read_images(Path(pairs), resolution)
-            latents = _encode(images, first_stage)
-            text, rows = _embed(ClipTextEncoder(clip, load_tokenizer(768, None)), captions)
             device = "cuda" if torch.cuda.is_available() else "cpu"
+            images, captions = _read_images(Path(pairs), resolution)
+            latents = _encode(images, first_stage, device)
+            text, rows = _embed(ClipTextEncoder(clip, load_tokenizer(768, None)), captions)
             train_unet(unet.to(device), BaseData(latents, text, rows), training, state)
             unet.cpu()
     tensors = {UNET + key: value for key, value in unet_to_ldm(unet.state_dict(), shape).items()}
@@ -119,13 +119,14 @@ def _read_images(index: Path, resolution: int) -> tuple[Tensor, list[str]]:
 
 
 @torch.no_grad()
-def _encode(images: Tensor, first_stage: StateDict) -> Tensor:
-    """(N, 3, H, W) in 0..1 -> latents (N, 4, H/8, W/8)."""
+def _encode(images: Tensor, first_stage: StateDict, device: str) -> Tensor:
+    """(N, 3, H, W) in 0..1 -> latents (N, 4, H/8, W/8) on the device."""
     autoencoder = load_autoencoder(
         {key: value.float() for key, value in first_stage.items()}, "autoencoder"
     )
+    autoencoder.module.to(device)
     chunks = tqdm(images.split(16), desc="encoding images", unit="batch")
-    return torch.cat([autoencoder.encode(chunk)[0] for chunk in chunks])
+    return torch.cat([autoencoder.encode(chunk.to(device))[0] for chunk in chunks])
 
 
 @torch.no_grad()

@@ -25,6 +25,8 @@ from .cells import Cell, grid
 from .likeness import Likeness
 from .run_cell import CellRun, UnfinishedError
 
+CHOSEN = ("steps", "batch", "save_every", "cfg")  # settings that a command may change
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -61,14 +63,11 @@ class Grid:
         minutes = (self.until - time.monotonic()) / 60
         if minutes <= 0:
             return
-        settings = self.settings
         flags: dict[str, object] = {
             "base": self.base,
             "cells": cell.name,
             "budget_minutes": minutes,
-            "steps": settings.steps,
-            "batch": settings.batch,
-            "save_every": settings.save_every,
+            **{name: getattr(self.settings, name) for name in CHOSEN},
         }
         command = [sys.executable, "-m", "siamese_diffusion.benchmarks.ablation", str(self.out)]
         for name, value in flags.items():
@@ -84,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parse_args(argv)
     try:
         cells = [Cell.parse(name) for name in given.cells] if given.cells else grid()
-        settings = Settings(steps=given.steps, batch=given.batch, save_every=given.save_every)
+        settings = Settings(**{name: getattr(given, name) for name in CHOSEN})
         until = time.monotonic() + 60 * given.budget_minutes
         study = Grid(given.out, given.base, cells, settings, until)
         if given.jobs > 1:
@@ -109,9 +108,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget_minutes", type=float, default=60, help="60")
     parser.add_argument("--cells", nargs="*", metavar="CELL", help="such as published-40-seed0")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time (1)")
-    for name in ("steps", "batch", "save_every"):
+    for name in CHOSEN:
         default = getattr(Settings, name)
-        parser.add_argument(f"--{name}", type=int, default=default, help=str(default))
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=str(default))
     return parser.parse_args(argv)
 
 

@@ -37,6 +37,10 @@ from ...evaluation.settings import Settings
 from ...tools.nuclei_crops import SIZE, of_tiles, read_crops
 from .cells import MAIN, Cell
 from .crop_sets import crop_set
+from .run_cell import AUGMENTED, RANDOM
+
+# Sets of pairs by name: the cell that has made them, and its folder of them.
+SETS = {arm: (arm, AUGMENTED) for arm in MAIN} | {f"{arm}_random": (arm, RANDOM) for arm in MAIN}
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ def read_draw(out: Path, tiles: int, seed: int, arms: Sequence[str]) -> Draw:
     """Raises DatasetError or OSError for pairs that are not there."""
     synthetic = {}
     for arm in arms:
-        index = out / Cell(arm, tiles, seed).name / "synthetic" / "prompt.jsonl"
+        cell, folder = SETS[arm]
+        index = out / Cell(cell, tiles, seed).name / folder / "prompt.jsonl"
         synthetic[arm] = load_pairs(arm, read_prompt_jsonl(index).pairs, SIZE)
     return Draw(crop_set("real", of_tiles(read_crops("train"), tiles, seed)), synthetic)
 
@@ -198,7 +203,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="the grid's folder")
     parser.add_argument("--tiles", type=int, default=40, help="40; 0 for all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="0 1 2")
-    parser.add_argument("--arms", nargs="+", choices=MAIN, default=list(MAIN), help="of the grid")
+    parser.add_argument("--arms", nargs="+", choices=SETS, default=list(MAIN), help="sets of pairs")
     parser.add_argument(
         "--keep", type=band, metavar="LOW,HIGH",
         help="also with the synthetic pairs alone that siamese-evaluate would keep",

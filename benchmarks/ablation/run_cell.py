@@ -11,24 +11,23 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ...common.files import replacing
-from ...models.shapes import Changes, augment
 from ...tools.nuclei import NAME, Settings, one_from_each_group, training_command
 from ...tools.nuclei_crops import Crop, of_tiles, read_crops, write_crops
 from ...tools.pairs import Bools, Bytes
 from ...tools.picture_sheet import contact_sheet
 from .cells import ARMS, Cell
 from .likeness import Likeness
+from .masks import augmented, random_nuclei
 from .measures import alignment, colour, interval, spread
 from .sampling import Sampler
 
 SPREAD_MASKS, SPREAD_SEEDS = 64, 4
 SHEET_MASKS = 12
-PAIRS_FOR_A_REAL_ONE = 5  # the largest ratio that segmenters are trained with
-LARGEST_SET = 2_600  # synthetic pairs
-CHANGES = Changes(flip=True, rotation=20.0, scale=0.2, elastic=0.5)  # the node's defaults
+PAIRS_FOR_A_REAL_ONE = 10
+LARGEST_SET = 640  # synthetic pairs
+AUGMENTED, RANDOM = "synthetic", "synthetic_random"  # folders of pairs, by what masks they have
 
 
 class UnfinishedError(RuntimeError):
@@ -60,7 +59,7 @@ class CellRun:
     @property
     def synthetic(self) -> Path:
         """The list of synthetic pairs, which is written last."""
-        return self.folder / "synthetic" / "prompt.jsonl"
+        return self.folder / AUGMENTED / "prompt.jsonl"
 
     @property
     def done(self) -> bool:
@@ -78,7 +77,7 @@ class CellRun:
                 temporary.write_text(json.dumps(figures) + "\n", "utf-8")
             print(f"{self.cell.name}: alignment {figures['alignment']}", flush=True)
         if self.cell.makes_pairs and not self.synthetic.is_file():
-            self.write_synthetic(sampler, real)
+            self.write_pairs(sampler, real)
 
     def train(self, real: Sequence[Crop]) -> None:
         """Run train_siamese.py on the cell's real pairs."""
@@ -154,29 +153,31 @@ class CellRun:
             columns[f"seed {seed}"] = varied[seed::SPREAD_SEEDS][:SHEET_MASKS]
         contact_sheet(columns, across=2).save(self.folder / f"{branch}.png")
 
-    def write_synthetic(self, sampler: Sampler, real: Sequence[Crop]) -> None:
-        """Pairs of augmented training masks, as a dataset; each training mask equally often."""
+    def write_pairs(self, sampler: Sampler, real: Sequence[Crop]) -> None:
+        """Pairs of augmented training masks, each equally often, and as many of random masks."""
         count = min(PAIRS_FOR_A_REAL_ONE * len(real), LARGEST_SET)
-        chosen = [
-            replace(real[n % len(real)], mask=augmented(real[n % len(real)].mask, n))
-            for n in range(count)
+        origins = [(real[number % len(real)], number) for number in range(count)]
+        random = [
+            replace(crop, name=f"random{number:04}", group=RANDOM, mask=random_nuclei(number))
+            for crop, number in origins
         ]
-        images = self.sample(sampler, chosen, range(20_000, 20_000 + count))
-        synthetic = [
+        self.write_sampled(sampler, RANDOM, random, 30_000)
+        changed = [
             replace(
-                crop,
-                name=f"{crop.name}_s{number // len(real)}",
-                image=image.mean(axis=2).round().astype(np.uint8),
+                crop, name=f"{crop.name}_s{number // len(real)}", mask=augmented(crop.mask, number)
             )
-            for number, (crop, image) in enumerate(zip(chosen, images, strict=True))
+            for crop, number in origins
         ]
-        write_crops(self.folder / "synthetic", synthetic)
+        self.write_sampled(sampler, AUGMENTED, changed, 20_000)
 
-
-def augmented(mask: Bools, seed: int) -> Bools:
-    """Another mask as plausible, by the code of the node SiameseAugmentMask."""
-    changed = augment(torch.from_numpy(mask).float(), CHANGES, torch.Generator().manual_seed(seed))
-    return changed.numpy() > 0.5
+    def write_sampled(
+        self, sampler: Sampler, folder: str, crops: Sequence[Crop], first_seed: int
+    ) -> None:
+        """A dataset of these crops, with sampled images in place of theirs."""
+        images = self.sample(sampler, crops, range(first_seed, first_seed + len(crops)))
+        grey = [image.mean(axis=2).round().astype(np.uint8) for image in images]
+        sampled = [replace(crop, image=image) for crop, image in zip(crops, grey, strict=True)]
+        write_crops(self.folder / folder, sampled)
 
 
 def training_facts(metrics: Path) -> dict[str, float]:

@@ -88,7 +88,8 @@ class BatchReader:
 
     def _choose_gpu(self) -> None:
         if self._pinned:  # a new thread is on the first GPU, whichever is this process's
-            torch.cuda.set_device(self._device)
+            # Alone, accelerate's device is "cuda" without a number, which set_device refuses.
+            torch.cuda.set_device(self._device.index or 0)
 
     def _begin(self, step: int) -> None:
         loader: DataLoader[Any] = DataLoader(

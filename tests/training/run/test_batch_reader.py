@@ -64,24 +64,27 @@ def test_workers_read_what_the_trainer_would_have_read_from_any_step_on(
                 assert values is None or torch.equal(vars(expected)[name], values), (step, name)
 
 
+@pytest.mark.parametrize(("device", "number"), [("cuda:3", 3), ("cuda", 0)])
 def test_for_a_gpu_batches_lie_where_it_can_fetch_them(
-    run: TrainConfig, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+    device: str,
+    number: int,
+    run: TrainConfig,
+    data: TrainingData,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without one: which GPU the reading thread has chosen, and that it has asked for the rest."""
-    chosen: list[torch.device] = []
+    chosen: list[int] = []  # PyTorch refuses a device without a number
     fetched: list[torch.Tensor] = []
 
     def pinned(batch: Batch) -> Batch:
-        assert chosen == [torch.device("cuda", 3)]
+        assert chosen == [number]
         fetched.append(batch.noise)
         return batch
 
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(Batch, "pin_memory", pinned)
     run = replace(run, max_train_steps=1, max_data_loader_n_workers=0)
-    with BatchReader(
-        run, data, order(data), lambda _step: SHARE, torch.device("cuda", 3)
-    ) as reader:
+    with BatchReader(run, data, order(data), lambda _step: SHARE, torch.device(device)) as reader:
         assert reader.batch(0).noise is fetched[0]
 
 
