@@ -5,8 +5,8 @@ Source: published file `cldm/cldm.py`, p_losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -140,7 +140,10 @@ class Objective:
 
         augmented = self.recipe.augmentation == "online"
         if output_image is not None and augmented and step > self.max_steps * AUGMENTATION_START:
-            losses["augmentation"] = self._augmentation(batch, hint_mask, noisy, output_image, done)
+            with no_kernel_trials():
+                losses["augmentation"] = self._augmentation(
+                    batch, hint_mask, noisy, output_image, done
+                )
         return {n: v.detach() for n, v in losses.items()} if backpropagate else losses
 
     def _loss(
@@ -180,6 +183,21 @@ class Objective:
         loss = zeros.to(augmented.dtype).index_copy(0, rows, augmented)
         done(loss)
         return loss
+
+
+@contextmanager
+def no_kernel_trials() -> Iterator[None]:
+    """cuDNN tries out no kernels within: for shapes that change from step to step.
+
+    The number of augmented samples does; trying out every convolution anew for each number took
+    seconds a step on an H100, where the rest of the step took half a second.
+    """
+    chosen = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = chosen
 
 
 def mask_hint(recipe: Recipe, mask: Tensor) -> Tensor:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from siamese_diffusion.benchmarks.workload import TINY, Scale, random_batch, random_networks
+from siamese_diffusion.models.recipe import RECIPES
 from siamese_diffusion.training.command_line import parse_args
 from siamese_diffusion.training.errors import ConfigError
 from siamese_diffusion.training.hosts.optimizers import with_fused
+from siamese_diffusion.training.method.noise_schedule import NoiseSchedule
+from siamese_diffusion.training.method.objective import Objective
 from siamese_diffusion.training.run.gradient_update import GradientUpdate
 from siamese_diffusion.training.run.speed import choose_kernels
 from support.small_datasets import config
@@ -125,3 +129,26 @@ def test_a_precision_that_would_be_ignored_is_refused(
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
     with pytest.raises(ConfigError, match=expected):
         parse_args(flags(tmp_path, tmp_path, tmp_path, *own))
+
+
+@pytest.mark.usefixtures("kernels_as_they_were")
+def test_kernels_are_not_tried_out_for_each_number_of_augmented_samples() -> None:
+    """Forward and backward: a new number would cost a GPU seconds, in almost every step."""
+    scale = Scale("tiny", TINY, batch=3, pixels=16, rounds=1)
+    nets = random_networks(TINY)
+    objective = Objective(nets, NoiseSchedule(), RECIPES["published"], max_steps=3)
+    tried: set[tuple[str, int, bool]] = set()  # samples, and whether kernels are tried out
+
+    def note(direction: str) -> Callable[..., None]:
+        def hook(_layer: nn.Module, _inputs: Any, outputs: Any) -> None:
+            rows = len(outputs if direction == "forward" else outputs[0])
+            tried.add((direction, rows, BACKENDS.cudnn.benchmark))
+
+        return hook
+
+    nets.unet.conv_out.register_forward_hook(note("forward"))
+    nets.unet.conv_out.register_full_backward_hook(note("backward"))
+    BACKENDS.cudnn.benchmark = True
+    objective.losses(random_batch(scale, augmented=1), 3, lambda loss: loss.sum().backward())
+    assert tried == {(d, n, n == 3) for d in ("forward", "backward") for n in (1, 3)}
+    assert BACKENDS.cudnn.benchmark
