@@ -19,15 +19,22 @@ from .segmenters import Segmenter, as_tensor, predict
 from .settings import Settings
 
 
+LAST_SHARE = 0.5  # of the steps
+
+
 @dataclass(frozen=True)
 class Training:
-    """What is trained on what. augment: with ordinary augmentation. number: which repetition."""
+    """What is trained on what. augment: with ordinary augmentation. number: which repetition.
+
+    last: pairs that take the pool's place for the last LAST_SHARE of the steps.
+    """
 
     segmenter: str
     pool: PairSet
     validation: PairSet
     augment: bool
     number: int
+    last: PairSet | None = None
 
 
 @dataclass(frozen=True)
@@ -90,11 +97,14 @@ def _copy(segmenter: Segmenter) -> dict[str, Tensor]:
 
 
 def _batches(training: Training, settings: Settings, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every pair once before any is seen again."""
+    """Every pair of a pool once before any is seen again."""
     rng = np.random.default_rng(seed)
     augmentation = Augmentation(seed % 2**32) if training.augment else None
-    pool, order = training.pool, np.empty(0, dtype=int)
-    while True:
+    last = training.last
+    first_steps = round((1 - LAST_SHARE) * settings.steps) if last else settings.steps
+    for step in range(settings.steps):
+        if step == 0 or step == first_steps:
+            pool, order = (last if last and step else training.pool), np.empty(0, dtype=int)
         while len(order) < settings.batch_size:
             order = np.concatenate([order, rng.permutation(len(pool))])
         chosen, order = order[: settings.batch_size], order[settings.batch_size :]

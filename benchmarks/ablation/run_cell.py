@@ -71,13 +71,13 @@ class CellRun:
         if not self.bundle.is_file():
             self.train(real)
         sampler = Sampler(self.base, self.bundle)
+        if self.cell.makes_pairs and not self.synthetic.is_file():
+            self.write_pairs(sampler, real)
         if not self.figures.is_file():
             figures = self.score(sampler)
             with replacing(self.figures) as temporary:
                 temporary.write_text(json.dumps(figures) + "\n", "utf-8")
             print(f"{self.cell.name}: alignment {figures['alignment']}", flush=True)
-        if self.cell.makes_pairs and not self.synthetic.is_file():
-            self.write_pairs(sampler, real)
 
     def train(self, real: Sequence[Crop]) -> None:
         """Run train_siamese.py on the cell's real pairs."""
