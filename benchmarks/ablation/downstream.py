@@ -34,13 +34,15 @@ from ...evaluation.pair_sets import PairSet, load_pairs
 from ...evaluation.scores import keep
 from ...evaluation.segmenters import predict
 from ...evaluation.settings import Settings
-from ...tools.nuclei_crops import SIZE, of_tiles, read_crops
+from ...tools.nuclei_crops import SIZE, Crop, of_tiles, read_crops
 from .cells import MAIN, Cell
 from .crop_sets import crop_set
 from .run_cell import AUGMENTED, RANDOM
 
 # Sets of pairs by name: the cell that has made them, and its folder of them.
 SETS = {arm: (arm, AUGMENTED) for arm in MAIN} | {f"{arm}_random": (arm, RANDOM) for arm in MAIN}
+# Real pairs in their place: what a perfect generator would add.
+OTHER_TILES, OTHERS_FOR_A_REAL_ONE = "other_tiles", 5
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,24 @@ class Draw:
 
 def read_draw(out: Path, tiles: int, seed: int, arms: Sequence[str]) -> Draw:
     """Raises DatasetError or OSError for pairs that are not there."""
-    synthetic = {}
+    train = read_crops("train")
+    real, synthetic = of_tiles(train, tiles, seed), {}
     for arm in arms:
+        if arm == OTHER_TILES:
+            synthetic[arm] = crop_set(arm, other_tiles(train, real, seed))
+            continue
         cell, folder = SETS[arm]
         index = out / Cell(cell, tiles, seed).name / folder / "prompt.jsonl"
         synthetic[arm] = load_pairs(arm, read_prompt_jsonl(index).pairs, SIZE)
-    return Draw(crop_set("real", of_tiles(read_crops("train"), tiles, seed)), synthetic)
+    return Draw(crop_set("real", real), synthetic)
+
+
+def other_tiles(train: Sequence[Crop], real: Sequence[Crop], seed: int) -> list[Crop]:
+    """Crops of tiles that the draw does not have."""
+    taken = {crop.tile for crop in real}
+    others = [crop for crop in train if crop.tile not in taken]
+    order = np.random.default_rng(seed).permutation(len(others))
+    return [others[index] for index in order[: OTHERS_FOR_A_REAL_ONE * len(real)]]
 
 
 def pooled(found: Sequence[Downstream]) -> list[dict[str, Any]]:
@@ -203,7 +217,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="the grid's folder")
     parser.add_argument("--tiles", type=int, default=40, help="40; 0 for all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="0 1 2")
-    parser.add_argument("--arms", nargs="+", choices=SETS, default=list(MAIN), help="sets of pairs")
+    parser.add_argument(
+        "--arms", nargs="+", choices=[*SETS, OTHER_TILES], default=list(MAIN), help="sets of pairs"
+    )
     parser.add_argument(
         "--keep", type=band, metavar="LOW,HIGH",
         help="also with the synthetic pairs alone that siamese-evaluate would keep",
