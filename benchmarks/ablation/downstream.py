@@ -197,7 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    parts = (str(given.tiles or "all"), *given.segmenters)
+    arms = [] if given.arms == list(MAIN) else given.arms
+    parts = (str(given.tiles or "all"), *given.segmenters, *arms)
     path = given.out / f"downstream-{'-'.join(parts)}.json"
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
