@@ -5,19 +5,29 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ..config import TrainConfig
 from ..data.batch_order import Share, generator
+from ..data.draws import TOGETHER
 from ..method.objective import Batch
 
 
 def add_input_noise(config: TrainConfig, batch: Batch, share: Share, step: int) -> Batch:
-    """The share of a step with that noise, which depends on (seed, step) alone; on the CPU."""
+    """The share of a step with that noise, which depends on (seed, step, row) alone; on the CPU."""
     if not config.ip_noise_gamma:
         return batch
     random = generator(config.seed, "input noise", step)
     strength = torch.tensor(config.ip_noise_gamma)
     if config.ip_noise_gamma_random_strength:
         strength = strength * torch.rand((), generator=random)
-    noise = torch.randn((share.count, *batch.noise.shape[1:]), generator=random)[share.rows]
-    return replace(batch, input_noise=strength * noise)
+    shape, rows = batch.noise.shape[1:], share.of(range(share.count))
+    together = torch.randn((min(share.count, TOGETHER), *shape), generator=random)
+
+    def of_row(row: int) -> Tensor:
+        if row < TOGETHER:
+            return together[row]
+        alone = generator(config.seed, f"input noise of row {row}", step)
+        return torch.randn(shape, generator=alone)
+
+    return replace(batch, input_noise=strength * torch.stack([of_row(row) for row in rows]))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from siamese_diffusion.training.data.batch_order import Share
+from siamese_diffusion.training.data.draws import TOGETHER
 from siamese_diffusion.training.method.objective import Batch
 from siamese_diffusion.training.run.input_noise import add_input_noise
 from support.small_datasets import CPU, config
@@ -44,3 +45,16 @@ def test_its_strength_may_be_drawn_for_each_step(tmp_path: Path) -> None:
     ]
     assert max(strengths) < 0.53 and min(strengths) < 0.1
     assert 0.2 < sum(strengths) / 40 < 0.3
+
+
+def test_a_row_of_a_large_batch_is_the_same_whatever_process_trains_it(tmp_path: Path) -> None:
+    """Also past the rows that are drawn together, of which a process draws no more than it has."""
+    settings, count = config(tmp_path, ip_noise_gamma=0.5), TOGETHER + 4
+    noise = torch.zeros(count, 4, 8, 8)
+    whole = Batch(noise, noise, torch.arange(count), noise, noise, noise)
+    found = add_input_noise(settings, whole, Share.all_of(count), 3).noise_in_input
+    rows = [1, TOGETHER - 1, TOGETHER, count - 1]
+    own = Batch(*(noise[:4] for _ in range(2)), torch.arange(4), *(noise[:4] for _ in range(3)))
+    part = add_input_noise(settings, own, Share(rows, count), 3).noise_in_input
+    assert torch.equal(part, found[rows])
+    assert len({float(row.sum()) for row in found}) == count
