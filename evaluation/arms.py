@@ -18,19 +18,12 @@ class Arm:
     """A name, and the pairs it trains on: real ones, synthetic ones, or both.
 
     ratio: synthetic pairs for each real one; None takes all synthetic pairs and no real one.
-    then_real: after those, the real ones alone; synthetic pairs are for a start, not for the end.
     """
 
     name: str
     augment: bool
     synthetic: PairSet | None = None
     ratio: float | None = None
-    then_real: bool = False
-
-    @property
-    def without_real(self) -> bool:
-        """Whether no real pair is trained on."""
-        return self.synthetic is not None and self.ratio is None and not self.then_real
 
     def synthetic_count(self, real: int) -> int:
         if self.synthetic is None:
@@ -57,7 +50,6 @@ def plan(
             left_out.append(f"{pairs.name}: no pair is left in it")
             continue
         arms.append(Arm(f"{pairs.name} only", True, pairs))
-        arms.append(Arm(f"{pairs.name}, then real", True, pairs, then_real=True))
         for ratio in sorted(ratios):
             arm = Arm(f"real + {ratio:g}x {pairs.name}", True, pairs, ratio)
             needed = arm.synthetic_count(real)

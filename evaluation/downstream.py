@@ -63,7 +63,7 @@ class Downstream:
             "synthetic_set": arm.synthetic.name if arm.synthetic else None,
             "ratio": arm.ratio,
             "augmented": arm.augment,
-            "real_pairs": 0 if arm.without_real else len(self.training),
+            "real_pairs": 0 if arm.synthetic and arm.ratio is None else len(self.training),
             "synthetic_pairs": arm.synthetic_count(len(self.training)),
             "segmenters": {},
         }
@@ -183,8 +183,7 @@ class _Runner:
     def run(self, arm: Arm, segmenter: str, number: int) -> np.ndarray:
         """Values (test images, 3) of one training, done now or earlier."""
         pool = arm.pool(self.training, self.settings.seed, number)
-        last = self.training if arm.then_real else None
-        job = Training(segmenter, pool, self.validation, arm.augment, number, last)
+        job = Training(segmenter, pool, self.validation, arm.augment, number)
         key = training_key(job, self.training, self.settings)
         fingerprint, is_judge = self.test.fingerprint(), arm.name == BASELINE
         done = self.store.figures(key, fingerprint)

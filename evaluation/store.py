@@ -38,8 +38,6 @@ def training_key(training: Training, normalised_by: PairSet, settings: Settings)
         "augment": training.augment,
         "number": training.number,
     }
-    if training.last is not None:
-        content["last"] = training.last.fingerprint()
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 

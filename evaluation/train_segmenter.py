@@ -18,22 +18,16 @@ from .pair_sets import PairSet
 from .segmenters import Segmenter, as_tensor, predict
 from .settings import Settings
 
-LAST_SHARE = 0.5  # of the steps
-
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained on what. augment: with ordinary augmentation. number: which repetition.
-
-    last: pairs that take the pool's place for the last LAST_SHARE of the steps.
-    """
+    """What is trained on what. augment: with ordinary augmentation. number: which repetition."""
 
     segmenter: str
     pool: PairSet
     validation: PairSet
     augment: bool
     number: int
-    last: PairSet | None = None
 
 
 @dataclass(frozen=True)
@@ -96,34 +90,16 @@ def _copy(segmenter: Segmenter) -> dict[str, Tensor]:
 
 
 def _batches(training: Training, settings: Settings, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """As many as there are steps."""
+    """Every pair once before any is seen again."""
     rng = np.random.default_rng(seed)
     augmentation = Augmentation(seed % 2**32) if training.augment else None
-    for pool, steps in _parts(training, settings.steps):
-        for chosen in _orders(len(pool), steps, settings.batch_size, rng):
-            images, masks = pool.images[chosen], pool.masks[chosen]
-            if augmentation:
-                yield augmentation(images, masks)
-            else:
-                yield (
-                    as_tensor(images, torch.device("cpu")),
-                    torch.from_numpy(masks)[:, None].float(),
-                )
-
-
-def _parts(training: Training, steps: int) -> list[tuple[PairSet, int]]:
-    """Pools, one after the other, and the steps on each."""
-    if training.last is None:
-        return [(training.pool, steps)]
-    last = round(LAST_SHARE * steps)
-    return [(training.pool, steps - last), (training.last, last)]
-
-
-def _orders(count: int, steps: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """The pairs of each batch; every one of a pool once before any is seen again."""
-    order = np.empty(0, dtype=int)
-    for _ in range(steps):
-        while len(order) < size:
-            order = np.concatenate([order, rng.permutation(count)])
-        chosen, order = order[:size], order[size:]
-        yield chosen
+    pool, order = training.pool, np.empty(0, dtype=int)
+    while True:
+        while len(order) < settings.batch_size:
+            order = np.concatenate([order, rng.permutation(len(pool))])
+        chosen, order = order[: settings.batch_size], order[settings.batch_size :]
+        images, masks = pool.images[chosen], pool.masks[chosen]
+        if augmentation:
+            yield augmentation(images, masks)
+        else:
+            yield as_tensor(images, torch.device("cpu")), torch.from_numpy(masks)[:, None].float()
