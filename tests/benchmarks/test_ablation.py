@@ -15,6 +15,7 @@ from siamese_diffusion.benchmarks.ablation import (
     crop_sets,
     downstream,
     likeness,
+    masks,
     measures,
     plots,
     run_cell,
@@ -24,7 +25,7 @@ from siamese_diffusion.evaluation.arms import BASELINE, Arm
 from siamese_diffusion.evaluation.downstream import Downstream
 from siamese_diffusion.evaluation.settings import Settings as Evaluation
 from siamese_diffusion.tools.nuclei import Settings
-from siamese_diffusion.tools.nuclei_crops import Crop, read_crops
+from siamese_diffusion.tools.nuclei_crops import Crop, of_tiles, read_crops
 
 
 def test_cells_have_names_that_can_be_read_back() -> None:
@@ -66,11 +67,53 @@ def test_alignment_is_that_of_the_bright_part_and_spread_that_of_grey_values() -
 def test_new_masks_are_black_and_white_and_the_seed_decides_them() -> None:
     mask = np.zeros((64, 64), bool)
     mask[20:44, 16:40] = True
-    first, again, other = (run_cell.augmented(mask, seed) for seed in (1, 1, 2))
+    first, again, other = (masks.augmented(mask, seed) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert not np.array_equal(first, mask)
     assert 0.4 < first.sum() / mask.sum() < 2
+
+
+def test_random_masks_are_many_separate_nuclei_of_a_crops_coverage() -> None:
+    drawn = [masks.random_nuclei(seed) for seed in range(40)]
+    assert np.array_equal(drawn[7], masks.random_nuclei(7))
+    assert len({mask.tobytes() for mask in drawn}) == 40
+    assert all(0.04 <= mask.mean() <= 0.6 and mask.shape == (64, 64) for mask in drawn)
+    # Borders cut nuclei, as they do in real crops, where most have some at a border.
+    at_border = [mask[[0, -1]].any() or mask[:, [0, -1]].any() for mask in drawn]
+    assert np.mean(at_border) > 0.8
+
+
+class Painter:
+    """A sampler whose images show their masks, and the seed."""
+
+    def images(self, shown: list[np.ndarray], seeds: range, *_settings: object) -> list[np.ndarray]:
+        pairs = zip(shown, seeds, strict=True)
+        return [np.repeat((mask * 100 + seed % 97)[..., None], 3, axis=2) for mask, seed in pairs]
+
+
+def test_pairs_of_augmented_and_of_random_masks_are_datasets_that_segmenters_train_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_cell, "LARGEST_SET", 70)
+    real = of_tiles(read_crops("train"), 2, 0)
+    run = run_cell.CellRun(tmp_path, tmp_path, Cell("mask_only", 2, 0), Settings())
+    run.write_pairs(Painter(), real)  # type: ignore[arg-type]
+    sets = ["mask_only", "mask_only_random", downstream.OTHER_TILES]
+    draw = downstream.read_draw(tmp_path, 2, 0, sets)
+    assert [pair.image.name for pair in draw.real.pairs] == [crop.name for crop in real]
+    count = min(70, 10 * len(real))
+    for name in sets[:2]:
+        pairs = draw.synthetic[name]
+        assert len(pairs) == count
+        lighter = pairs.images[..., 0] >= 100
+        assert np.array_equal(lighter, pairs.masks)
+    others = draw.synthetic[downstream.OTHER_TILES]
+    assert len(others) == 5 * len(real)
+    taken, tiles = (
+        {pair.image.name.rsplit("_", 1)[0] for pair in found.pairs} for found in (draw.real, others)
+    )
+    assert len(taken) == 2 and not taken & tiles
 
 
 def test_a_finished_grid_trains_nothing_and_bad_names_are_one_message(
