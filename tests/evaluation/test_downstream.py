@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +18,12 @@ from siamese_diffusion.evaluation.pair_sets import PairSet
 from siamese_diffusion.evaluation.segmenters import SEGMENTERS, colour_statistics
 from siamese_diffusion.evaluation.settings import Settings
 from siamese_diffusion.evaluation.train_segmenter import Trained, Training, train
+from support import no_network
 from support.evaluated_pairs import made_up, with_shuffled_masks
+from support.needs import Need
+from support.processes import wait_until
 
+linux: pytest.MarkDecorator = Need.LINUX.unless(no_network.AVAILABLE)
 pytestmark = pytest.mark.slow  # whole trainings
 
 SETTINGS = Settings(
@@ -115,6 +122,41 @@ def test_trainings_in_processes_give_the_same_figures(
         for segmenter, found in values.items():
             np.testing.assert_allclose(together.values[arm][segmenter], found, atol=1e-5)
     assert len(together.judges) == len(alone.judges) == 1
+
+
+@linux
+def test_processes_that_train_end_with_the_one_that_was_killed(
+    sets: dict[str, PairSet], tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, steps=1_000_000)
+    pairs = (sets["train"], sets["test"], [sets["more"]], settings, tmp_path, 2)
+    process = multiprocessing.get_context("spawn").Process(target=measure_downstream, args=pairs)
+    process.start()
+    assert process.pid
+    wait_until(lambda: len(children(process.pid)) >= 2, "two start")
+    workers = children(process.pid)
+    try:
+        process.kill()
+        process.join()
+        wait_until(lambda: not any(map(running, workers)), "they end")
+    finally:
+        for worker in filter(running, workers):
+            os.kill(worker, signal.SIGKILL)
+
+
+def children(process: int | None) -> list[int]:
+    """Of a process; none before it has any."""
+    try:
+        return [*map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())]
+    except OSError:
+        return []
+
+
+def running(process: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
 
 
 def test_training_leaves_the_callers_random_numbers_alone(sets: dict[str, PairSet]) -> None:
