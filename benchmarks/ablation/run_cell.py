@@ -26,7 +26,7 @@ from .sampling import Sampler
 SPREAD_MASKS, SPREAD_SEEDS = 64, 4
 SHEET_MASKS = 12
 PAIRS_FOR_A_REAL_ONE = 10
-LARGEST_SET = 640  # synthetic pairs
+LARGEST_SET = 2_600  # synthetic pairs: five for each real one of 40 tiles
 AUGMENTED, RANDOM = "synthetic", "synthetic_random"  # folders of pairs, by what masks they have
 
 
