@@ -7,7 +7,8 @@ of numbers of their own each. The rows before are drawn from one, as in all runs
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -32,13 +33,16 @@ def draw_numbers(seed: int, step: int, shape: Shape, count: int) -> tuple[Tensor
 
 def draw_noise(seed: int, step: int, shape: Shape, share: Share) -> tuple[Tensor, Tensor]:
     """Of the share's rows, two tensors (b, 4, h, w) of normal numbers."""
-    rows = share.of(range(share.count))
     _, together, _ = _draw_together(seed, step, shape, min(share.count, TOGETHER))
-    drawn = [
-        together[:, row] if row < TOGETHER else _draw_alone(seed, step, shape, row) for row in rows
-    ]
-    first, second = torch.stack(drawn, dim=1)
+    rows = rows_of(share, together.transpose(0, 1), partial(_draw_alone, seed, step, shape))
+    first, second = rows.transpose(0, 1).contiguous()
     return first, second
+
+
+def rows_of(share: Share, together: Tensor, alone: Callable[[int], Tensor]) -> Tensor:
+    """The share's rows (b, ...): of those drawn together (B, ...), and from TOGETHER on alone."""
+    rows = share.of(range(share.count))
+    return torch.stack([together[row] if row < TOGETHER else alone(row) for row in rows])
 
 
 @lru_cache(2)  # asked for more than once a step

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import TrainConfig
 from ..data.batch_order import Share, generator
-from ..data.draws import TOGETHER
+from ..data.draws import TOGETHER, rows_of
 from ..method.objective import Batch
 
 
@@ -21,13 +21,11 @@ def add_input_noise(config: TrainConfig, batch: Batch, share: Share, step: int) 
     strength = torch.tensor(config.ip_noise_gamma)
     if config.ip_noise_gamma_random_strength:
         strength = strength * torch.rand((), generator=random)
-    shape, rows = batch.noise.shape[1:], share.of(range(share.count))
+    shape = batch.noise.shape[1:]
     together = torch.randn((min(share.count, TOGETHER), *shape), generator=random)
 
-    def of_row(row: int) -> Tensor:
-        if row < TOGETHER:
-            return together[row]
-        alone = generator(config.seed, f"input noise of row {row}", step)
-        return torch.randn(shape, generator=alone)
+    def alone(row: int) -> Tensor:
+        own = generator(config.seed, f"input noise of row {row}", step)
+        return torch.randn(shape, generator=own)
 
-    return replace(batch, input_noise=strength * torch.stack([of_row(row) for row in rows]))
+    return replace(batch, input_noise=strength * rows_of(share, together, alone))
