@@ -9,7 +9,7 @@ import numpy as np
 
 from .colours import hex_colour, packed
 from .natural_order import natural
-from .pictures import PICTURE_SUFFIXES, read_mask, read_palette_mask
+from .pictures import PICTURE_SUFFIXES, Size, read_mask, read_palette_mask
 from .text import printable, shown
 
 COLOURS_SHOWN = 5
@@ -68,3 +68,12 @@ def read_mask_of(classes: Mapping[str, str], path: Path) -> np.ndarray:
 def is_palette(classes: Mapping[str, str]) -> bool:
     """Whether masks with these classes have a colour per class, instead of black and white."""
     return any(value.startswith("#") for value in classes)
+
+
+def stretched(mask: np.ndarray, size: Size) -> np.ndarray:
+    """The mask at (width, height) by nearest neighbour, pixels taken at their centres."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int)
+        for new, old in ((size[1], mask.shape[0]), (size[0], mask.shape[1]))
+    )
+    return mask[rows[:, None], columns]

@@ -8,10 +8,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..models.edges import soft_edge
 from ..models.shapes import Changes, augment, random_mask
 from .hints import binary_mask
 from .limits import check_pixels
-from .pictures import soft_edge
 from .progress import with_progress
 from .schema import checked, node_schema, seed_input
 

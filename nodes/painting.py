@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import comfy.sample
@@ -13,23 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..common import pictures
+from ..models.edges import soft_edge
 from .conditioning import apply_mask
-from .pictures import soft_edge
 from .sampling import Callback, Known, Settings, Sources, empty_latents, sample
-
-
-@dataclass(frozen=True)
-class Backgrounds:
-    """Images without a lesion, and how many pixels wide the edge between them and a lesion is."""
-
-    files: Sequence[Path]
-    edge: int
-
-    def image_for(self, seed: int) -> Tensor:
-        """The background (1, H, W, 3) of the image with that seed. Raises ValueError."""
-        pixels = pictures.read_image(self.files[seed % len(self.files)])
-        return torch.from_numpy(pixels)[None] / 255
 
 
 def paint(

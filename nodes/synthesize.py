@@ -12,13 +12,14 @@ import latent_preview
 import torch
 from torch import Tensor
 
+from ..common.backgrounds import Backgrounds
 from ..common.items import item_name, item_seed
 from ..common.size_batches import SizeBatches
 from .conditioning import siamese
 from .control import EncodedMasks
 from .folders import read_mask
 from .hints import mask_hint, palette_hint
-from .painting import Backgrounds, paint
+from .painting import paint
 from .pair_folder import PairFolder
 from .sampling import Callback, Settings, Sources, noise_levels, sample_hints, samples_alone
 
@@ -139,8 +140,8 @@ class Work:
                 "painted into backgrounds. Leave backgrounds empty."
             )
         settings = replace(self.settings, seed=seed)
-        background, edge = backgrounds.image_for(seed), backgrounds.edge
-        painting = (background, edge, mask, self.size, settings, progress)
+        background = torch.from_numpy(backgrounds.pixels_for(seed))[None] / 255
+        painting = (background, backgrounds.edge, mask, self.size, settings, progress)
         return paint(self.sources, self.vae, *painting)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..common.backgrounds import EDGE, WIDEST_EDGE, Backgrounds
 from .dataset_nodes import mask_folder_inputs, output_inputs, saved_result
 from .folders import choose, image_files, input_folder
 from .folders import output_folder as folder_in_output
-from .painting import Backgrounds
 from .pair_folder import PairFolder, png_metadata
 from .sampler_nodes import model_inputs, sampling_inputs
 from .sampling import Settings, Sources
@@ -20,7 +20,6 @@ from .synthesize import Work, plan
 
 MAX_BATCH = 64
 SHOWN = 4  # of the new images, on the node
-EDGE = 16  # pixels
 
 
 class SiameseSynthesizeDataset(io.ComfyNode):
@@ -115,7 +114,7 @@ def _background_inputs() -> list[io.Input]:
             "images are made.",
         ),
         io.Int.Input(
-            "edge", default=EDGE, min=0, max=512, optional=True,
+            "edge", default=EDGE, min=0, max=WIDEST_EDGE, optional=True,
             tooltip="With backgrounds: width in pixels of the edge around the lesion that blends "
             "into the background. Beyond it, the background stays as it is.",
         ),

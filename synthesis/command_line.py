@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.arguments import Parser
+from ..common.backgrounds import EDGE, WIDEST_EDGE
 from ..common.pictures import Size
 from .settings import SAMPLERS, SCHEDULES, Settings, Shard
 
@@ -44,6 +45,8 @@ class Request:
     rotation: float
     scale: float
     elastic: float
+    backgrounds: Path | None
+    edge: int
     images_per_mask: int
     seed: int
     steps: int
@@ -101,6 +104,7 @@ def build_parser() -> Parser:
     )
     _add_weights(parser.add_argument_group("weights"))
     _add_masks(parser.add_argument_group("masks"))
+    _add_painting(parser.add_argument_group("painting"))
     _add_sampling(parser.add_argument_group("sampling"))
     _add_run(parser.add_argument_group("run"))
     return parser
@@ -143,13 +147,30 @@ def _add_masks(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--elastic", type=_to(1), default=0.5, help="strength of bending (0.5)")
 
 
+def _add_painting(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--backgrounds",
+        type=Path,
+        metavar="FOLDER",
+        help="of images without a lesion: lesions are painted into these, and each pair has the "
+        "size of its background",
+    )
+    group.add_argument(
+        "--edge",
+        type=_edge,
+        default=EDGE,
+        metavar="PIXELS",
+        help=f"around a lesion that blend into the background; beyond them it stays ({EDGE})",
+    )
+
+
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--images_per_mask", type=_count, default=1, metavar="N", help="1")
     group.add_argument(
         "--resolution",
         type=_size,
         help="of images, SIZE or WIDTH,HEIGHT in pixels; default: each mask's own; random masks: "
-        "that of the training",
+        "that of the training; with --backgrounds, that at which lesions are sampled",
     )
     group.add_argument("--steps", type=_steps, default=50, help="50")
     group.add_argument("--cfg", type=_to(100), default=9.0, help="guidance (9); 1: half the time")
@@ -202,6 +223,14 @@ def _seed(text: str) -> int:
 def _steps(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 999:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to 999")
+    return int(text)
+
+
+def _edge(text: str) -> int:
+    if not text.isdecimal() or int(text) > WIDEST_EDGE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected a whole number of pixels from 0 to {WIDEST_EDGE}"
+        )
     return int(text)
 
 

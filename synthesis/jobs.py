@@ -36,6 +36,10 @@ class Job(Protocol):
         """Where the pairs go."""
 
     @property
+    def masking(self) -> Masking:
+        """How their masks are read."""
+
+    @property
     def chunk(self) -> int:
         """Units that a worker takes at once."""
 

@@ -182,12 +182,19 @@ def _refuse_palette(classes: Classes, kind: str) -> None:
         )
 
 
+def pictures_below(folder: Path, flag: str) -> dict[str, Path]:
+    """As `picture_files`; raises SynthesisError that names the flag."""
+    if not folder.is_dir():
+        raise SynthesisError(f"{flag} {folder}: no such folder.")
+    try:
+        return picture_files(folder, subfolders=True)
+    except (ValueError, OSError) as error:
+        raise SynthesisError(f"{flag} {error}") from error
+
+
 def folder_of_masks(folder: Path, prompt: str) -> MaskFiles:
     """Every mask below a folder, in natural order. Raises SynthesisError."""
-    try:
-        files = picture_files(folder, subfolders=True)
-    except (ValueError, OSError) as error:
-        raise SynthesisError(f"--masks {error}") from error
+    files = pictures_below(folder, "--masks")
     return MaskFiles([*files], [str(path) for path in files.values()], [prompt] * len(files))
 
 

@@ -16,10 +16,13 @@ from ..models.metadata import read_recipe
 from ..models.weights import DHI_KEY, UNET, Kind, read_weights, without_prefix
 from ..training.hosts.single_file import base_model_of
 from ..training.method.bundle import load_trained
+from ..training.method.inpainting import Known
 from ..training.method.networks import SiameseNetworks, new_controlnet
+from ..training.method.noise_schedule import NoiseSchedule
 from ..training.method.objective import mask_hint
 from ..training.method.sampling import Conditions, denoise
 from .masks import Mask
+from .painting import Canvas, blends_at, images_at, painted
 from .samplers import adds_noise, make_scheduler
 from .settings import Settings
 from .shard import DOWNSCALE, Wanted
@@ -44,7 +47,7 @@ class SiameseModel:
             bundle = read_weights(weights.bundle, [Kind.BUNDLE, Kind.LOW_RANK])
             file = expanded(bundle, without_prefix(base_file.base(), UNET))
         self.recipe = read_recipe(file)
-        self.prediction = base.prediction
+        self.schedule = NoiseSchedule(base.prediction, self.device)
         channels = file.control()[DHI_KEY].shape[1]
         self.nets = SiameseNetworks(base.unet, new_controlnet(base.unet, channels)).eval()
         load_trained(file, self.nets, base.shape)
@@ -61,26 +64,41 @@ class SiameseModel:
     def images(self, batch: Sequence[Wanted]) -> list[np.ndarray]:
         settings = self.settings
         scheduler = make_scheduler(
-            settings.sampler, settings.schedule, self.prediction, settings.steps
+            settings.sampler, settings.schedule, self.schedule.prediction, settings.steps
         )
-        generators = [torch.Generator().manual_seed(one.item.seed(settings.seed)) for one in batch]
-        height, width = batch[0].mask.shape[:2]
-        shape = (1, 4, height // DOWNSCALE, width // DOWNSCALE)
-        # As ComfyUI draws it for one image.
-        noise = torch.cat([torch.randn(shape, generator=each) for each in generators])
+        seeds = [one.item.seed(settings.seed) for one in batch]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        height, width = (side // DOWNSCALE for side in batch[0].mask.shape[:2])
+        canvases = [one.canvas for one in batch if one.canvas]
         options = {"generator": generators} if adds_noise(scheduler) else {}
         with self._autocast():
             conditions = Conditions(
                 mask=torch.empty(0),  # in the features
                 text=torch.cat([self._embedding(one.item.caption) for one in batch]),
                 empty_text=self._embedding("").expand(len(batch), -1, -1),
-                noise=noise.to(self.device),
+                noise=_noise(generators, height, width).to(self.device),
+                known=self._known(canvases, seeds, height, width) if canvases else None,
             )
             features = self._features(batch)
             latents = denoise(
                 self.nets, self.recipe, conditions, [features], scheduler, settings.cfg, **options
             )
-        return _to_pixels(self.autoencoder.decode(latents.float()))
+        images = self.autoencoder.decode(latents.float())
+        if not torch.isfinite(images).all():
+            raise FloatingPointError("the image is not finite")
+        return [*map(_to_pixels, map(painted, images, canvases) if canvases else images)]
+
+    def _known(
+        self, canvases: Sequence[Canvas], seeds: Sequence[int], height: int, width: int
+    ) -> Known:
+        """The canvases as latents of (height, width); noise as ComfyUI's `ddim` draws it."""
+        images = images_at(canvases, height * DOWNSCALE, width * DOWNSCALE).to(self.device)
+        with torch.autocast(self.device.type, enabled=False):
+            latents, _ = self.autoencoder.encode(images)
+        generators = [torch.Generator().manual_seed((seed + 1) % 2**64) for seed in seeds]
+        noise = _noise(generators, height, width).to(self.device)
+        blends = blends_at(canvases, height, width).to(self.device)
+        return Known(latents, noise, blends, self.schedule)
 
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = DTYPES.get(self.settings.mixed_precision)
@@ -112,9 +130,13 @@ def _to_tensor(mask: np.ndarray) -> Tensor:
     return rearrange(torch.from_numpy(mask.astype(np.float32) / 255), "h w c -> 1 c h w")
 
 
-def _to_pixels(images: Tensor) -> list[np.ndarray]:
-    """(B, 3, H, W) in [0, 1] -> (H, W, 3), uint8, of each."""
-    if not torch.isfinite(images).all():
-        raise FloatingPointError("the image is not finite")
-    pixels = images.mul(255).round().clamp(0, 255).to("cpu", torch.uint8)
-    return [*rearrange(pixels, "b c h w -> b h w c").numpy()]
+def _noise(generators: Sequence[torch.Generator], height: int, width: int) -> Tensor:
+    """(B, 4, height, width), as ComfyUI draws it for one image after the other."""
+    shape = (1, 4, height, width)
+    return torch.cat([torch.randn(shape, generator=each) for each in generators])
+
+
+def _to_pixels(image: Tensor) -> np.ndarray:
+    """(3, H, W) in [0, 1] -> (H, W, 3), uint8."""
+    pixels = image.mul(255).round().clamp(0, 255).to("cpu", torch.uint8)
+    return rearrange(pixels, "c h w -> h w c").numpy()

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..common.backgrounds import Backgrounds
 from ..common.mask_files import is_palette
 from ..common.pair_files import PairFiles
 from ..common.pictures import Size
@@ -25,6 +26,7 @@ from .masks import (
     ShapeSettings,
     folder_of_masks,
     listed_masks,
+    pictures_below,
 )
 from .model import SiameseModel
 from .plan import Plan
@@ -85,7 +87,8 @@ def prepare(request: Request) -> tuple[Weights, Settings, Job]:
     settings = request.settings(size)
     make_scheduler(settings.sampler, settings.schedule, "epsilon", settings.steps)
     plan = Plan(_mask_source(request, size), request.images_per_mask)
-    return weights, settings, _make_job(request, plan, Masking(weights.classes, size))
+    masking = Masking(weights.classes, size, _backgrounds(request, weights), settings.seed)
+    return weights, settings, _make_job(request, plan, masking)
 
 
 def _trained_size(weights: Weights) -> Size:
@@ -116,6 +119,18 @@ def _mask_files(request: Request) -> MaskFiles:
     return folder_of_masks(masks, request.prompt or "")
 
 
+def _backgrounds(request: Request, weights: Weights) -> Backgrounds | None:
+    folder = request.backgrounds
+    if folder is None:
+        return None
+    if is_palette(weights.classes):
+        raise SynthesisError(
+            "--backgrounds: lesions of one class only are painted, and these weights were trained "
+            "on palette masks. Leave it out."
+        )
+    return Backgrounds([*pictures_below(folder, "--backgrounds").values()], request.edge)
+
+
 def _make_job(request: Request, plan: Plan, masking: Masking) -> Job:
     folder = request.output_dir.absolute()
     if request.tar:
@@ -132,6 +147,8 @@ def run_values(request: Request, weights: Weights, settings: Settings, job: Job)
         values |= {n: getattr(request, n) for n in ("lesions", "smallest", "largest")}
     if request.augment_masks:
         values |= {n: getattr(request, n) for n in ("no_flip", "rotation", "scale", "elastic")}
+    if behind := job.masking.backgrounds:
+        values |= {"backgrounds": behind.fingerprint(), "edge": behind.edge}
     if request.masks and request.masks.is_file():
         values["captions"] = job.plan.masks.fingerprint()
     if isinstance(job, FolderJob):

@@ -11,11 +11,14 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
+from ..common.backgrounds import Backgrounds
+from ..common.mask_files import stretched
 from ..common.pair_files import PairFiles
 from ..common.pictures import Size
 from ..common.size_batches import SizeBatches
 from .errors import SynthesisError
 from .masks import Classes
+from .painting import Canvas
 from .plan import Item
 
 DOWNSCALE = 8  # pixels of an image to one of its latents
@@ -26,17 +29,26 @@ OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, MemoryError)
 
 @dataclass(frozen=True)
 class Wanted:
-    """An item and its mask at the image's size: (H, W), bool, or (H, W, 3), uint8."""
+    """An item and its mask at the size that is sampled: (H, W), bool, or (H, W, 3), uint8.
+
+    canvas: what its lesion is painted into, where it is; the image is then as large as that.
+    """
 
     item: Item
     mask: np.ndarray
+    canvas: Canvas | None = None
+
+    @property
+    def saved_mask(self) -> np.ndarray:
+        """The mask at the image's size."""
+        return self.canvas.mask if self.canvas else self.mask
 
 
 class ImageModel(Protocol):
     """What makes images; where it takes its memory is its own affair."""
 
     def images(self, batch: Sequence[Wanted]) -> Sequence[np.ndarray]:
-        """An image (H, W, 3), uint8, for each; all masks have one size.
+        """An image (H, W, 3), uint8, for each; all masks have one size, and all or none a canvas.
 
         Each depends on its own item and mask alone. Raises FloatingPointError where an image is
         not finite.
@@ -54,16 +66,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Masking:
-    """How masks are read: the weights' classes, and the size (width, height) of images.
+    """How masks are read: the weights' classes, and the size (width, height) that is sampled.
 
-    size: None for each mask's own.
+    size: None for each mask's own. backgrounds: what lesions are painted into; `seed`, the run's,
+    decides which.
     """
 
     classes: Classes
     size: Size | None
+    backgrounds: Backgrounds | None = None
+    seed: int = 0
 
-    def read(self, item: Item) -> np.ndarray:
-        """The item's mask at the image's size, by nearest neighbour. Raises ValueError."""
+    def read(self, item: Item) -> Wanted:
+        """The item and its mask, by nearest neighbour at the sizes needed. Raises ValueError."""
         mask = item.mask.read(self.classes)
         height, width = mask.shape[:2]
         size = self.size or (width, height)
@@ -72,16 +87,10 @@ class Masking:
                 f"mask {item.stem} is {width}x{height} pixels; images are made in multiples of "
                 f"{DOWNSCALE}: give --resolution, to which masks are stretched"
             )
-        return mask if size == (width, height) else stretched(mask, size)
-
-
-def stretched(mask: np.ndarray, size: Size) -> np.ndarray:
-    """The mask at (width, height) by nearest neighbour, pixels taken at their centres."""
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int)
-        for new, old in ((size[1], mask.shape[0]), (size[0], mask.shape[1]))
-    )
-    return mask[rows[:, None], columns]
+        sampled = mask if size == (width, height) else stretched(mask, size)
+        if self.backgrounds is None:
+            return Wanted(item, sampled)
+        return Wanted(item, sampled, Canvas.of(mask, self.backgrounds, item.seed(self.seed)))
 
 
 def synthesize_shard(
@@ -126,15 +135,15 @@ def _look(item: Item, files: PairFiles, masking: Masking) -> Wanted | Outcome:
     if image_there and mask_there:
         return Outcome(item.name, "there")
     try:
-        mask = masking.read(item)
+        wanted = masking.read(item)
     except SynthesisError:
         raise
     except ValueError as error:
         return Outcome(item.name, "failed", str(error))
     if image_there:
-        files.write_mask(item.name, mask_pixels(mask))
+        files.write_mask(item.name, mask_pixels(wanted.saved_mask))
         return Outcome(item.name, "made")
-    return Wanted(item, mask)
+    return wanted
 
 
 def mask_pixels(mask: np.ndarray) -> np.ndarray:
@@ -195,6 +204,6 @@ class Writing:
                 "use --mixed_precision bf16 or no, or other weights",
             )
         if not self.files.mask(name).exists():
-            self.files.write_mask(name, mask_pixels(wanted.mask))
+            self.files.write_mask(name, mask_pixels(wanted.saved_mask))
         self.files.write_image(name, image)
         return Outcome(name, "made")

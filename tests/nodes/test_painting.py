@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from scipy.ndimage import maximum_filter
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
@@ -29,20 +27,6 @@ def reach(mask: np.ndarray, edge: int) -> np.ndarray:
 
 def photograph(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-
-
-@pytest.mark.parametrize("edge", [0, 1, 2, 5, 16])
-def test_a_soft_edge_is_one_inside_and_zero_beyond_it(pack: SimpleNamespace, edge: int) -> None:
-    mask = np.zeros((64, 80), bool)
-    mask[:20, 30:50] = True  # at the border of the image
-    soft = pack.pictures.soft_edge(torch.from_numpy(mask).float()[None, None], edge)[0, 0].numpy()
-    assert (soft[mask] == 1).all()
-    assert np.array_equal(soft > 0, reach(mask, edge))
-    assert soft.max() == 1
-    across = soft[10, 49:]
-    assert (np.diff(across) <= 0).all()
-    steps = -np.diff(across)
-    assert edge < 2 or steps.max() < 0.5  # no jump
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 from siamese_diffusion.common.scores import Score, write_scores
 from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
-from support.mask_inputs import augment_prompt, generator, list_prompt, square
+from support.mask_inputs import augment_prompt, list_prompt, square
 from support.workflow_prompts import Prompt, images, node, texts, write_mask
 
 pytest_plugins = ["support.comfy_inside", "support.served_models"]
@@ -46,17 +46,6 @@ def test_contrast_is_the_difference_to_the_surroundings(pack: SimpleNamespace) -
     for flat in (torch.zeros(8, 8), torch.ones(8, 8)):
         (only,) = pack.pictures.pairs_of([image], [flat])
         assert pack.pictures.contrast(only) is None
-
-
-@pytest.mark.parametrize("pixels", [0, 1, 4])
-def test_a_grown_mask_has_all_that_is_near(pack: SimpleNamespace, pixels: int) -> None:
-    mask = torch.rand((17, 11), generator=generator()) > 0.97
-    near = torch.zeros_like(mask)
-    for row, column in mask.nonzero().tolist():
-        top, left = max(0, row - pixels), max(0, column - pixels)
-        near[top : row + pixels + 1, left : column + pixels + 1] = True
-    grown = pack.pictures.dilated(mask.float()[None, None], pixels)
-    assert torch.equal(grown[0, 0], near.float())
 
 
 def test_masks_follow_their_images(pack: SimpleNamespace) -> None:

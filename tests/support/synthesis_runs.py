@@ -48,6 +48,31 @@ def write_bundle(path: Path, base: Path, classes: dict[str, str] | None = None) 
     return path
 
 
+def synthesis_flags(weights: Path, masks: Path, out: Path, *more: str) -> list[str]:
+    return [
+        f"--bundle={weights / 'siamese.safetensors'}",
+        f"--masks={masks}",
+        f"--output_dir={out}",
+        "--steps=2",
+        *more,
+    ]
+
+
+def write_masks(folder: Path) -> Path:
+    """Three masks, one of them in a subfolder, one of another size."""
+    (folder / "sub").mkdir(parents=True)
+    for number, (name, width) in enumerate((("m1", SIZE), ("m2", 48), ("sub/m10", SIZE)), 1):
+        pixels = np.zeros((SIZE, width), np.uint8)
+        pixels[4:20, 4 : 4 + 8 * number] = 255
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    return write_masks(tmp_path / "masks")
+
+
 def random_job(folder: Path, count: int = 40, batch_size: int = 4) -> FolderJob:
     """Pairs of `count` random masks."""
     source = RandomMasks(count, (SIZE, SIZE), ShapeSettings(), seed=0, prompt="a")

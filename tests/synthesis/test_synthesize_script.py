@@ -28,7 +28,14 @@ from siamese_diffusion.synthesis.synthesize import main
 from siamese_diffusion.synthesis.weights import find_weights
 from support.paths import ROOT
 from support.processes import wait_until
-from support.synthesis_runs import SIZE, contents, most_different, write_bundle
+from support.synthesis_runs import (
+    SIZE,
+    contents,
+    most_different,
+    synthesis_flags,
+    write_bundle,
+    write_masks,
+)
 from torch import Tensor
 
 pytest_plugins = ["support.synthesis_runs"]
@@ -37,39 +44,17 @@ pytestmark = pytest.mark.slow  # whole runs
 SCRIPT = ROOT / "synthesis" / "synthesize.py"
 
 
-def flags(weights: Path, masks: Path, out: Path, *more: str) -> list[str]:
-    return [
-        f"--bundle={weights / 'siamese.safetensors'}",
-        f"--masks={masks}",
-        f"--output_dir={out}",
-        "--steps=2",
-        *more,
-    ]
-
-
 @pytest.fixture(scope="module")
 def one_by_one(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Two pairs of each mask of `masks`, made one by one in one process."""
     folder = tmp_path_factory.mktemp("one by one")
     masks = write_masks(folder / "masks")
     out = folder / "out"
-    assert main(flags(tiny_weights, masks, out, "--images_per_mask=2", "--prompt=a polyp")) == 0
+    assert (
+        main(synthesis_flags(tiny_weights, masks, out, "--images_per_mask=2", "--prompt=a polyp"))
+        == 0
+    )
     return contents(out)
-
-
-def write_masks(folder: Path) -> Path:
-    """Three masks, one of them in a subfolder, one of another size."""
-    (folder / "sub").mkdir(parents=True)
-    for number, (name, width) in enumerate((("m1", SIZE), ("m2", 48), ("sub/m10", SIZE)), 1):
-        pixels = np.zeros((SIZE, width), np.uint8)
-        pixels[4:20, 4 : 4 + 8 * number] = 255
-        Image.fromarray(pixels).save(folder / f"{name}.png")
-    return folder
-
-
-@pytest.fixture
-def masks(tmp_path: Path) -> Path:
-    return write_masks(tmp_path / "masks")
 
 
 def test_a_folder_of_masks_becomes_pairs(one_by_one: dict[str, bytes], masks: Path) -> None:
@@ -94,7 +79,7 @@ def test_a_pair_does_not_depend_on_how_it_is_made(
     tiny_weights: Path, masks: Path, tmp_path: Path, one_by_one: dict[str, bytes], more: list[str]
 ) -> None:
     common = ["--images_per_mask=2", "--prompt=a polyp"]
-    assert main(flags(tiny_weights, masks, tmp_path / "out", *common, *more)) == 0
+    assert main(synthesis_flags(tiny_weights, masks, tmp_path / "out", *common, *more)) == 0
     assert most_different(contents(tmp_path / "out"), one_by_one) <= 1
 
 
@@ -105,7 +90,7 @@ def test_shards_make_the_whole(
     for number in (2, 0, 1):
         assert not (out / "prompt.jsonl").exists()
         more = ["--images_per_mask=2", "--prompt=a polyp", f"--shard={number}/3"]
-        assert main(flags(tiny_weights, masks, out, *more)) == 0
+        assert main(synthesis_flags(tiny_weights, masks, out, *more)) == 0
     assert most_different(contents(out), one_by_one) == 0
     manifest = json.loads((out / "manifest.json").read_text("utf-8"))
     assert (manifest["shards"], manifest["pairs"], manifest["made"]) == (3, 6, 6)
@@ -123,7 +108,7 @@ def test_a_merged_checkpoint_makes_the_same(
     base = read_weights(tiny_weights / "base.safetensors")
     merged = tmp_path / "merged.safetensors"
     write_weights(merged, merge(base.tensors, bundle), bundle.metadata)
-    arguments = flags(tiny_weights, masks, tmp_path / "out", "--images_per_mask=2")
+    arguments = synthesis_flags(tiny_weights, masks, tmp_path / "out", "--images_per_mask=2")
     arguments[0] = f"--checkpoint={merged}"
     assert main([*arguments, "--prompt=a polyp"]) == 0
     assert most_different(contents(tmp_path / "out"), one_by_one) == 0
@@ -133,7 +118,7 @@ def test_killed_and_started_again_it_goes_on(
     tiny_weights: Path, masks: Path, tmp_path: Path, one_by_one: dict[str, bytes]
 ) -> None:
     out = tmp_path / "out"
-    arguments = flags(tiny_weights, masks, out, "--images_per_mask=2", "--prompt=a polyp")
+    arguments = synthesis_flags(tiny_weights, masks, out, "--images_per_mask=2", "--prompt=a polyp")
     running = subprocess.Popen([sys.executable, SCRIPT, *arguments], stderr=subprocess.DEVNULL)
     wait_until(lambda: any(out.glob("images/*.png")), "the first image")
     running.send_signal(signal.SIGKILL)
@@ -149,7 +134,7 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(
     tiny_weights: Path, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    request = parse_args(flags(tiny_weights, masks, out))
+    request = parse_args(synthesis_flags(tiny_weights, masks, out))
     claim(out, run_values(request, *prepare(request)))  # as a run that was stopped at once
     for more, named in (
         (["--steps=3"], "steps 2, now 3"),
@@ -158,7 +143,7 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(
         (["--resolution=64"], "resolution None, now '64,64'"),
         (["--tar"], "tar False, now True"),
     ):
-        assert main(flags(tiny_weights, masks, out, *more)) == 2
+        assert main(synthesis_flags(tiny_weights, masks, out, *more)) == 2
         assert named in capsys.readouterr().err
     assert not (out / "images").exists()
 
@@ -170,14 +155,14 @@ def test_a_bad_mask_is_reported_and_stops_nothing_else(
     (masks / "broken.png").write_bytes(b"no picture")
     Image.fromarray(np.zeros((50, 50), np.uint8)).save(masks / "odd.png")
     out = tmp_path / "out"
-    assert main(flags(tiny_weights, masks, out)) == 1
+    assert main(synthesis_flags(tiny_weights, masks, out)) == 1
     assert "broken.png: cannot be decoded as an image" in caplog.text
     assert "mask odd is 50x50 pixels; images are made in multiples of 8" in caplog.text
     stems = [pair.stem for pair in read_prompt_jsonl(out / "prompt.jsonl").pairs]
     assert stems == ["m1_1", "m2_1", "m10_1"]
     for name in ("broken", "odd"):
         shutil.copy(masks / "m1.png", masks / f"{name}.png")
-    assert main(flags(tiny_weights, masks, out)) == 0
+    assert main(synthesis_flags(tiny_weights, masks, out)) == 0
     assert len(read_prompt_jsonl(out / "prompt.jsonl").pairs) == 5
 
 
@@ -185,13 +170,13 @@ def test_check_lists_what_is_missing_or_damaged(
     tiny_weights: Path, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(flags(tiny_weights, masks, out)) == 0
-    assert main(flags(tiny_weights, masks, out, "--check")) == 0
+    assert main(synthesis_flags(tiny_weights, masks, out)) == 0
+    assert main(synthesis_flags(tiny_weights, masks, out, "--check")) == 0
     assert capsys.readouterr().out == ""
     content = (out / "images" / "m1_1.png").read_bytes()
     (out / "images" / "m1_1.png").write_bytes(content[:-20])
     (out / "masks" / "m2_1.png").unlink()
-    assert main(flags(tiny_weights, masks, out, "--check")) == 1
+    assert main(synthesis_flags(tiny_weights, masks, out, "--check")) == 1
     damaged, missing = capsys.readouterr().out.splitlines()
     assert damaged.startswith(f"damaged: {out / 'images' / 'm1_1.png'}")
     assert missing == f"missing: {out / 'masks' / 'm2_1.png'}"
@@ -204,7 +189,7 @@ def test_the_captions_of_a_list_count(tiny_weights: Path, masks: Path, tmp_path:
         Entry("masks/sub/m10.png", "images/m10.png", "größer"),
     ]
     write_prompt_jsonl(listed, entries)
-    assert main(flags(tiny_weights, listed, tmp_path / "out")) == 0
+    assert main(synthesis_flags(tiny_weights, listed, tmp_path / "out")) == 0
     pairs = read_prompt_jsonl(tmp_path / "out" / "prompt.jsonl").pairs
     assert [(pair.stem, pair.caption) for pair in pairs] == [
         ("m1_1", "a polyp"), ("m10_1", "größer"),
@@ -215,7 +200,9 @@ def test_the_captions_of_a_list_count(tiny_weights: Path, masks: Path, tmp_path:
 def test_random_masks_have_the_size_of_the_training(tiny_weights: Path, tmp_path: Path) -> None:
     more = ["--lesions=2", "--smallest=5", "--largest=10"]
     for name, count in (("few", 2), ("more", 4)):
-        arguments = flags(tiny_weights, Path(), tmp_path / name, f"--random_masks={count}", *more)
+        arguments = synthesis_flags(
+            tiny_weights, Path(), tmp_path / name, f"--random_masks={count}", *more
+        )
         del arguments[1]
         assert main(arguments) == 0
     few, more_of_them = contents(tmp_path / "few"), contents(tmp_path / "more")
@@ -229,7 +216,7 @@ def test_random_masks_have_the_size_of_the_training(tiny_weights: Path, tmp_path
 def test_augmented_masks_are_changed_copies(
     tiny_weights: Path, masks: Path, tmp_path: Path
 ) -> None:
-    assert main(flags(tiny_weights, masks, tmp_path / "out", "--augment_masks=2")) == 0
+    assert main(synthesis_flags(tiny_weights, masks, tmp_path / "out", "--augment_masks=2")) == 0
     found = sorted(tmp_path.glob("out/masks/m1_augmented_*.png"))
     assert [path.name for path in found] == ["m1_augmented_1_1.png", "m1_augmented_2_1.png"]
     first, second = map(read_mask, found)
@@ -251,7 +238,7 @@ def test_palette_masks_are_sampled_and_saved_in_colour(
     colours[8:20, 8:20, 0] = 255
     Image.fromarray(colours).save(masks / "red.png")
     Image.fromarray(colours[..., ::-1].copy()).save(masks / "blue.png")
-    assert main(flags(tmp_path, masks, tmp_path / "out")) == 1
+    assert main(synthesis_flags(tmp_path, masks, tmp_path / "out")) == 1
     assert "blue.png: has colours that these weights were not trained on: #0000ff" in caplog.text
     saved = read_palette_mask(tmp_path / "out" / "masks" / "red_1.png")
     assert np.array_equal(saved, colours)
@@ -336,7 +323,7 @@ def test_wrong_flags_are_one_line(
     change: list[str],
     message: str,
 ) -> None:
-    assert main(flags(tiny_weights, masks, tmp_path / "out", *change)) == 2
+    assert main(synthesis_flags(tiny_weights, masks, tmp_path / "out", *change)) == 2
     found = capsys.readouterr().err
     assert message in found
     assert found.count("\n") == 1
@@ -350,7 +337,7 @@ def test_the_wrong_base_is_refused(
     tensors = read_weights(tiny_weights / "base.safetensors").tensors
     write_weights(other, {key: value * 2 for key, value in tensors.items()}, {})
     shutil.copy(tiny_weights / "siamese.safetensors", tmp_path)
-    arguments = flags(tmp_path, masks, tmp_path / "out")
+    arguments = synthesis_flags(tmp_path, masks, tmp_path / "out")
     assert main([*arguments, f"--pretrained_model_name_or_path={other}"]) == 2
     assert "was trained on a base model with SHA-256" in capsys.readouterr().err
     assert main(arguments) == 2  # nor is it found beside the bundle

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 from siamese_diffusion.common.files import replacing
+from siamese_diffusion.common.mask_files import stretched
 from siamese_diffusion.common.pictures import read_image, read_mask
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from siamese_diffusion.common.size_batches import SizeBatches
 from siamese_diffusion.synthesis.errors import SynthesisError
 from siamese_diffusion.synthesis.plan import Item
-from siamese_diffusion.synthesis.shard import Outcome, Wanted, stretched
+from siamese_diffusion.synthesis.shard import Outcome, Wanted
 from support.stub_models import MakeKilled, Stub
 from support.synthesis_runs import contents, random_job, run_job
 

@@ -42,8 +42,20 @@ class NoiseSchedule:
 
     def _coefficients(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         shape = (-1, 1, 1, 1)
-        signal = self._signal[timesteps].to(like.dtype).view(shape)
-        return signal, self._noise[timesteps].to(like.dtype).view(shape)
+        if timesteps.is_floating_point():
+            signal, noise = self._between(timesteps)
+        else:
+            signal, noise = self._signal[timesteps], self._noise[timesteps]
+        return signal.to(like.dtype).view(shape), noise.to(like.dtype).view(shape)
+
+    def _between(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """a_t and s_t of timesteps such as 3.5: log(s_t / a_t) in between, as samplers have it."""
+        below = timesteps.floor().long()
+        above = timesteps.ceil().long()
+        low, high = (self.noise_to_signal(each).log() for each in (below, above))
+        ratio = torch.lerp(low, high, timesteps.frac().to(low.dtype)).exp()
+        signal = (1 + ratio**2).rsqrt()
+        return signal, ratio * signal
 
     def noise_to_signal(self, timesteps: Tensor) -> Tensor:
         """s_t / a_t of timesteps (B,)."""
@@ -67,3 +79,9 @@ class NoiseSchedule:
         if self.prediction == "epsilon":
             return (noisy - sigma * output) / signal
         return signal * noisy - sigma * output
+
+    def implied_output(self, noisy: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
+        """The output from which `predict_latents` makes these latents."""
+        signal, sigma = self._coefficients(timesteps, noisy)
+        noise = (noisy - signal * latents) / sigma
+        return noise if self.prediction == "epsilon" else signal * noise - sigma * latents

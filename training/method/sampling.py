@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from ...models.recipe import Recipe
+from .inpainting import Known
 from .networks import SiameseNetworks
 from .noise_schedule import BETA_END, BETA_START, TIMESTEPS, Prediction
 from .objective import Objective, image_hint, joint_control, mask_hint
@@ -45,6 +47,7 @@ class Conditions:
 
     mask: (B, 1 or 3, 8h, 8w) in [0, 1]; text, empty_text: (B, 77, D); noise: (B, 4, h, w).
     image: (B, 3, 8h, 8w) in [0, 1]; with it the image branch joins in, as in (4) with w = 1.
+    known: of an image that is sampled in part.
     """
 
     mask: Tensor
@@ -52,6 +55,7 @@ class Conditions:
     empty_text: Tensor
     noise: Tensor
     image: Tensor | None = None
+    known: Known | None = None
 
     def hints(self, recipe: Recipe) -> list[Tensor]:
         """The DHI's inputs: of the mask branch, and of the image branch where it joins in."""
@@ -68,6 +72,8 @@ class Scheduler(Protocol):
     init_noise_sigma: float
 
     def set_timesteps(self, num_inference_steps: int) -> None: ...
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor: ...
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor: ...
 
@@ -115,17 +121,42 @@ def denoise(
     sides = 1 if cfg == 1 else 2
     features = [each.repeat(sides, 1, 1, 1) for each in features]
     text = conditions.text if sides == 1 else torch.cat([conditions.empty_text, conditions.text])
+    network = partial(_guided_output, nets, recipe, text, features, cfg)
     latents = conditions.noise * scheduler.init_noise_sigma
+    known = conditions.known
+    if known:  # from it begins what is sampled, too
+        none = torch.zeros_like(latents)
+        latents = latents + scheduler.add_noise(known.latents, none, scheduler.timesteps[:1])
     for timestep in scheduler.timesteps:
-        noisy = scheduler.scale_model_input(latents, timestep).repeat(sides, 1, 1, 1)
+        noisy = scheduler.scale_model_input(latents, timestep)
         timesteps = timestep.to(latents.device).expand(len(noisy))
-        controls = [nets.control_of(noisy, timesteps, text, each) for each in features]
-        control = controls[0]
-        if len(controls) > 1:
-            control = joint_control(recipe, control, controls[1], weight=1.0)
-        output = nets.decode(nets.encode(noisy, timesteps, text), text, control).float()
-        if sides == 2:
-            without, with_text = output.chunk(2)
-            output = without + cfg * (with_text - without)
+        at_timesteps = partial(network, timesteps)
+        output = known.output(at_timesteps, noisy, timesteps) if known else at_timesteps(noisy)
         latents = scheduler.step(output, timestep, latents, **step_options).prev_sample
     return latents
+
+
+def _guided_output(
+    nets: SiameseNetworks,
+    recipe: Recipe,
+    text: Tensor,
+    features: Sequence[Tensor],
+    cfg: float,
+    timesteps: Tensor,
+    noisy: Tensor,
+) -> Tensor:
+    """What the networks say of noisy latents (B, 4, h, w), timesteps (B,), in float32.
+
+    text and features: of both sides of CFG, the empty text's first; of one where it is 1.
+    """
+    sides = 1 if cfg == 1 else 2
+    noisy, timesteps = noisy.repeat(sides, 1, 1, 1), timesteps.repeat(sides)
+    controls = [nets.control_of(noisy, timesteps, text, each) for each in features]
+    control = controls[0]
+    if len(controls) > 1:
+        control = joint_control(recipe, control, controls[1], weight=1.0)
+    output = nets.decode(nets.encode(noisy, timesteps, text), text, control).float()
+    if sides == 1:
+        return output
+    without, with_text = output.chunk(2)
+    return without + cfg * (with_text - without)

@@ -74,7 +74,8 @@ class PromptPreviews:
         text, negative = (encoder.encode([t]) for t in (prompt.prompt, prompt.negative_prompt))
         noise = torch.randn(shape, generator=generator(seed, "preview", 0))
         given = (mask, text, negative, noise)
-        conditions = Conditions(*(tensor.to(device) for tensor in given))
+        mask, text, negative, noise = (tensor.to(device) for tensor in given)
+        conditions = Conditions(mask, text, negative, noise)
         steps = config.sample_steps if prompt.steps is None else prompt.steps
         cfg = config.sample_cfg if prompt.cfg is None else prompt.cfg
         with self.accelerator.autocast():
