@@ -10,7 +10,8 @@ import numpy as np
 from .colours import hex_colour, packed
 from .natural_order import natural
 from .pictures import PICTURE_SUFFIXES, Size, read_mask, read_palette_mask
-from .text import printable, shown
+from .text import one_line, printable, shown
+from .visible_files import visible_files
 
 COLOURS_SHOWN = 5
 
@@ -18,18 +19,14 @@ COLOURS_SHOWN = 5
 def picture_files(folder: Path, subfolders: bool) -> dict[str, Path]:
     """Image files by relative path without extension, in natural order, without hidden ones.
 
-    Raises ValueError when two have the same name, when one has no text as its name, or when there
-    are none.
+    Raises ValueError when two have the same name, when one has no text as its name, when a folder
+    cannot be read, or when there are none.
     """
     found: dict[str, Path] = {}
-    paths = folder.rglob("*") if subfolders else folder.iterdir()
-    for path in sorted(paths, key=natural):
-        relative = path.relative_to(folder)
+    for path in sorted(visible_files(folder, _unreadable, subfolders), key=natural):
         if path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
             continue
-        if any(part.startswith(".") for part in relative.parts):
-            continue
-        stem = relative.with_suffix("").as_posix()
+        stem = path.relative_to(folder).with_suffix("").as_posix()
         if printable(stem) != stem:
             raise ValueError(f"{folder}: the name {shown(path.name)} is not UTF-8 text. Rename it.")
         if stem in found:
@@ -42,6 +39,11 @@ def picture_files(folder: Path, subfolders: bool) -> dict[str, Path]:
         kinds = ", ".join(sorted(PICTURE_SUFFIXES))
         raise ValueError(f"{folder}: no images ({kinds}).")
     return found
+
+
+def _unreadable(error: OSError) -> None:
+    name = one_line(str(error.filename))
+    raise ValueError(f"{name}: cannot be read ({error.strerror}). Check its permissions.")
 
 
 def read_mask_of(classes: Mapping[str, str], path: Path) -> np.ndarray:

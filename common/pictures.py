@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .png_rows import has_all_rows
 from .tar_members import in_tar, open_binary
 from .text import one_line, shortened
 
@@ -24,12 +25,15 @@ TOO_LARGE = (
     f"at most {MAX_PIXELS / 1e6:.0f} million pixels (8192x8192) are read: scale it down, or cut it "
     "into tiles"
 )
+# Of a file: for each pixel twice what any format takes, and room for profiles and workflows.
+BYTES_PER_PIXEL, OTHER_BYTES = 16, 64 << 20
 MOST_FRAMES = 100  # of a TIFF are counted
 MOST_SCANS = 200  # of a progressive JPEG; 10 are usual, and previews in it have their own
 # Of 65535: the largest value of 12-bit data, and a little more. Shown as 16 bits that is 16 of 255.
 NEARLY_BLACK = 4351
 SCALED = (16, 257)  # factors that take 12 and 8 bits to 16
 WHITE_IS_ZERO = {262: 0}  # TIFF's PhotometricInterpretation
+SAMPLE_FORMAT, SIGNED = 339, 2  # of TIFF
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -89,15 +93,16 @@ def _read(path: Path, convert: Callable[[_Decoded], np.ndarray]) -> np.ndarray:
     """Decode a file, rotated as its EXIF data say. Raises ValueError with the file's name."""
     name = one_line(str(path))
     try:
-        _check_png(path)
+        _check_file(path)
         with _open(path) as image:
             _check_single(image)
-            _check_size(image)
             if image.format in ("JPEG", "MPO"):
                 _check_scans(path)
             if image.mode == "P":
                 _check_palette(image)
             is_png, is_wide = image.format == "PNG", _is_wide(image)
+            if is_png:
+                _check_rows(path, image)
             return convert(_Decoded(ImageOps.exif_transpose(image), is_png, is_wide))
     except FileNotFoundError:
         raise ValueError(f"{name}: no such file; check the path") from None
@@ -116,7 +121,8 @@ def _read(path: Path, convert: Callable[[_Decoded], np.ndarray]) -> np.ndarray:
         if isinstance(error, OSError) and error.errno is not None:
             advice = "check the path and its permissions"
             raise ValueError(f"{name}: cannot be read ({error.strerror}); {advice}") from error
-        reason = f"({shortened(str(error))}); copy or save it again"
+        found = getattr(error, "strerror", None) or str(error)
+        reason = f"({shortened(found)}); copy or save it again"
         raise ValueError(f"{name}: cannot be decoded as an image {reason}") from error
 
 
@@ -133,14 +139,42 @@ def _open(path: Path) -> Image.Image:
     return Image.open(path, formats=FORMATS)
 
 
-def _check_png(path: Path) -> None:
-    """Raise an error where a PNG's checksums are wrong: decoding it does not look at them."""
+def _check_file(path: Path) -> None:
+    """Raise an error where a file is too large, or a PNG's checksums are wrong.
+
+    Checking and decoding take as much memory as the file, and decoding does not look at checksums.
+    """
     with _open(path) as image:
+        _check_size(image)
+        size, most = _byte_count(path), BYTES_PER_PIXEL * image.width * image.height + OTHER_BYTES
+        if size > most:
+            raise _FindingError(
+                f"{size >> 20} MiB for {image.width}x{image.height} pixels, of which at most "
+                f"{most >> 20} MiB are read; save it again without what else is in it"
+            )
         if image.format == "PNG":
             try:
                 image.verify()
             except SyntaxError as error:
                 raise _FindingError(f"damaged: {error}; copy or save the file again") from error
+
+
+def _byte_count(path: Path) -> int:
+    if in_tar(path):
+        with open_binary(path) as file:
+            return file.seek(0, 2)
+    return path.stat().st_size
+
+
+def _check_rows(path: Path, image: Image.Image) -> None:
+    """Raise an error for a PNG that ends before its last row, which Pillow then leaves black."""
+    image.load()
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    if last.getbbox() and not image.info.get("interlace"):
+        return  # to decompress it again would take time
+    with open_binary(path) as file:
+        if not has_all_rows(file):
+            raise _FindingError("damaged: it ends before its last row; copy or save it again")
 
 
 def _check_single(image: Image.Image) -> None:
@@ -171,7 +205,8 @@ def _check_palette(image: Image.Image) -> None:
 
 def _check_scans(path: Path) -> None:
     """Raise an error for a JPEG whose decoding would go over all of its pixels many times."""
-    scans = path.read_bytes().count(b"\xff\xda")
+    with open_binary(path) as file:
+        scans = file.read().count(b"\xff\xda")
     if scans > MOST_SCANS:
         raise _FindingError(f"it has {scans} scans; save it again as a plain JPEG, or as PNG")
 
@@ -186,6 +221,8 @@ def _is_wide(image: Image.Image) -> bool:
     tiles = getattr(image, "tile", [])
     if image.format not in ("PNG", "TIFF") or not tiles:
         return False
+    if getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, (1,))[0] == SIGNED:
+        raise _FindingError("its pixels are signed numbers; save it with values from 0")
     arguments = tiles[0][3]  # the raw mode, alone or first
     raw = arguments if isinstance(arguments, str) else arguments[0]
     wide = "16" in str(raw) or image.mode.startswith("I;16")

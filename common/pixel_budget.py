@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from threading import Condition
 
 LARGEST_SIDE = 16_384  # pixels, of the images that a model is trained at
+LARGEST_SAMPLED = 4096  # pixels, of the width and height of a sampled image
 # A pair of the largest files there may be. Checking it takes about 3.5 GB.
 PIXELS_IN_FLIGHT = 2 * 8192 * 8192
 

@@ -11,7 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from .text import shortened
+
 SUFFIX = ".tar"
+LARGEST_MEMBER = 640 << 20  # bytes; the largest pictures there may be, uncompressed
 TARS_KEPT = 64  # whose tables of contents are in memory, 1 MB for 3000 members
 
 
@@ -32,6 +35,9 @@ def open_binary(path: Path) -> BinaryIO:
     name = path.relative_to(tar).as_posix()
     if name not in members:
         raise FileNotFoundError(2, "No such file or directory", str(path))
+    if members[name].size > LARGEST_MEMBER:
+        found = f"{members[name].size >> 20} MiB, more than {LARGEST_MEMBER >> 20}"
+        raise OSError(None, f"a file of {found} in a tar", str(path))
     with tar.open("rb") as file:
         file.seek(members[name].offset)
         return io.BytesIO(file.read(members[name].size))
@@ -62,14 +68,21 @@ def _tar(path: Path) -> Path | None:
 
 
 @lru_cache(TARS_KEPT)
-def _members(tar: Path, _size: int, _mtime: int) -> dict[str, Place]:
+def _members(tar: Path, size: int, _mtime: int) -> dict[str, Place]:
     """The regular files of a tar, by name. Raises OSError for a file that is none."""
+    found = {}
+    end = -1  # of what was looked at
     try:
         with tarfile.open(tar, "r:") as archive:
-            return {
-                member.name: Place(member.offset_data, member.size)
-                for member in archive
-                if member.isreg()
-            }
-    except tarfile.TarError as error:
-        raise OSError(None, f"damaged tar ({error})", str(tar)) from error
+            for member in archive:
+                if member.offset <= end or member.size < 0 or member.offset_data > size:
+                    # A size below zero would lead back, and round and round.
+                    raise tarfile.ReadError("a size that cannot be")
+                end = member.offset
+                if member.isreg():
+                    found[member.name] = Place(member.offset_data, member.size)
+    except OSError:
+        raise
+    except Exception as error:  # headers made up to fail raise nearly anything
+        raise OSError(None, f"damaged tar ({shortened(str(error))})", str(tar)) from error
+    return found

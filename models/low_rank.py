@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from .content import is_finite
 from .weights import CONTROL, LORA_DOWN, UNET, Kind, StateDict, WeightFile, WeightsError
 
 DOWN, UP, ALPHA = LORA_DOWN, ".lora_up.", ".alpha"
@@ -48,8 +49,8 @@ def _whole_weight(weights: WeightFile, name: str, unet: Mapping[str, Tensor]) ->
         )
     fits = (
         up is not None and alpha is not None and alpha.numel() == 1
-        and down.ndim == up.ndim == base.ndim
-        and up.shape[1] == down.shape[0] and up[0, 0].numel() == 1
+        and down.ndim == up.ndim == base.ndim >= 2
+        and up.shape[1] == down.shape[0] > 0 and up.shape[2:].numel() == 1
         and (up.shape[0], *down.shape[1:]) == tuple(base.shape)
     )  # fmt: skip
     if not fits or up is None or alpha is None:
@@ -60,4 +61,10 @@ def _whole_weight(weights: WeightFile, name: str, unet: Mapping[str, Tensor]) ->
     rank = down.shape[0]
     product = up.float().flatten(1) @ down.float().flatten(1)
     change = product.view(base.shape) * (float(alpha) / rank)
-    return (base.to(change.device).float() + change).to(base.dtype)
+    whole = (base.to(change.device).float() + change).to(base.dtype)
+    if not is_finite(whole):
+        raise WeightsError(
+            f"{weights.path}: the factors of {key} make values that are not finite: the training "
+            "diverged, or the file is damaged. Use an earlier step, or download it again."
+        )
+    return whole

@@ -335,10 +335,19 @@ def merge(base: Mapping[str, Tensor], bundle: WeightFile) -> StateDict:
     check_keys(decoder, expected, f"{bundle.path}: decoder")
     control = {CONTROL + key: value for key, value in bundle.control().items()}
     decoder = {
-        key: value.to(torch.promote_types(value.dtype, base[key].dtype))
-        for key, value in decoder.items()
+        key: value.to(_wider(value.dtype, base[key].dtype)) for key, value in decoder.items()
     }
     return {**base, **decoder, **control}
+
+
+def _wider(first: torch.dtype, second: torch.dtype) -> torch.dtype:
+    """The number format that holds the values of both."""
+    if first == second:
+        return first
+    if first.itemsize != second.itemsize:
+        return max(first, second, key=lambda dtype: dtype.itemsize)
+    # PyTorch does not promote the two formats of 8 bits, which float16 holds.
+    return torch.float16 if first.itemsize == 1 else torch.promote_types(first, second)
 
 
 def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..common.pixel_budget import LARGEST_SAMPLED
+
 MOST_PIXELS = 1 << 28  # of all masks or images that a node puts out; 1 GiB for each channel
-MAX_SIZE = 4096  # pixels of an image's width and height
 
 
 def check_pixels(count: int, width: int, height: int, what: str, advice: str) -> None:
@@ -22,8 +23,8 @@ def check_total(pixels: int, what: str, advice: str) -> None:
 
 def check_sampled_size(width: int, height: int) -> None:
     """Raise ValueError for an image larger than any may be, such as one of a mask's size."""
-    if max(width, height) > MAX_SIZE:
+    if max(width, height) > LARGEST_SAMPLED:
         raise ValueError(
-            f"The image would have {width}x{height} pixels; at most {MAX_SIZE} are sampled in "
-            "either direction. Set width and height; the mask is stretched to them."
+            f"The image would have {width}x{height} pixels; at most {LARGEST_SAMPLED} are sampled "
+            "in either direction. Set width and height; the mask is stretched to them."
         )

@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..common.pixel_budget import LARGEST_SAMPLED
 from ..models.dhi import DOWNSCALE
 from .conditioning import Conditioning
-from .limits import MAX_SIZE
 from .sampling import (
     PUBLISHED_SCHEDULER,
     Settings,
@@ -88,7 +88,7 @@ def _mask_input() -> io.Input:
 
 def sampling_inputs() -> list[io.Input]:
     """Seed, `Settings` and size."""
-    size = {"default": 0, "min": 0, "max": MAX_SIZE, "step": DOWNSCALE, "optional": True}
+    size = {"default": 0, "min": 0, "max": LARGEST_SAMPLED, "step": DOWNSCALE, "optional": True}
     return [
         seed_input("Same seed, same image. Another seed makes another image of the same mask."),
         io.Int.Input(

@@ -21,7 +21,7 @@ class Canvas:
     """What a lesion is painted into, and where.
 
     image: (H, W, 3), uint8. mask: (H, W), bool. blend: (1, 1, H, W) in [0, 1], 1 on the lesion and
-    0 where the image stays as it is.
+    0 where the image stays as it is; in float16, as several large photographs may wait.
     """
 
     image: np.ndarray
@@ -34,7 +34,7 @@ class Canvas:
         image = backgrounds.pixels_for(seed)
         mask = stretched(mask, (image.shape[1], image.shape[0]))
         blend = soft_edge(torch.from_numpy(mask).float()[None, None], backgrounds.edge)
-        return cls(image, mask, blend)
+        return cls(image, mask, blend.half())
 
 
 def images_at(canvases: Sequence[Canvas], height: int, width: int) -> Tensor:
@@ -44,7 +44,7 @@ def images_at(canvases: Sequence[Canvas], height: int, width: int) -> Tensor:
 
 def blends_at(canvases: Sequence[Canvas], height: int, width: int) -> Tensor:
     """Where latents of that size are sampled: (B, 1, height, width) in [0, 1]."""
-    return torch.cat([_resized(each.blend, height, width) for each in canvases])
+    return torch.cat([_resized(each.blend.float(), height, width) for each in canvases])
 
 
 def painted(image: Tensor, canvas: Canvas) -> Tensor:

@@ -15,6 +15,7 @@ from ..common.backgrounds import Backgrounds
 from ..common.mask_files import stretched
 from ..common.pair_files import PairFiles
 from ..common.pictures import Size
+from ..common.pixel_budget import LARGEST_SAMPLED
 from ..common.size_batches import SizeBatches
 from .errors import SynthesisError
 from .masks import Classes
@@ -86,6 +87,11 @@ class Masking:
             raise ValueError(
                 f"mask {item.stem} is {width}x{height} pixels; images are made in multiples of "
                 f"{DOWNSCALE}: give --resolution, to which masks are stretched"
+            )
+        if max(size) > LARGEST_SAMPLED:
+            raise ValueError(
+                f"mask {item.stem} is {width}x{height} pixels; images of at most {LARGEST_SAMPLED} "
+                "in either direction are made: give --resolution, to which masks are stretched"
             )
         sampled = mask if size == (width, height) else stretched(mask, size)
         if self.backgrounds is None:

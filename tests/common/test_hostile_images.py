@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from siamese_diffusion.common import pictures
 from siamese_diffusion.common.pictures import read_image, read_mask, read_palette_mask
 from siamese_diffusion.common.pixel_budget import PixelBudget
+from siamese_diffusion.common.png_rows import has_all_rows
 from support.small_datasets import lesion, load, photo, problems, save, write_list
 
 Read = Callable[[Path], np.ndarray]
@@ -242,6 +243,70 @@ def test_pixels_in_flight_are_bounded_and_all_are_served() -> None:
     for thread in threads:
         thread.join()
     assert len(served) == 40 and 0 < most[0] <= 100
+
+
+# Files that end early, or are much larger than their pixels
+
+
+@pytest.mark.parametrize("colour, channels", [(0, 1), (2, 3), (4, 2), (6, 4)])
+@pytest.mark.parametrize("rows", [0, 1, 7, 8])
+def test_a_png_without_its_last_rows_is_refused(
+    colour: int, channels: int, rows: int, tmp_path: Path
+) -> None:
+    """Its checksums are right: whoever wrote it stopped too soon. Pillow shows them black."""
+    pixels = np.full((8, 6, channels), 60_000, np.uint16)
+    whole = png(pixels, colour)
+    length = whole.index(b"IDAT") - 4
+    header = png(pixels, colour)[:length]
+    (tmp_path / "x.png").write_bytes(header + png(pixels[:rows], colour)[length:])
+    if rows == 8:
+        assert (read_image(tmp_path / "x.png") > 0).all()
+        return
+    with pytest.raises(ValueError, match=r"x\.png: .*ends before its last row|truncated"):
+        read_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (8, 8), (9, 21)])
+def test_an_interlaced_png_is_whole_with_all_its_passes(size: tuple[int, int]) -> None:
+    """Rows of 3 bytes a pixel: as the specification of PNG says which pixel is in which pass."""
+    width, height = size
+    numbers = [
+        [1, 6, 4, 6, 2, 6, 4, 6], [7] * 8, [5, 6] * 4, [7] * 8,
+        [3, 6, 4, 6, 3, 6, 4, 6], [7] * 8, [5, 6] * 4, [7] * 8,
+    ]  # fmt: skip
+    tiled = np.tile(np.array(numbers), (3, 3))[:height, :width]
+    data = b""
+    for number in range(1, 8):
+        for row in tiled == number:
+            data += b"\0" + b"\x10" * (3 * int(row.sum())) if row.any() else b""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1)
+    for missing in (0, 1):
+        content = zlib.compress(data[: len(data) - missing])
+        file = b"\x89PNG\r\n\x1a\n"
+        for kind, part in ((b"IHDR", header), (b"IDAT", content)):
+            file += struct.pack(">I", len(part)) + kind + part + bytes(4)
+        assert has_all_rows(io.BytesIO(file)) == (not missing)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp", ".webp"])
+def test_a_file_much_larger_than_its_pixels_is_refused(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / f"x{suffix}", photo())
+    read_image(path)
+    with path.open("ab") as file:
+        file.truncate(path.stat().st_size + (5 << 20))
+    monkeypatch.setattr(pictures, "OTHER_BYTES", 4 << 20)
+    with pytest.raises(
+        ValueError, match=rf"x\{suffix}: .*5 MiB for .* at most 4 MiB are read; save"
+    ):
+        read_image(path)
+
+
+def test_signed_pixels_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tif", Image.fromarray(photo()[..., 0]), tiffinfo={339: (2,)})
+    with pytest.raises(ValueError, match=r"x\.tif: .*signed numbers; save it with values from 0"):
+        read_image(path)
 
 
 # The one report

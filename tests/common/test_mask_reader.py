@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from siamese_diffusion.common.mask_files import picture_files
 from siamese_diffusion.common.pictures import read_mask
+from support.processes import without_rights
 from support.small_datasets import lesion, load, problems, save, write_list
 
 pytest_plugins = ["support.comfy_inside"]
@@ -48,3 +50,15 @@ def test_both_halves_refuse_each_mask_of_zeros_and_ones(
     assert len(listed) == 10
     for number, (path, line) in enumerate(zip(wrong, listed, strict=True), start=3):
         assert f"line {number}: mask {path}: " in line
+
+
+def test_a_subfolder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/2.png"):
+        save(tmp_path / name, lesion())
+    assert [*picture_files(tmp_path, subfolders=True)] == ["a/1", "b/2"]
+    (tmp_path / "b").chmod(0)
+    try:
+        with without_rights(), pytest.raises(ValueError, match=r"b: cannot be read \(Permission"):
+            picture_files(tmp_path, subfolders=True)
+    finally:
+        (tmp_path / "b").chmod(0o700)

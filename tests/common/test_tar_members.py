@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from siamese_diffusion.common import tar_members
 from siamese_diffusion.common.hashes import file_hash
 from siamese_diffusion.common.pictures import pixel_count, read_image, read_mask
 from siamese_diffusion.common.tar_members import is_there
@@ -60,3 +61,53 @@ def test_a_tar_that_was_written_again_is_read_again(tar: Path, tmp_path: Path) -
     with tarfile.open(tar, "w") as archive:
         archive.add(black, "a.mask.png")
     assert not read_mask(tar / "a.mask.png").any()
+
+
+def header(name: str, size: int = 0, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A member's header with any size, also one that no archive can have."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    block = bytearray(info.tobuf())
+    block[124:136] = size.to_bytes(12, "big", signed=True) if size < 0 else b"%011o\0" % size
+    block[148:156] = b"%06o\0 " % (256 + sum(block[:148]) + sum(block[156:]))
+    return bytes(block)
+
+
+LINK = header("././@LongLink", 5, tarfile.GNUTYPE_LONGNAME) + b"abcd".ljust(512, b"\0")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header("empty") + header("back", -512),
+        header("empty") + header("far back", -(1 << 40)),
+        header("large", 8**11 - 1) + header("behind"),
+        LINK * 5000 + header("deep"),
+    ],
+    ids=["back", "far back", "large", "long names"],
+)
+def test_made_up_headers_end_in_a_message(tmp_path: Path, content: bytes) -> None:
+    """None leads round in a circle: Python's own reader never comes back from the first."""
+    (tmp_path / "x.tar").write_bytes(content + bytes(1024))
+    with pytest.raises(ValueError, match=r"x.tar/1.png: (cannot be decoded .*damaged tar|no such)"):
+        read_image(tmp_path / "x.tar" / "1.png")
+
+
+def test_any_format_is_read_from_a_tar(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as archive:
+        for suffix in ("png", "jpg", "bmp", "tif", "webp"):
+            Image.new("RGB", (8, 8), (200, 100, 50)).save(tmp_path / f"a.{suffix}")
+            archive.add(tmp_path / f"a.{suffix}", f"a.{suffix}")
+    for suffix in ("png", "jpg", "bmp", "tif", "webp"):
+        assert np.array_equal(
+            read_image(path / f"a.{suffix}"), read_image(tmp_path / f"a.{suffix}")
+        )
+
+
+def test_a_member_that_no_picture_needs_is_refused(
+    tar: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tar_members, "LARGEST_MEMBER", 50)
+    with pytest.raises(ValueError, match=r"a.mask.png: cannot be decoded .*in a tar"):
+        read_image(tar / "a.mask.png")

@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from siamese_diffusion.common.files import replacing
 from siamese_diffusion.common.mask_files import stretched
 from siamese_diffusion.common.pictures import read_image, read_mask
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from siamese_diffusion.common.size_batches import SizeBatches
 from siamese_diffusion.synthesis.errors import SynthesisError
-from siamese_diffusion.synthesis.plan import Item
-from siamese_diffusion.synthesis.shard import Outcome, Wanted
+from siamese_diffusion.synthesis.masks import MaskFiles
+from siamese_diffusion.synthesis.plan import Item, Plan
+from siamese_diffusion.synthesis.shard import Masking, Outcome, Wanted
 from support.stub_models import MakeKilled, Stub
 from support.synthesis_runs import contents, random_job, run_job
 
@@ -139,6 +141,17 @@ def test_masks_are_stretched_as_comfyui_and_training_do(size: tuple[int, int]) -
         torch.from_numpy(mask)[None, None].float(), (size[1], size[0]), mode="nearest-exact"
     )
     assert np.array_equal(stretched(mask, size), expected[0, 0].numpy() > 0)
+
+
+def test_an_image_larger_than_any_may_be_is_not_sampled(tmp_path: Path) -> None:
+    """By a mask's own size; with --resolution it is stretched."""
+    Image.fromarray(np.zeros((8, 4104), np.uint8)).save(tmp_path / "wide.png")
+    item = Plan(MaskFiles(["wide"], [str(tmp_path / "wide.png")], ["a"]), 1).item(0)
+    with pytest.raises(
+        ValueError, match=r"mask wide is 4104x8 pixels; .*at most 4096 .*resolution"
+    ):
+        Masking({}, None).read(item)
+    assert Masking({}, (64, 8)).read(item).mask.shape == (8, 64)
 
 
 @pytest.mark.slow

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...common.natural_order import natural
 from ...common.pairs import Listing, Pair
 from ...common.pictures import PICTURE_SUFFIXES
 from ...common.text_files import read_text
+from ...common.visible_files import visible_files
 
 CAPTION_SUFFIXES = (".txt", ".caption")
 MASK_ENDINGS = ("_mask", "_segmentation")
@@ -66,7 +67,12 @@ def _image_files(folder: Path, other: Path, listing: Listing) -> dict[str, Path]
     files: dict[str, Path] = {}
     ignored: Counter[str] = Counter()
     skipped = other if folder in other.parents else None
-    for path in sorted(_visible_files(folder, skipped, listing), key=natural):
+
+    def unreadable(error: OSError) -> None:
+        listing.problems.append(f"{error.filename}: cannot be read ({error.strerror})")
+
+    found = visible_files(folder, unreadable, skipped=skipped)
+    for path in sorted(found, key=natural):
         relative = path.relative_to(folder)
         if path.suffix.lower() not in PICTURE_SUFFIXES:
             ignored[path.suffix.lower() or path.name] += 1
@@ -82,21 +88,6 @@ def _image_files(folder: Path, other: Path, listing: Listing) -> dict[str, Path]
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(ignored.items()))
         listing.notes.append(f"{folder}: files that are not images were left out: {counts}")
     return files
-
-
-def _visible_files(folder: Path, skipped: Path | None, listing: Listing) -> Iterator[Path]:
-    """All below `folder` that is no folder and not hidden; what cannot be read is a problem."""
-
-    def unreadable(error: OSError) -> None:
-        listing.problems.append(f"{error.filename}: cannot be read ({error.strerror})")
-
-    # Not rglob: it passes over folders that cannot be read.
-    for place, folders, files in os.walk(folder, onerror=unreadable):
-        inside = Path(place)
-        folders[:] = [n for n in folders if not n.startswith(".") and inside / n != skipped]
-        for name in files:
-            if not name.startswith("."):
-                yield inside / name
 
 
 def _match(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
