@@ -23,9 +23,12 @@ from ..training.method.networks import SiameseNetworks
 
 
 def interleave(
-    sides: Mapping[str, Callable[[], object]], rounds: int, device: torch.device | str = "cpu"
+    sides: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device | str = "cpu",
+    before: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds of each side in each round.
+    """Seconds of each side in each round; without those of `before`, which runs before each.
 
     The sides take turns, so that whatever else the machine does slows them all alike. Each runs
     once before, unmeasured.
@@ -33,6 +36,7 @@ def interleave(
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, side in sides.items():
+            before()
             started = _now(device)
             side()
             elapsed = _now(device) - started
