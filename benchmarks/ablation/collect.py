@@ -1,6 +1,7 @@
 """From the grid's folder to results/*.json, which is all that tables and plots need.
 
 python -m siamese_diffusion.benchmarks.ablation.collect OUT
+python -m siamese_diffusion.benchmarks.ablation.collect FEW --name few     # grid_few.json, ...
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from ...evaluation.intervals import bootstrap
-from ...tools.nuclei_crops import read_crops
+from ...tools.nuclei_crops import Crop, read_crops
+from ...tools.otsu import nuclei
+from ...tools.pairs import shuffled_iou
 from ...tools.train_autoencoder import evaluate_nuclei, load_autoencoder
-from .cells import Cell
+from .cells import ALL, Cell
 from .likeness import Likeness
 
 RESULTS = Path(__file__).parent / "results"
@@ -77,44 +80,70 @@ def compare(cells: dict[Cell, Row], groups: Sequence[str]) -> list[Row]:
     return found
 
 
+def real_figures(crops: Sequence[Crop]) -> dict[str, float]:
+    """What alignment is compared with: real images of the masks, also through the autoencoder
+    (what any model with it can reach), and with every mask but their own (the floor)."""
+    real = evaluate_nuclei(load_autoencoder(), crops)
+    found = [nuclei(crop.image) for crop in crops]
+    return {
+        "masks": len(crops),
+        "real": real["iou_original"],
+        "autoencoder": real["iou"],
+        "shuffled": shuffled_iou([crop.mask for crop in crops], found),
+    }
+
+
 def write(name: str, content: object) -> None:
     (RESULTS / name).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
-def collect(out: Path) -> None:
-    """Write what there is in the grid's folder. Raises OSError, ValueError or KeyError."""
+def collect(out: Path, name: str = "") -> None:
+    """Write what there is in the grid's folder. Raises OSError, ValueError or KeyError.
+
+    name: of another grid than the main one, whose files it ends the names of. Those of downstream
+    figures tell tiles, segmenters and arms, and stay as they are.
+    """
+    ending = f"_{name}" if name else ""
     crops, cells = read_crops("test"), read_cells(out)
-    write("grid.json", [without_each(row) for row in cells.values()])
-    write("comparisons.json", compare(cells, [crop.group for crop in crops]))
-    real = evaluate_nuclei(load_autoencoder(), crops)
-    write(
-        "real.json",
-        {
-            "masks": len(crops),
-            "real": real["iou_original"],
-            "autoencoder": real["iou"],
-            "training_images": Likeness(out).floor(),
-        },
-    )
-    copy(out.glob("downstream-*.json"))
-    copy(out.glob("sampler_settings.json"))
-    for branch in ("mask_branch", "image_branch"):
-        sheet = out / Cell("published", 40, 0).name / f"{branch}.png"
-        if sheet.is_file():
-            shutil.copy(sheet, RESULTS / f"{branch}.png")
-
-
-def copy(paths: Iterable[Path]) -> None:
-    for path in paths:
+    write(f"grid{ending}.json", [without_each(row) for row in cells.values()])
+    write(f"comparisons{ending}.json", compare(cells, [crop.group for crop in crops]))
+    real = {**real_figures(crops), "training_images": Likeness(out).floor()}
+    write(f"real{ending}.json", real)
+    for path in out.glob("downstream-*.json"):
         shutil.copy(path, RESULTS / path.name)
+    for path in out.glob("sampler_settings.json"):
+        shutil.copy(path, RESULTS / f"sampler_settings{ending}.json")
+    copy_sheets(out, sheets(cells, name))
+
+
+def sheets(cells: Iterable[Cell], name: str) -> dict[Cell, str]:
+    """Cells whose pictures are kept, and how their names end: the one of the main grid that the
+    page shows; of another grid, those of seed 0 with the fewest tiles."""
+    if not name:
+        return {Cell("published", 40, 0): ""}
+    first = [cell for cell in cells if cell.seed == 0 and cell.tiles != ALL]
+    fewest = min((cell.tiles for cell in first), default=ALL)
+    return {cell: f"_{name}-{cell.tiles}-{cell.arm}" for cell in first if cell.tiles == fewest}
+
+
+def copy_sheets(out: Path, chosen: Mapping[Cell, str]) -> None:
+    for cell, ending in chosen.items():
+        for branch in ("mask_branch", "image_branch"):
+            sheet = out / cell.name / f"{branch}.png"
+            if sheet.is_file():
+                shutil.copy(sheet, RESULTS / f"{branch}{ending}.png")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 where a file is missing or wrong."""
     parser = argparse.ArgumentParser(prog="collect", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path, help="the grid's folder")
+    parser.add_argument(
+        "--name", default="", help="of another grid than the main one: few for grid_few.json"
+    )
+    given = parser.parse_args(argv)
     try:
-        collect(parser.parse_args(argv).out)
+        collect(given.out, given.name)
     except (OSError, ValueError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -92,7 +92,10 @@ def _difference(value: dict[str, float]) -> str:
 
 
 def draw_trade_off(rows: Sequence[Row], path: Path) -> None:
-    """Likeness to real images against variety within a mask: down and right is better."""
+    """Frechet distance against variety within a mask, a point for each branch and seed.
+
+    Spreads have their interval; of the Frechet distance none was measured.
+    """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for arm, colour in (("mask_only", "tab:orange"), ("published", "tab:blue")):
@@ -101,8 +104,8 @@ def draw_trade_off(rows: Sequence[Row], path: Path) -> None:
         images = [row["image_branch"] for row in mine if row["image_branch"]]
         _points(axes, images, f"{arm}, image branch (image + mask)", "s", colour)
     axes.set(
-        xlabel="spread: mean difference in grey values between images of one mask",
-        ylabel="Frechet distance to real test images",
+        xlabel="spread: mean difference in grey values between images of one mask (95 % interval)",
+        ylabel="Frechet distance to real test images (no interval)",
         xlim=(0, None),
     )
     axes.grid(alpha=0.3)
@@ -115,6 +118,8 @@ def _points(axes: Axes, rows: Sequence[Row], label: str, mark: str, colour: str)
         return
     x = [row["spread"]["mean"] for row in rows]
     y = [row["fidelity"]["frechet"] for row in rows]
+    ends = [(row["spread"]["low"], row["spread"]["high"]) for row in rows]
+    axes.hlines(y, *zip(*ends, strict=True), color=colour, linewidth=1, alpha=0.5)
     fill = colour if mark == "o" else "none"
     axes.plot(x, y, mark, label=label, color=colour, markerfacecolor=fill, markersize=8)
 
@@ -161,11 +166,12 @@ def show(results: Path) -> None:
     grid, settings = read(results / "grid.json"), read(results / "sampler_settings.json")
     draw_trade_off(grid, results / "trade_off.png")
     draw_settings(settings, results / "sampler_settings.png")
-    tables = {
-        "grid": grid_table(grid),
-        "comparisons": comparison_table(read(results / "comparisons.json")),
-        "sampler settings": settings_table(settings),
-    }
+    tables = {"sampler settings": settings_table(settings)}
+    # grid_cpu.json is older, and has no likeness.
+    for path in sorted({*results.glob("grid*.json")} - {results / "grid_cpu.json"}):
+        tables[path.stem] = grid_table(read(path))
+    for path in sorted(results.glob("comparisons*.json")):
+        tables[path.stem] = comparison_table(read(path))
     for path in sorted(results.glob("downstream-*.json")):
         content = read(path)
         draw_downstream(content, path.with_suffix(".png"))

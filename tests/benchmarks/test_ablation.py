@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from siamese_diffusion.benchmarks.ablation import __main__ as ablation
 from siamese_diffusion.benchmarks.ablation import (
     collect,
@@ -167,6 +169,61 @@ def test_arms_are_compared_mask_by_mask_over_the_seeds_that_both_have() -> None:
     assert found["difference"]["low"] == pytest.approx(0.02)
     assert found["better_in"] == 1
     assert found["difference"]["n"] == 10
+
+
+def test_what_alignment_is_compared_with_is_counted_in_pixels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two images that show a mask and half of it; the third mask is in no image."""
+    masks = np.zeros((3, 64, 64), bool)
+    masks[0, :32], masks[1, :16], masks[2, 48:] = True, True, True
+    shown = (masks[0], masks[0], masks[0])
+    crops = [
+        Crop(f"tile_{number}", "a", np.where(seen, 200, 20).astype(np.uint8), mask)
+        for number, (mask, seen) in enumerate(zip(masks, shown, strict=True))
+    ]
+    monkeypatch.setattr(collect, "load_autoencoder", Same)
+    found = collect.real_figures(crops)
+    assert found["masks"] == 3
+    assert found["real"] == found["autoencoder"] == pytest.approx((1 + 0.5 + 0) / 3)
+    assert found["shuffled"] == pytest.approx((2 * 1 + 2 * 0.5 + 2 * 0) / 6)
+
+
+class Same:
+    """An autoencoder that loses nearly nothing."""
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return 0.99 * latents
+
+
+def test_another_grid_goes_to_files_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(collect, "read_crops", lambda split: read_crops(split)[:4])
+    monkeypatch.setattr(collect, "Likeness", lambda _: SimpleNamespace(floor=lambda: {"kid": 0.1}))
+    (tmp_path / "results").mkdir()
+    names = {"main": "", "few": "few"}
+    cells = [Cell(arm, 5, seed) for arm in ("mask_only", "published") for seed in (0, 1)]
+    for folder, cell in [("main", Cell("published", 40, 0)), *(("few", cell) for cell in cells)]:
+        (place := tmp_path / folder / cell.name).mkdir(parents=True)
+        (place / "figures.json").write_text(json.dumps(row(cell, 0.8, [0.8] * 4)))
+        (place / "mask_branch.png").write_text(cell.name)
+    for folder, name in names.items():
+        assert collect.main([str(tmp_path / folder), "--name", name]) == 0
+    found = {path.name: path.read_text("utf-8") for path in (tmp_path / "results").iterdir()}
+    assert len(json.loads(found["grid.json"])) == 1 and len(json.loads(found["grid_few.json"])) == 4
+    assert json.loads(found["comparisons.json"]) == []
+    assert json.loads(found["comparisons_few.json"])[0]["seeds"] == 2
+    assert json.loads(found["real_few.json"])["training_images"] == {"kid": 0.1}
+    assert {name: text for name, text in found.items() if name.endswith(".png")} == {
+        "mask_branch.png": "published-40-seed0",
+        "mask_branch_few-5-mask_only.png": "mask_only-5-seed0",
+        "mask_branch_few-5-published.png": "published-5-seed0",
+    }
 
 
 def test_tables_and_plots_come_from_the_cells_figures(

@@ -16,6 +16,11 @@ from .write import check_out, write_dataset
 
 # Dermoscopic photos have up to 30 megapixels: as PNG about ten times what training at 384 px needs.
 LARGEST_SHORT_SIDE = 1024
+NO_VALIDATION = (
+    "No validation split was published, and none is made. siamese-evaluate holds out a part of "
+    "train/ by itself; for a validation loss give the trainer --validation_split 0.1. Both take "
+    "whole groups."
+)
 
 
 @dataclass(frozen=True)
@@ -64,4 +69,6 @@ def prepare(name: str, folder: Path, out: Path) -> Prepared:
             f"{seen} pairs that were published for validation or test share their group or image "
             f"with training; they are in folders whose names end in {SEEN}."
         )
+    if not any(item.split == "val" for item in items):
+        notes.append(NO_VALIDATION)
     return Prepared(items, notes)

@@ -89,11 +89,16 @@ def refused(capsys: pytest.CaptureFixture[str], name: str, folder: Path, out: Pa
     ],
 )
 def test_a_dataset_becomes_pairs_that_training_reads(
-    name: str, counts: dict[str, int], archive: Archive, tmp_path: Path
+    name: str,
+    counts: dict[str, int],
+    archive: Archive,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main([name, str(archive(name)), str(tmp_path / "out")]) == 0
     found = splits(tmp_path / "out")
     assert {split: len(pairs) for split, pairs in found.items()} == counts
+    assert ("No validation split" in capsys.readouterr().out) == ("val" not in counts)
     for pairs in found.values():
         assert all(pair.caption and pair.group for pair in pairs)
         for pair in pairs[:3]:
