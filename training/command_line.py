@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..common.arguments import Parser
+from ..common.processes import is_first_process
 from ..common.text import shortened, shown
 from .config import TrainConfig
 from .errors import ConfigError
-from .hosts.sd_scripts.aliases import KNOWN, kind_of, parse_aliases, translate
-from .hosts.sd_scripts.flags import HOST_FLAGS, is_off, refuse
+from .hosts.sd_scripts.aliases import KNOWN, NO_MEANING, kind_of, parse_aliases, translate
+from .hosts.sd_scripts.flags import HOST_FLAGS, by_flag, is_off, refuse, without_effect
 from .hosts.sd_scripts.locate import find_sd_scripts
 from .options import GROUPS
 from .sd_scripts_options import SdScriptsOptions
-from .toml_files import read_toml
+from .toml_files import read_toml, to_toml
+
+log = logging.getLogger(__name__)
 
 PROBLEMS_SHOWN = 20
 # Flags that say what is imported: a configuration may come from a stranger, beside other files.
@@ -37,31 +41,58 @@ own work too: see docs/sd-scripts.md.
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> TrainConfig:
-    """Read the command line and `--config_file`. Raises ConfigError; argparse exits with 2."""
+    """Read the command line and `--config_file`.
+
+    Raises ConfigError; argparse exits with 2, and `--output_config` with 0 once it has written.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    refuse([word.partition("=")[0][2:] for word in given if word.startswith("--")])
     parser = build_parser()
-    namespace, others = parser.parse_known_args(given)
+    namespace, words = parser.parse_known_args(given)
     values = vars(namespace)
-    aliases, others = parse_aliases(others)
-    from_file: dict[str, Any] = {}
+    aliases, words = parse_aliases(words)
+    theirs = by_flag(words)
+    off = {name for name, value in theirs.items() if is_off(name, value)}
+    refuse([name for name in theirs if name not in off])
     config_file = values.pop("config_file", None)
-    if config_file is not None:
-        in_file, from_file, aliases_in_file = read_config_file(config_file)
+    to_file = aliases.pop("output_config", False)
+    if config_file is not None and not to_file:
+        in_file, theirs_in_file, aliases_in_file = read_config_file(config_file, off)
         values = {**in_file, **values}
+        theirs = {**theirs_in_file, **theirs}
         aliases = {**aliases_in_file, **aliases}
+    aliases = {name: value for name, value in aliases.items() if not is_off(name, value)}
     values |= translate(aliases, values)
-    values |= launcher_precision(values.get("mixed_precision"))
-    if others or from_file:
-        values["host_options"] = _host_options(parser, others, from_file, values)
-    missing = [
-        f"--{item.name}"
+    theirs = {name: value for name, value in theirs.items() if name not in off}
+    theirs = _with_effect(theirs, aliases, values)
+    if theirs:
+        values["host_options"] = _host_options(parser, theirs, words, values)
+    if to_file:
+        write_config_file(config_file, values)
+        raise SystemExit(0)
+    if missing := _missing(values):
+        raise ConfigError(f"{', '.join(f'--{name}' for name in missing)}: required; see --help.")
+    return TrainConfig(**{**values, **launcher_precision(values.get("mixed_precision"))})
+
+
+def _missing(values: Mapping[str, Any]) -> list[str]:
+    """The required flags that are not given."""
+    return [
+        item.name
         for item in fields(TrainConfig)
         if item.default is MISSING and item.default_factory is MISSING and item.name not in values
     ]
-    if missing:
-        raise ConfigError(f"{', '.join(missing)}: required; see --help.")
-    return TrainConfig(**values)
+
+
+def _with_effect(
+    theirs: Mapping[str, Any], aliases: Mapping[str, Any], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Those of sd-scripts' flags that do something; one warning names all others."""
+    idle = {name: "" for name in aliases if name in NO_MEANING}
+    idle |= {name: f" (for {of})" for name, of in without_effect(theirs, values).items()}
+    if idle:
+        names = ", ".join(f"--{name}{of}" for name, of in sorted(idle.items()))
+        log.warning("Note: left out, without a meaning here: %s.", names)
+    return {name: value for name, value in theirs.items() if name not in idle}
 
 
 def launcher_precision(given: str | None) -> dict[str, str]:
@@ -83,41 +114,69 @@ def launcher_precision(given: str | None) -> dict[str, str]:
 
 
 def _host_options(
-    parser: Parser,
-    others: list[str],
-    from_file: dict[str, Any],
-    values: Mapping[str, Any],
+    parser: Parser, theirs: Mapping[str, Any], words: Sequence[str], values: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Flags that are sd-scripts' own, read by its own parser where it is the host."""
-    names = [word.partition("=")[0] for word in others if word.startswith("--")]
-    foreign = [name for name in names if name[2:] not in HOST_FLAGS]
-    if foreign or not (names or from_file):
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if theirs.keys() - HOST_FLAGS:
+        parser.error(f"unrecognized arguments: {' '.join(words)}")
     folder = find_sd_scripts(values.get("host"), values.get("sd_scripts"))
     if folder is None:
-        flags = ", ".join(dict.fromkeys([*names, *(f"--{name}" for name in from_file)]))
+        flags = ", ".join(f"--{name}" for name in theirs)
         raise ConfigError(f"{flags}: needs sd-scripts as host; give its folder with --sd_scripts.")
     from .hosts.sd_scripts.library import parse_flags
 
-    return parse_flags(folder, others, from_file)
+    return parse_flags(folder, theirs)
 
 
-def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def write_config_file(path: Path | None, values: Mapping[str, Any]) -> None:
+    """Write flags to a TOML file that `--config_file` reads, without what that may not name.
+
+    Raises ConfigError for flags that no run can have, for no path, and for a file that is there.
+    """
+    # Others are given beside the file later.
+    TrainConfig(**{**dict.fromkeys(_missing(values), Path()), **values})
+    if path is None:
+        raise ConfigError("--output_config: needs --config_file, the name of the file to write.")
+    path = _with_suffix(path)
+    flat = {**values, **values.get("host_options", {})}
+    flat.pop("host_options", None)
+    code = [name for name in CODE_FLAGS if name in flat and not _is_installed(name, flat[name])]
+    if not is_first_process():
+        return
+    try:
+        content = to_toml({name: value for name, value in flat.items() if name not in code})
+        with path.open("x", encoding="utf-8") as file:
+            file.write(content)
+    except FileExistsError as error:
+        raise ConfigError(
+            f"--output_config: {path} is there already; give another --config_file, or delete it."
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"--output_config: {error}.") from error
+    log.info("Flags written to %s; give it with --config_file.", path)
+    if code:
+        names = ", ".join(f"--{name}" for name in code)
+        log.warning("Note: not in it: %s; a file may not name code. Give that beside it.", names)
+
+
+def read_config_file(
+    path: Path, off: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Flags from a TOML file: ours, those of sd-scripts' host, and its names for ours.
 
-    Names are as on the command line; tables are only headings. As in sd-scripts the file's name
-    may be given without .toml. Raises ConfigError for a missing or bad file, listing every unknown
-    name and wrong value.
+    Names are as on the command line, which has switched those of `off` off; tables are only
+    headings. Raises ConfigError for a missing or bad file, listing every unknown name and wrong
+    value.
     """
     try:
-        path = path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
+        path = _with_suffix(path)
         content = read_toml(path)
     except ValueError as error:
         raise ConfigError(f"--config_file {path}: {error}.") from error
     flat: dict[str, Any] = {}
     for name, value in content.items():
         flat |= value if isinstance(value, dict) else {name: value}
-    flat = {name: value for name, value in flat.items() if not is_off(name, value)}
+    flat = {n: value for n, value in flat.items() if n not in off and not is_off(n, value)}
     refuse([*flat], f"--config_file {path}: ")
     hints = get_type_hints(TrainConfig)
     values, theirs, aliases, problems = {}, {}, {}, []
@@ -148,6 +207,11 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[s
             "remove."
         )
     return values, theirs, aliases
+
+
+def _with_suffix(path: Path) -> Path:
+    """As in sd-scripts a file's name may be given without .toml."""
+    return path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
 
 
 def _is_installed(name: str, value: Any) -> bool:

@@ -1,7 +1,8 @@
-"""The one reader of TOML files."""
+"""The one reader and writer of TOML files."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,3 +39,27 @@ def read_toml(path: Path) -> Table:
     except ValueError as error:  # a number of 5,000 digits is no TOMLDecodeError
         advice = "; write Windows paths in single quotes" if "\\" in str(error) else ""
         raise ValueError(f"not TOML ({shortened(str(error))}); correct it{advice}") from error
+
+
+def to_toml(values: Table) -> str:
+    """Lines `name = value` for text, paths, numbers, booleans and lists of them.
+
+    Raises ValueError for text that is none, such as a file's name in another encoding.
+    """
+    text = "".join(f"{name} = {_written(value)}\n" for name, value in values.items())
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{error.object[error.start]!a} is no character of a text") from error
+    return text
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_written, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    # JSON's escapes are TOML's too, but for one control character that JSON leaves as it is.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

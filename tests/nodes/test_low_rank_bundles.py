@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,12 +10,21 @@ import pytest
 import torch
 from siamese_diffusion.models.fit import ENCODER
 from siamese_diffusion.models.low_rank import expanded
-from siamese_diffusion.models.weights import CONTROL, UNET, Kind, StateDict, WeightFile, merge
-from support.seeded_weights import load_model, seeded, weight_file
+from siamese_diffusion.models.weights import (
+    CONTROL,
+    UNET,
+    Kind,
+    StateDict,
+    WeightFile,
+    merge,
+    write_weights,
+)
+from support.seeded_weights import load_model, relative_error, seeded, weight_file
 
 pytest_plugins = ["support.comfy_inside"]
 pytestmark = pytest.mark.usefixtures("inference")
-RANK = 2
+RANK, ALPHA = 2, 3.0
+ROUNDING = 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +39,7 @@ def low_rank(bundle: StateDict) -> WeightFile:
         name, ones = key.removesuffix(".weight"), (1,) * (value.ndim - 2)
         tensors[f"{name}.lora_down.weight"] = seeded(f"{name}.down", (RANK, *value.shape[1:]))
         tensors[f"{name}.lora_up.weight"] = seeded(f"{name}.up", (len(value), RANK, *ones))
-        tensors[f"{name}.alpha"] = torch.tensor(3.0)
+        tensors[f"{name}.alpha"] = torch.tensor(ALPHA)
     return weight_file(tensors, Kind.LOW_RANK)
 
 
@@ -63,6 +73,34 @@ def test_base_and_low_rank_bundle_are_the_merged_model(
     assert not torch.equal(found[changed], base[UNET + changed])
     for key, value in control.items():
         assert torch.equal(value, merged[CONTROL + key]), key
+
+
+def test_decoder_strength_is_the_share_of_the_factors_and_of_the_whole_tensors(
+    pack: SimpleNamespace, base: StateDict, model: Any, low_rank: WeightFile,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """W + strength alpha / r up down; biases and norms a weighted mean; the ControlNet in full."""
+    import folder_paths
+
+    name, strength = "low_rank.safetensors", 0.25
+    write_weights(tmp_path / name, low_rank.tensors, {})
+    place = ([str(tmp_path)], {".safetensors"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "controlnet", place)
+    trained, control = pack.loader_nodes.SiameseBundleLoader.execute(model, name, strength).result
+    found = in_place(pack, trained)
+    factors = low_rank.tensors
+    for key in (key for key in base if key.startswith(UNET)):
+        layer, expected = key.removesuffix(".weight"), base[key]
+        if f"{layer}.lora_up.weight" in factors:
+            up, down = (factors[f"{layer}.lora_{way}.weight"].double() for way in ("up", "down"))
+            product = torch.einsum("or...,ri...->oi...", up, down)
+            expected = expected + strength * ALPHA / RANK * product
+        elif key in factors:
+            expected = (1 - strength) * expected + strength * factors[key]
+        assert relative_error(found[key.removeprefix(UNET)], expected) < ROUNDING, key
+    whole = expanded(low_rank, pack.decoder.unpatched_tensors(model)).tensors
+    for key, value in control.control_model.state_dict().items():
+        assert torch.equal(value, whole[CONTROL + key]), key
 
 
 def test_what_an_earlier_run_has_left_in_place_does_not_count(

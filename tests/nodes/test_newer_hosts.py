@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import inspect
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from siamese_diffusion.models.weights import WeightsError
 from siamese_diffusion.tools.comfy_host import ComfyHost
-from support.control_inputs import Sample, masks, photos
+from support.control_inputs import Sample, masks, photos, random
 from torch import Tensor
 
 pytest_plugins = ["support.comfy_inside", "support.control_sampling"]
@@ -75,6 +78,42 @@ def test_masks_and_images_in_half_precision_are_taken(
     assert page.result[0].shape == (1, 32 + 16, 64 + 16, 3)
     kept = picture_nodes.SiameseFilterPairs.execute([image.to(kind)], [mask.to(kind)], [0.0], ["a"])
     assert kept.result[2] == ["a"]
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_an_image_in_half_precision_guides_as_its_values_do(
+    pack: SimpleNamespace, control: Any, model: Any, kind: torch.dtype
+) -> None:
+    image = photos(1).to(kind)
+
+    def sampled(image: Tensor | None) -> Tensor:
+        positive, negative = ([[random(1, 77, 768, seed=seed), {}]] for seed in (1, 2))
+        pair = pack.conditioning_nodes.SiameseApplyMask.execute(
+            positive=positive, negative=negative, control_net=control, mask=masks(1), image=image
+        ).result
+        settings = pack.sampling.Settings(2, 7.0, "ddim", "ddim_published", seed=0)
+        return pack.sampling.sample(model, random(1, 4, 4, 4), *pair, settings)
+
+    found = sampled(image)
+    assert torch.equal(found, sampled(image.float()))
+    assert not torch.allclose(found, sampled(None))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_pairs_in_half_precision_are_saved(
+    pack: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: torch.dtype
+) -> None:
+    import folder_paths
+    from siamese_diffusion.nodes.dataset_nodes import SiameseSavePairs
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    monkeypatch.setattr(SiameseSavePairs, "hidden", None)
+    image, mask = photos(1).to(kind), masks(1)
+    SiameseSavePairs.execute(image, mask.to(kind), "a", "pairs", "")
+    with Image.open(tmp_path / "pairs/images/a.png") as file:
+        assert np.array_equal(np.asarray(file), np.rint(image[0].double().numpy() * 255))
+    with Image.open(tmp_path / "pairs/masks/a.png") as file:
+        assert np.array_equal(np.asarray(file), mask[0].numpy() * 255)
 
 
 @pytest.mark.parametrize(("full", "expected"), [(True, RuntimeError), (False, WeightsError)])

@@ -26,7 +26,13 @@ from siamese_diffusion.training.hosts.sd_scripts.aliases import (
     RENAMED,
     SWITCHES,
 )
-from siamese_diffusion.training.hosts.sd_scripts.flags import HOST_FLAGS, REFUSED
+from siamese_diffusion.training.hosts.sd_scripts.flags import (
+    HOST_FLAGS,
+    NEEDS,
+    NEUTRAL,
+    REFUSED,
+    SCHEDULE_FLAGS,
+)
 from siamese_diffusion.training.hosts.sd_scripts.library import NEEDED
 from siamese_diffusion.training.hosts.sd_scripts.locate import find_sd_scripts
 from siamese_diffusion.training.train_siamese import main
@@ -378,6 +384,25 @@ def test_the_documentation_says_what_becomes_of_every_flag() -> None:
     assert documented_flags("Said by another flag") == {*SWITCHES, *RENAMED, *COMPUTED}
     assert documented_flags("Always so") == ALWAYS_SO | ONE_VALUE.keys()
     assert documented_flags("Without a meaning here") == NO_MEANING
+
+
+def test_the_documentation_says_which_flags_have_no_effect() -> None:
+    text = (ROOT / "docs/sd-scripts.md").read_text(encoding="utf-8")
+    table = text.partition("### Of those, without an effect\n")[2].partition("\n### ")[0]
+    documented = {}
+    for line in table.splitlines()[6:]:
+        flag, value, needed = (cell.strip() for cell in line.strip("|").split("|"))
+        documented[flag] = ([float(value)] if value else [], needed)
+    expected = {
+        f"`--{name}`": (
+            [*NEUTRAL.get(name, ())],
+            f"`--{NEEDS[name]}`" if name in NEEDS
+            else f"`--lr_scheduler` {', '.join(SCHEDULE_FLAGS[name])}" if name in SCHEDULE_FLAGS
+            else "",
+        )
+        for name in HOST_FLAGS & {*NEUTRAL, *NEEDS, *SCHEDULE_FLAGS}
+    }  # fmt: skip
+    assert documented == expected
 
 
 def test_the_documentation_gives_the_reasons_for_what_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,6 +50,40 @@ def test_trackers_have_the_projects_name_and_the_documented_folders(
     # wandb writes from a process of its own.
     wait_until(lambda: b"siamese-diffusion" in file.read_bytes(), "the project in wandb's file")
     assert list(tmp_path.glob("logs/events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "folder", "run"),
+    [
+        ({}, "runs/out/logs", "siamese"),
+        (
+            {"logging_dir": "kept logs", "log_prefix": "db_", "wandb_run_name": "polyps 1"},
+            r"kept logs/db_20\d{12}",
+            "polyps 1",
+        ),
+        ({"logging_dir": "kept logs", "output_name": "polyps"}, r"kept logs/20\d{12}", "polyps"),
+    ],
+)
+def test_logs_are_where_and_under_the_name_that_the_flags_say(
+    flags: dict[str, str], folder: str, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    given = {k: Path(v) if k == "logging_dir" else v for k, v in flags.items()}
+    settings = config(tmp_path, log_with="all", **given)
+    accelerator = Accelerator(cpu=True)
+    start.start_trackers(settings, accelerator, {"seed": 1})
+    accelerator.log({"loss": 0.5}, step=1)
+    try:
+        assert accelerator.get_tracker("wandb", unwrap=True).name == run
+    finally:
+        accelerator.end_training()
+    events = tmp_path.rglob("events.out.tfevents.*")
+    places = {file.parent.relative_to(tmp_path).as_posix() for file in events}
+    [place] = {place for place in places if re.fullmatch(folder, place)}
+    # Hyperparameters are in a folder of their own below.
+    assert all(each == place or each.startswith(f"{place}/") for each in places)
+    assert list((tmp_path / "runs/out/wandb").glob("offline-run-*/run-*.wandb"))
 
 
 def test_a_wandb_that_is_not_logged_in_is_said_before_anything_is_encoded(

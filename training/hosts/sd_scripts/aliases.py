@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +10,6 @@ from typing import Any
 from ....common.arguments import Parser
 from ...config import TrainConfig
 from ...errors import ConfigError
-
-log = logging.getLogger(__name__)
 
 # A switch -> our flag and its value.
 SWITCHES: dict[str, tuple[str, Any]] = {
@@ -27,7 +24,7 @@ RENAMED = {
 }
 # Their number of steps decides how many checkpoints are kept.
 LAST_STEPS = ("save_last_n_steps", "save_last_n_steps_state")
-COMPUTED = {*LAST_STEPS, "save_n_epoch_ratio", "wandb_api_key"}
+COMPUTED = {*LAST_STEPS, "output_config", "save_n_epoch_ratio", "wandb_api_key"}
 
 # What they ask for is always so.
 ALWAYS_SO = frozenset(
@@ -46,7 +43,7 @@ ALWAYS_SO = frozenset(
         "v2",
     }
 )
-# Without a meaning here, and without an influence on what is learnt: one warning names them.
+# Without a meaning here, and without an influence on what is learnt: one warning names those given.
 NO_MEANING = frozenset(
     {
         "async_upload",
@@ -133,8 +130,8 @@ def parse_aliases(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 def translate(theirs: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Our flags for those of sd-scripts; `values` are those of ours that are given.
 
-    What has no meaning here is named in one warning. Raises ConfigError for two flags that say the
-    same, and for a value that would mean another training.
+    Raises ConfigError for two flags that say the same, and for a value that would mean another
+    training.
     """
     ours: dict[str, Any] = {}
 
@@ -160,10 +157,6 @@ def translate(theirs: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
     if "wandb_api_key" in theirs:
         # wandb reads it there; it belongs neither in config.json nor in weights.
         os.environ["WANDB_API_KEY"] = theirs["wandb_api_key"]
-    if idle := sorted(name for name, value in theirs.items() if name in NO_MEANING and value):
-        log.warning(
-            "Note: left out, without a meaning here: %s.", ", ".join(f"--{name}" for name in idle)
-        )
     return ours
 
 

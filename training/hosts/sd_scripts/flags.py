@@ -5,9 +5,11 @@ What it calls by another name is in aliases.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from ...config import TrainConfig
 from ...errors import ConfigError
 from .aliases import KNOWN
 
@@ -66,20 +68,34 @@ _REASONS = {
         "offload_param_device offload_param_nvme_path zero3_init_flag zero3_save_16bit_model "
         "fp16_master_weights_and_gradients"
     ),
-    "every run writes its configuration to output_dir/config.json; leave it out": "output_config",
 }
 REFUSED = {name: reason for reason, names in _REASONS.items() for name in names.split()}
 
-# sd-scripts' defaults that are more than "off", of what is refused or has no meaning here.
-DEFAULTS = {
-    "dynamo_backend": "inductor",
-    "sample_sampler": "ddim",
-    "token_warmup_min": 1,
-    "vae_batch_size": 1,
-    "zero_stage": 2,
+# Values that say the same as no flag: sd-scripts' defaults, and what does nothing there either.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "adaptive_noise_scale": (0,),
+    "caption_dropout_every_n_epochs": (0,),
+    "clip_skip": (1,),
+    "dynamo_backend": ("inductor", "no"),
+    "lr_decay_steps": (0,),
+    "lr_scheduler_num_cycles": (1,),
+    "lr_scheduler_power": (1,),
+    "max_timestep": (1000,),
+    "max_token_length": (75,),
+    "min_snr_gamma": (0,),
+    "min_timestep": (0,),
+    "multires_noise_discount": (0.3,),
+    "multires_noise_iterations": (0,),
+    "noise_offset": (0,),
+    "sample_sampler": ("ddim",),
+    "token_warmup_min": (1,),
+    "v_pred_like_loss": (0,),
+    "vae_batch_size": (1,),
+    "zero_stage": (0, 2),
 }
 # Flags that only have an effect beside another.
 NEEDS = {
+    "adaptive_noise_scale": "noise_offset",
     "multires_noise_discount": "multires_noise_iterations",
     "noise_offset_random_strength": "noise_offset",
 }
@@ -97,11 +113,48 @@ SCHEDULE_FLAGS = {
 }
 
 
+def by_flag(words: Sequence[str]) -> dict[str, Any]:
+    """Words of the command line by the flag that they follow; of one given twice the last.
+
+    True for a flag alone, a list of several words; words before all flags are those of "".
+    """
+    found: dict[str, list[str]] = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            found[name] = [value] if equals else []
+        else:
+            found.setdefault(name, []).append(word)
+    return {
+        name: values if len(values) > 1 else [*values, True][0] for name, values in found.items()
+    }
+
+
 def is_off(name: str, value: Any) -> bool:
-    """Whether a flag of sd-scripts in a file is as if it were not there."""
-    if name in REFUSED or name in KNOWN:
-        return not value or DEFAULTS.get(name) == value
-    return name in HOST_FLAGS and not value
+    """Whether a flag of sd-scripts is as if it were not there; its value may be text still."""
+    if name not in REFUSED and name not in KNOWN and name not in HOST_FLAGS:
+        return False
+    if isinstance(value, (bool, list)):
+        return not value
+    if value == "" or (name in KNOWN and not value):
+        return True
+    with suppress(TypeError, ValueError, OverflowError):  # text, or whatever a file may hold
+        value = float(value)
+    return value in NEUTRAL.get(name, ())
+
+
+def without_effect(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, str]:
+    """Flags of sd-scripts' host that do nothing beside the others, and what each of them is for."""
+    found = {}
+    schedule = ours.get("lr_scheduler", TrainConfig.lr_scheduler)
+    for name in theirs:
+        schedules = SCHEDULE_FLAGS.get(name, ())
+        if NEEDS.get(name, name) not in theirs:
+            found[name] = NEEDS[name]
+        elif schedules and ("lr_scheduler_type" in theirs or schedule not in schedules):
+            found[name] = ", ".join(schedules)
+    return found
 
 
 def refuse(names: Sequence[str], where: str = "") -> None:

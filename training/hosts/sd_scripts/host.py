@@ -33,7 +33,6 @@ from ...toml_files import Table
 from ..encoders import KLAutoencoder
 from ..optimizers import package_advice, parse_arguments, with_fused
 from ..tokenizer import load_tokenizer, tokenizer_folder
-from .flags import NEEDS, SCHEDULE_FLAGS
 from .library import Library, build_parser, commit, english, load_library
 from .models import check_vae, context_dim, folder_hash, load_parts
 
@@ -51,7 +50,6 @@ class SdScripts:
         self._library = load_library(folder)
         self._parser = build_parser(self._library)
         self._options = self._namespace(config)
-        self._refuse_idle(config)
         self._check_timesteps()
         self._schedule = DDPMScheduler(
             TIMESTEPS, BETA_START, BETA_END, beta_schedule="scaled_linear", clip_sample=False
@@ -77,26 +75,6 @@ class SdScripts:
         except (ValueError, AssertionError) as error:
             raise ConfigError(f"sd-scripts refuses these flags: {english(error)}") from error
         return args
-
-    def _refuse_idle(self, config: TrainConfig) -> None:
-        """Raise ConfigError for options that have no effect beside the others."""
-        options = self._options
-        given = {
-            name
-            for name, value in config.host_options.items()
-            if value != self._parser.get_default(name)
-        }
-        for name in sorted(given):
-            needed = NEEDS.get(name)
-            if needed and not getattr(options, needed):
-                raise ConfigError(f"--{name} has no effect without --{needed}.")
-            schedules = SCHEDULE_FLAGS.get(name, ())
-            schedule = options.lr_scheduler_type or options.lr_scheduler
-            if schedules and schedule not in schedules:
-                raise ConfigError(
-                    f"--{name} has no effect on the schedule {schedule}; it is for "
-                    f"{', '.join(schedules)}."
-                )
 
     def _check_timesteps(self) -> None:
         first = self._options.min_timestep or 0

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -152,21 +152,19 @@ def _add_flags(library: Library, parser: argparse.ArgumentParser) -> None:
     library.sai_model_spec.add_model_spec_arguments(parser)
 
 
-def parse_flags(folder: Path, words: Sequence[str], from_file: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags of sd-scripts by name, from the command line's words over a TOML file's values.
+def parse_flags(folder: Path, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags of sd-scripts with the values that its parser makes of words and of a file's values.
 
-    Only flags that were given are returned. argparse exits with 2 for a wrong value.
+    argparse exits with 2 for a wrong value.
     """
-    before: list[str] = []
-    for name, value in from_file.items():
+    words: list[str] = []
+    for name, value in flags.items():
         if isinstance(value, list):
-            before += [f"--{name}", *map(str, value)]
+            words += [f"--{name}", *map(str, value)]
         else:
-            before.append(f"--{name}" if value is True else f"--{name}={value}")
-    everything = [*before, *words]
-    given = vars(build_parser(load_library(folder)).parse_args(everything))
-    names = [word.partition("=")[0][2:] for word in everything if word.startswith("--")]
-    return {name: given[name] for name in names}
+            words.append(f"--{name}" if value is True else f"--{name}={value}")
+    given = vars(build_parser(load_library(folder)).parse_args(words))
+    return {name: given[name] for name in flags}
 
 
 def commit(folder: Path) -> str:
