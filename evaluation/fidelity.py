@@ -13,7 +13,7 @@ from .features import Features
 from .pair_sets import PairSet
 from .settings import Settings
 
-FEWEST = 12  # images a side; the 5 nearest of fewer are nearly all of them
+FEWEST = 12  # images a side of a draw; the 5 nearest of fewer are nearly all of them
 
 Figures = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 Vectors = dict[str, np.ndarray]  # of each set by its name, the reference first
@@ -49,20 +49,22 @@ def _protocol(
     new images would reach.
 
     All figures are means over draws of n images a side, the same n in every row: the Frechet
-    distance, precision and their like change with n.
+    distance, precision and their like change with n. n is half of the smallest set.
     """
     reference = sets[0]
     content: dict[str, Any] = {"reference": reference.name, "available": len(reference)}
     vectors = {pairs.name: features.of(pairs) for pairs in sets}
-    rows, n = _compare(vectors, _in_features, settings)
+    rows, n = compare(vectors, _in_features, settings)
     content |= {"n": n, "rows": rows}
     if not rows:
-        content["left_out"] = f"{n} images on the smallest side; at least {FEWEST} are needed"
+        content["left_out"] = (
+            f"half of the smallest set is {n} images; at least {FEWEST} are needed"
+        )
     if texture:
         chosen = [texture[pairs.name] for pairs in sets]
         scaled = radiomics.comparable(chosen[0], chosen[1:])
         vectors = {pairs.name: rows for pairs, rows in zip(sets, scaled, strict=True)}
-        content["radiomics"], content["radiomics_n"] = _compare(
+        content["radiomics"], content["radiomics_n"] = compare(
             vectors, lambda x, y: {"frechet": frechet(y, x)}, settings
         )
     return content
@@ -76,15 +78,16 @@ def _in_features(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
     }
 
 
-def _compare(
+def compare(
     vectors: Vectors, figures: Figures, settings: Settings
 ) -> tuple[list[dict[str, Any]], int]:
-    """(a row for each set but the reference, n); no rows where n is too small."""
+    """(a row for each set but the reference, n images a side); no rows where n is too small."""
     # Without the rows that say nothing: masks too small for radiomics.
     (_, reference), *others = (
         (name, rows[np.isfinite(rows).all(1)]) for name, rows in vectors.items()
     )
-    n = min(len(reference), *(len(rows) for _, rows in others))
+    # A draw of all would be the same each time, and its interval have no width.
+    n = min(len(reference), *(len(rows) for _, rows in others)) // 2
     if n < FEWEST:
         return [], n
     draws = [_draws(reference, rows, n, figures, settings) for _, rows in others]

@@ -48,6 +48,7 @@ def write_page(
         "number": words.number,
         "interval": words.interval,
         "percent": words.percent,
+        "trusted": words.trusted,
     }
     page = environment.get_template("page.html.j2").render(
         **content,
@@ -95,7 +96,7 @@ def _differences(table: Sequence[Content], metric: str) -> str:
     for row in table:
         if row["arm"] == BASELINE:
             continue
-        found = row["segmenters"][ALL][metric]["difference"]
+        found = words.trusted(row["segmenters"][ALL][metric])
         sign = -1 if metric == "hd95" else 1
         colour = plots.REAL
         if found["low"] is not None and sign * found["low"] > 0 and sign * found["high"] > 0:

@@ -37,10 +37,18 @@ def percent(found: Mapping[str, Any]) -> str:
     return f"{mean} ({low} to {high})"
 
 
+def trusted(figures: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The difference whose interval draws whole groups, where the test pairs name groups.
+
+    figures: of one arm, segmenter and metric.
+    """
+    return figures["difference_by_group"] or figures["difference"]
+
+
 def verdict(found: Mapping[str, Any]) -> str:
     """A gain or loss only where the whole interval is on one side of 0."""
     if found["low"] is None:
-        return "too few test images to tell"
+        return "too few to tell"
     if found["low"] > 0:
         return "a gain"
     if found["high"] < 0:
@@ -70,12 +78,11 @@ def _downstream(table: list[dict[str, Any]], name: str) -> str:
     row = primary(table, name)
     if row is None:
         return f"Training: no arm with real pairs and {name} could be made; see the list below."
-    dice = row["segmenters"][ALL]["dice"]["difference"]
-    groups = row["segmenters"][ALL]["dice"]["difference_by_group"]
-    by_group = f" Drawing whole groups: {interval(groups)}, {verdict(groups)}." if groups else ""
+    dice = row["segmenters"][ALL]["dice"]
+    found, drawn = trusted(dice), "whole groups" if dice["difference_by_group"] else "images"
     return (
         f"Training: {row['arm']} against {BASELINE} changed the Dice on real test images by "
-        f"{interval(dice)}: {verdict(dice)}.{by_group}"
+        f"{interval(found)}, drawing {drawn}: {verdict(found)}."
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from siamese_diffusion.evaluation.distances import frechet, kid, nearest, nearest_other, prdc
+from siamese_diffusion.evaluation.fidelity import compare
+from siamese_diffusion.evaluation.settings import Settings
 
 
 def gaussian(mean: float, deviation: float, rows: int, columns: int, seed: int) -> np.ndarray:
@@ -17,10 +19,14 @@ def moments(mean: float, deviation: float) -> np.ndarray:
     return np.array([mean, mean**2 + square, mean**3 + 3 * mean * square])
 
 
+def kid_between(mean: float, deviation: float) -> float:
+    """Of N(0, 1): (xy + 1)^3 = 1 + 3xy + 3x^2y^2 + x^3y^3, squared differences of moments."""
+    return (np.array([3, 3, 1]) * (moments(0, 1) - moments(mean, deviation)) ** 2).sum()
+
+
 @pytest.mark.parametrize("other", [(0.5, 1.0), (0.0, 1.5), (-0.5, 0.7)])
 def test_kid_of_normal_distributions(other: tuple[float, float]) -> None:
-    """For numbers, (xy + 1)^3 = 1 + 3xy + 3x^2y^2 + x^3y^3: squared differences of moments."""
-    expected = (np.array([3, 3, 1]) * (moments(0, 1) - moments(*other)) ** 2).sum()
+    expected = kid_between(*other)
     found = [
         kid(gaussian(0, 1, 1500, 1, seed), gaussian(*other, 1500, 1, seed + 100))
         for seed in range(6)
@@ -34,6 +40,18 @@ def test_kid_is_unbiased_for_sets_of_one_distribution() -> None:
     ]
     assert abs(np.mean(found)) < 3 * np.std(found) / 20
     assert min(found) < 0
+
+
+def test_draws_of_equal_sets_differ_and_hold_the_value_of_the_whole_sets() -> None:
+    hits = 0
+    for seed in range(40):
+        first, second = gaussian(0, 1, 120, 1, seed), gaussian(0.5, 1, 120, 1, seed + 100)
+        sets = {"reference": first, "other": second}
+        [row], n = compare(sets, lambda x, y: {"kid": kid(x, y)}, Settings())
+        assert n == 60
+        assert row["kid"]["low"] < kid(first, second) < row["kid"]["high"]
+        hits += row["kid"]["low"] < kid_between(0.5, 1) < row["kid"]["high"]
+    assert hits >= 34
 
 
 def test_frechet_of_normal_distributions() -> None:

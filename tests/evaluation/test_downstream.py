@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -107,6 +108,29 @@ def test_training_is_decided_by_the_seed(sets: dict[str, PairSet], name: str) ->
     assert torch.equal(first, weights(0, 0))
     assert not torch.equal(first, weights(0, 1))
     assert not torch.equal(first, weights(1, 0))
+
+
+def trained(folder: Path) -> dict[str, tuple[int, float]]:
+    """Best step and validation Dice of each training, by its key."""
+    found = {path.stem: json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")}
+    return {key: (one["best_step"], one["validation_dice"]) for key, one in found.items()}
+
+
+def test_the_test_pairs_change_neither_weights_nor_the_choice_of_them(
+    sets: dict[str, PairSet], tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, seeds=1, steps=12)
+    other = replace(sets["more"].take(range(10)), name="other")
+    first, second = (
+        measure_downstream(sets["train"], test, [sets["more"]], settings, tmp_path / test.name)
+        for test in (sets["test"], other)
+    )
+    assert len(trained(tmp_path / "other")) == len(first.arms)
+    assert trained(tmp_path / "other") == trained(tmp_path / "real_test")
+    for one, same in zip(first.judges, second.judges, strict=True):
+        weights, again = one.state_dict(), same.state_dict()
+        assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert first.values[BASELINE]["unet_small"].shape != second.values[BASELINE]["unet_small"].shape
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
+from siamese_diffusion.evaluation.pair_sets import load_pairs
+from siamese_diffusion.evaluation.report.page import write_page
 from siamese_diffusion.tools.pairs import write_pairs
 from support import no_network
 from support.browser import InThePage
@@ -35,7 +37,7 @@ def test_every_arm_is_trained_and_compared_by_image_and_by_group(
     left_out = " ".join(evaluation_report["downstream"]["left_out"])
     assert set(table) | {name for name in expected if name in left_out} == expected
     pairs = evaluation_report["downstream"]
-    assert pairs["training_pairs"] + pairs["validation_pairs"] == 26
+    assert pairs["training_pairs"] + pairs["validation_pairs"] == 48
     assert (pairs["test_pairs"], pairs["test_groups"]) == (24, 12)
     row = table["real + 1x new"]
     assert row["real_pairs"] == row["synthetic_pairs"] == pairs["training_pairs"]
@@ -52,8 +54,8 @@ def test_every_arm_is_trained_and_compared_by_image_and_by_group(
 def test_every_measure_is_there_with_its_floor_and_n(evaluation_report: dict[str, Any]) -> None:
     ceiling, new = evaluation_report["alignment"]
     assert ceiling["real"] and ceiling["set"] == "real_test"
-    assert new["shuffled"]["n"] == 24
-    assert "trained on 14 real training pairs" in evaluation_report["fidelity"]["features"]
+    assert new["shuffled"]["n"] == 44
+    assert "trained on 24 real training pairs" in evaluation_report["fidelity"]["features"]
     honest = evaluation_report["fidelity"]["honest"]
     assert honest["reference"] == "real_test" and honest["n"] == 12
     assert [row["set"] for row in honest["rows"]] == ["real_train", "new"]
@@ -63,8 +65,8 @@ def test_every_measure_is_there_with_its_floor_and_n(evaluation_report: dict[str
     assert [row["set"] for row in evaluation_report["diversity"]] == ["real_train", "new"]
     assert len(evaluation_report["memorisation"]) == 2
     for row in evaluation_report["memorisation"]:
-        assert len(row["distances"]) == 24 and len(row["closest"]) == 8
-        assert len(row["groups"]) == 13 and len(row["floor_groups"]) == 12
+        assert len(row["distances"]) == 44 and len(row["closest"]) == 8
+        assert len(row["groups"]) == 24 and len(row["floor_groups"]) == 12
     assert evaluation_report["about"]["quick"] is True
 
 
@@ -72,33 +74,53 @@ def test_scores_and_the_filtered_list_name_every_pair(
     evaluation_out: Path, evaluation_report: dict[str, Any]
 ) -> None:
     lines = (evaluation_out.parent / "scores.jsonl").read_text("utf-8").splitlines()
-    assert len(lines) == 24
+    assert len(lines) == 44
     assert all(0 <= json.loads(line)["uncertainty"] <= 1 for line in lines)
     folder = evaluation_out / "filtered" / "new"
     kept = read_prompt_jsonl(folder / "prompt.jsonl").pairs
     dropped = (folder / "dropped.jsonl").read_text("utf-8").splitlines()
-    assert len(kept) + len(dropped) == 24
-    assert evaluation_report["filter"]["sets"] == [{"set": "new", "pairs": 24, "kept": len(kept)}]
+    assert len(kept) + len(dropped) == 44
+    assert evaluation_report["filter"]["sets"] == [{"set": "new", "pairs": 44, "kept": len(kept)}]
     assert all(pair.image.is_file() and pair.mask.is_file() for pair in kept)
 
 
-def test_the_same_seed_gives_the_same_report_and_resume_trains_nothing(
-    evaluation_data: list[str],
-    evaluation_out: Path,
-    evaluation_report: dict[str, Any],
-    tmp_path: Path,
+def figures(out: Path) -> dict[str, Any]:
+    """The report without what the clock decides."""
+    report = json.loads((out / "report.json").read_text("utf-8"))
+    return {name: found for name, found in report.items() if name != "seconds"}
+
+
+def test_the_same_seed_gives_the_same_report_where_all_is_trained_again(
+    evaluation_data: list[str], tmp_path: Path
+) -> None:
+    budget = ("--quick", "--steps=6", "--seeds=1", "--segmenters=fpn_small", "--ratios=1")
+    seeds = {"first": 3, "again": 3, "other": 4}
+    for name, seed in seeds.items():
+        done = evaluate(
+            *evaluation_data,
+            f"--out={tmp_path / name}",
+            f"--seed={seed}",
+            "--batch_size=4",
+            *budget,
+        )
+        assert done.returncode == 0, done.stderr
+    assert figures(tmp_path / "again") == figures(tmp_path / "first")
+    other = figures(tmp_path / "other")["downstream"]["table"]
+    assert other != figures(tmp_path / "first")["downstream"]["table"]
+
+
+def test_resume_gives_the_same_report_and_trains_nothing(
+    evaluation_data: list[str], evaluation_out: Path, tmp_path: Path
 ) -> None:
     times = {path: path.stat().st_mtime_ns for path in (evaluation_out / "runs").iterdir()}
+    first = figures(evaluation_out)
     refused = evaluate(*evaluation_data, f"--out={evaluation_out}", *BUDGET)
     assert refused.returncode == 2
     assert "--resume" in refused.stderr
     flags = (f"--out={evaluation_out}", "--keep=0.02,0.98", "--resume")
     done = evaluate_as_module(tmp_path, *evaluation_data, *flags, *BUDGET)
     assert done.returncode == 0, done.stderr
-    again = json.loads((evaluation_out / "report.json").read_text("utf-8"))
-    assert {k: v for k, v in again.items() if k != "seconds"} == {
-        k: v for k, v in evaluation_report.items() if k != "seconds"
-    }
+    assert figures(evaluation_out) == first
     assert {path: path.stat().st_mtime_ns for path in (evaluation_out / "runs").iterdir()} == times
 
 
@@ -172,7 +194,7 @@ def test_with_too_few_images_the_report_says_what_is_left_out(tmp_path: Path) ->
     assert (
         report["downstream"]["table"][2]["segmenters"]["all"]["dice"]["difference"]["low"] is None
     )
-    assert "1 images on the smallest side" in report["fidelity"]["honest"]["left_out"]
+    assert "half of the smallest set is 0 images" in report["fidelity"]["honest"]["left_out"]
     assert "1 images in the smallest set" in report["diversity"][0]["left_out"]
     assert "2 test images" in report["memorisation"][0]["left_out"]
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
@@ -186,6 +208,21 @@ def test_too_few_real_pairs_are_refused(tmp_path: Path) -> None:
     done = evaluate(*data, f"--out={tmp_path / 'out'}")
     assert done.returncode == 2
     assert "3 pairs of 3 different images; at least 6" in done.stderr
+
+
+def test_features_that_the_user_gave_are_not_said_to_be_none_of_inception(
+    evaluation_data: list[str], evaluation_report: dict[str, Any], tmp_path: Path
+) -> None:
+    train, new = (
+        load_pairs(name, read_prompt_jsonl(Path(data.rpartition("=")[2])).pairs, 32)
+        for name, data in (("real_train", evaluation_data[0]), ("new", evaluation_data[2]))
+    )
+    for given in (False, True):
+        about = {**evaluation_report["about"], "features_given": given}
+        page = write_page(
+            tmp_path / "report.html", {**evaluation_report, "about": about}, train, [new]
+        )
+        assert ("not Inception features" in page.read_text("utf-8")) == (not given)
 
 
 # The page in a real browser

@@ -46,9 +46,9 @@ def with_groups(path: Path, size: int) -> Path:
 @pytest.fixture(scope="session")
 def evaluation_data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("päirs of mine")
-    train = with_groups(write_pairs(folder / "train", 26, SIZE, 0), 2)
+    train = with_groups(write_pairs(folder / "train", 48, SIZE, 0), 2)
     test = with_groups(write_pairs(folder / "test", 24, SIZE, 1), 2)
-    new = write_pairs(folder / "new", 24, SIZE, 2)
+    new = write_pairs(folder / "new", 44, SIZE, 2)
     return [f"--real_train={train}", f"--real_test={test}", f"--synthetic=new={new}"]
 
 

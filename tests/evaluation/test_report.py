@@ -1,0 +1,59 @@
+"""What the page says and colours where images and groups disagree."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+from siamese_diffusion.evaluation.arms import BASELINE
+from siamese_diffusion.evaluation.report import page, plots, words
+
+
+def interval(mean: float, half: float) -> dict[str, Any]:
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": 20}
+
+
+def content(grouped: bool) -> dict[str, Any]:
+    """Every metric changes by 0.02: a gain (for HD95 a loss) by images, nothing by groups."""
+    by_group = interval(0.02, 0.03) if grouped else None
+    figures = {"difference": interval(0.02, 0.01), "difference_by_group": by_group}
+    row = {
+        "arm": "real + 1x new",
+        "synthetic_set": "new",
+        "ratio": 1.0,
+        "segmenters": {"all": dict.fromkeys(("dice", "iou", "hd95"), figures)},
+    }
+    honest = {"left_out": "too few"}
+    alignment = [
+        {"set": name, "real": name != "new", "dice": interval(0.8, 0.1), "shuffled": None}
+        for name in ("real_test", "new")
+    ]
+    return {
+        "downstream": {"table": [{**row, "arm": BASELINE, "synthetic_set": None}, row]},
+        "filter": None,
+        "alignment": alignment,
+        "fidelity": {"honest": honest},
+        "memorisation": [],
+    }
+
+
+def test_the_sentence_trusts_groups_where_there_are_any() -> None:
+    grouped, alone = (words.summary(content(known), "new")[0] for known in (True, False))
+    assert "+0.020 (\N{MINUS SIGN}0.010 to +0.050), drawing whole groups: no difference" in grouped
+    assert "a gain" not in grouped
+    assert "+0.020 (+0.010 to +0.030), drawing images: a gain." in alone
+
+
+@pytest.mark.parametrize(
+    ("metric", "colour"), [("dice", plots.GAIN), ("iou", plots.GAIN), ("hd95", plots.LOSS)]
+)
+def test_colours_trust_groups_where_there_are_any(metric: str, colour: str) -> None:
+    grouped, alone = (
+        base64.b64decode(
+            page._differences(content(known)["downstream"]["table"], metric).partition(",")[2]
+        ).decode()
+        for known in (True, False)
+    )
+    assert colour in alone
+    assert plots.GAIN not in grouped and plots.LOSS not in grouped
