@@ -160,9 +160,9 @@ def test_flags_of_the_learning_rate(sd_scripts: Path, tmp_path: Path) -> None:
             "--lr_scheduler_power has no effect on the schedule constant",
         ),
         ({"lr_decay_steps": 5, "lr_scheduler": "cosine"}, "--lr_decay_steps has no effect"),
-        ({"max_timestep": 2000}, "--max_timestep 2000"),
+        ({"max_timestep": 2000}, "--max_timestep is 2000; it must be at least 1"),
         ({"min_timestep": 500, "max_timestep": 100}, "--min_timestep 500"),
-        ({"min_timestep": -1}, "--min_timestep -1"),
+        ({"min_timestep": -1}, "--min_timestep is -1; it must be at least 0"),
     ],
 )
 def test_options_without_an_effect_or_a_meaning_are_refused(
