@@ -17,6 +17,7 @@ from siamese_diffusion.synthesis.masks import listed_masks
 from siamese_diffusion.synthesis.settings import Shard
 from siamese_diffusion.synthesis.synthesize import main
 from siamese_diffusion.synthesis.weights import TRAINING_SETTINGS, find_weights
+from support.full_disk import at_most
 from support.paths import ROOT
 from support.processes import run as run_process
 from support.stub_models import Stub
@@ -275,3 +276,20 @@ def test_what_stops_a_run_under_way_is_told_by_the_exit_code(
     refused(given, "no memory", capsys, code=1)
     asked[:] = [1, 1]
     refused([*given[:2], f"--output_dir={tmp_path / 'other'}"], "no memory", capsys, code=2)
+
+
+@pytest.mark.usefixtures("stubbed")
+def test_a_full_disk_leaves_no_half_archive(
+    tiny_weights: Path, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is found while the archive is packed; the pairs that are there stay."""
+    out = tmp_path / "out"
+    given = [*synthesis_flags(tiny_weights, masks, out), "--tar"]
+    with at_most(4096):
+        refused(given, out / "pairs-00000.tar", capsys, code=1)
+    assert not [path for path in out.iterdir() if path.suffix in (".tar", ".tmp", ".jsonl")]
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    assert len(made) == 6
+    assert main(given) == 0
+    record = json.loads((out / "manifest.json").read_text("utf-8"))
+    assert (record["made"], record["there"]) == (0, 3)
