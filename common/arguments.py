@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
+import math
 import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 from .bootstrap import missing_package
 from .files import describe_error
 from .processes import is_first_on_machine
-from .text import shortened, visible
+from .text import shortened, shown, visible
 
 USER_ERROR = 2
 FAILED = 1
@@ -38,6 +41,49 @@ class Parser(argparse.ArgumentParser):
 def say(error: object) -> None:
     """Print an error's message, with what a terminal would take for commands as escapes."""
     print(f"error: {visible(str(error))}", file=sys.stderr)
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """The type of an argparse option: a whole number from `low`, at least 0, to `high`."""
+
+    def read(text: str) -> int:
+        digits = text if text.isdecimal() and len(text) <= len(str(high)) else ""
+        if not digits or not low <= int(digits) <= high:
+            raise argparse.ArgumentTypeError(
+                f"{shown(text)}: expected a whole number from {low} to {high}"
+            )
+        return int(digits)
+
+    return read
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """The type of an argparse option: a number from `low` to `high`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(
+                f"{shown(text)}: expected a number from {low:g} to {high:g}"
+            )
+        return value
+
+    return read
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+def log_to_terminal(level: int = logging.INFO) -> None:
+    """What is logged is printed as it is, but for what a terminal would take for commands."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def interrupted() -> int:

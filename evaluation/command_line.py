@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..common.arguments import Parser
+from ..common.arguments import Parser, whole
+from ..common.text import shown
 from .band import Band
 from .errors import OutputError
 from .settings import MULTIPLE, QUICK, SEGMENTERS, Settings
@@ -23,8 +24,11 @@ Give the same command with --resume to go on after a stop. docs/evaluation.md ex
 """
 
 
-MOST = 10_000_000  # of steps, pairs in a batch, and trainings
+MOST_STEPS = 10_000_000
+MOST_IN_BATCH = 4096
+MOST_TRAININGS = 1000  # of an arm, and at a time
 LARGEST = 4096  # pixels
+LEAST_RATIO, MOST_RATIO = 0.001, 1000
 
 RUNS = "runs"  # the folder of finished trainings in --out
 
@@ -150,16 +154,16 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--device", type=_device, help="cpu or cuda (cuda where there is one)")
     group.add_argument(
         "--jobs",
-        type=_count,
+        type=whole(1, MOST_TRAININGS),
         default=1,
         help="trainings at a time (1); on a GPU several, since one leaves most of it idle",
     )
-    group.add_argument("--seed", type=_seed, help="decides every random choice (0)")
+    group.add_argument("--seed", type=whole(0, 2**32 - 1), help="decides every random choice (0)")
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
     known = "; ".join(f"{name}: {text}" for name, text in SEGMENTERS.items())
-    group.add_argument("--seeds", type=_count, help="trainings of each arm (3)")
+    group.add_argument("--seeds", type=whole(1, MOST_TRAININGS), help="trainings of each arm (3)")
     group.add_argument(
         "--segmenters",
         type=_segmenters,
@@ -168,8 +172,12 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--ratios", type=_ratios, help="synthetic pairs for each real one (0.5,1,2,5)"
     )
-    group.add_argument("--steps", type=_count, help="optimizer steps of every training (2000)")
-    group.add_argument("--batch_size", type=_count, help="pairs in a training step (16)")
+    group.add_argument(
+        "--steps", type=whole(1, MOST_STEPS), help="optimizer steps of every training (2000)"
+    )
+    group.add_argument(
+        "--batch_size", type=whole(1, MOST_IN_BATCH), help="pairs in a training step (16)"
+    )
 
 
 def _add_features(group: argparse._ArgumentGroup) -> None:
@@ -210,18 +218,6 @@ def _named_file(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to {MOST}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0 to 2**32 - 1")
-    return int(text)
-
-
 def _resolution(text: str) -> int:
     if not text.isdecimal() or not MULTIPLE <= int(text) <= LARGEST or int(text) % MULTIPLE:
         raise argparse.ArgumentTypeError(
@@ -243,8 +239,10 @@ def _ratios(text: str) -> tuple[float, ...]:
         ratios = tuple(sorted({float(part) for part in text.split(",")}))
     except ValueError:
         ratios = ()
-    if not ratios or not 0 < ratios[0] <= ratios[-1] <= 1000:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers above 0, such as 0.5,1,2")
+    if not ratios or not all(LEAST_RATIO <= ratio <= MOST_RATIO for ratio in ratios):
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)}: expected numbers from {LEAST_RATIO} to {MOST_RATIO}, such as 0.5,1,2"
+        )
     return ratios
 
 

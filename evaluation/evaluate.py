@@ -5,7 +5,6 @@ Run as a script, `python evaluation/evaluate.py --help`, or as `siamese-evaluate
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +15,10 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
-from ..common.arguments import FAILED, USER_ERROR, say, unexpected
+from ..common.arguments import FAILED, USER_ERROR, log_to_terminal, say, unexpected
 from ..common.files import describe_error
 from ..common.pairs import DatasetError
+from ..common.text import visible
 from .command_line import RUNS, Request, parse_args
 from .errors import FeaturesError, MeasuringError, OutputError
 from .inputs import read_inputs
@@ -28,7 +28,7 @@ STOPPED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check, then measure. Exit code 0: report written; 1: failed; 2: bad input; 130: stopped."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_terminal()
     try:
         page = evaluate(parse_args(arguments))
     except (DatasetError, OutputError, FeaturesError) as error:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
     except Exception as error:
         return unexpected(error)
-    print(page)
+    print(visible(str(page)))
     return 0
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common.arguments import Parser
+from ..common.arguments import Parser, number, whole
 from ..common.backgrounds import EDGE, WIDEST_EDGE
 from ..common.pictures import Size
+from ..common.text import printable, shown
 from .settings import SAMPLERS, SCHEDULES, Settings, Shard
 
 EPILOG = """\
@@ -23,6 +23,13 @@ Defaults are the published settings. Give the same command again to go on after 
 to list what is missing or damaged. docs/scale.md has command lines for clusters.
 """
 LARGEST_SIDE = 4096  # pixels of an image, as in the nodes
+MOST_MASKS = 10**9  # and no more pairs than run.MOST_PAIRS
+MOST_IMAGES = 10**6  # of a mask
+MOST_LESIONS = 20  # as in the nodes
+MOST_IN_BATCH = 256  # masks of twice as many images are in memory
+MOST_PROCESSES = 1024
+MOST_SHARDS = 10**6
+MOST_STEPS = 999  # DDIM's published schedule has none for 1000
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class Request:
     ray: str | None
     shard: Shard | None
     check: bool
+    anonymous: bool
 
     def settings(self, resolution: Size | None) -> Settings:
         return Settings(
@@ -130,21 +138,32 @@ def _add_masks(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--masks", type=Path, help="a folder, or a prompt.jsonl, whose captions then count"
     )
-    group.add_argument("--prompt", help="caption of every image (empty)")
+    group.add_argument("--prompt", type=_text, help="caption of every image (empty)")
     group.add_argument(
-        "--random_masks", type=_count, metavar="N", help="instead: N masks of random shapes"
+        "--random_masks", type=whole(1, MOST_MASKS), metavar="N",
+        help="instead: N masks of random shapes",
+    )  # fmt: skip
+    group.add_argument(
+        "--lesions", type=whole(1, MOST_LESIONS), default=1, help="shapes in a random mask (1)"
     )
-    group.add_argument("--lesions", type=_count, default=1, help="shapes in a random mask (1)")
+    percent = number(0.1, 90)
     area = "area of the %s shape of a random mask, in percent of the image (%g)"
-    group.add_argument("--smallest", type=_percent, default=3.0, help=area % ("smallest", 3))
-    group.add_argument("--largest", type=_percent, default=15.0, help=area % ("largest", 15))
+    group.add_argument("--smallest", type=percent, default=3.0, help=area % ("smallest", 3))
+    group.add_argument("--largest", type=percent, default=15.0, help=area % ("largest", 15))
     group.add_argument(
-        "--augment_masks", type=_count, metavar="N", help="instead of each mask, N changed copies"
-    )
+        "--augment_masks", type=whole(1, MOST_MASKS), metavar="N",
+        help="instead of each mask, N changed copies",
+    )  # fmt: skip
     group.add_argument("--no_flip", action="store_true", help="do not flip half of the copies")
-    group.add_argument("--rotation", type=_to(180), default=20.0, help="of copies, degrees (20)")
-    group.add_argument("--scale", type=_to(0.9), default=0.2, help="of copies: 0.8 to 1.2 (0.2)")
-    group.add_argument("--elastic", type=_to(1), default=0.5, help="strength of bending (0.5)")
+    group.add_argument(
+        "--rotation", type=number(0, 180), default=20.0, help="of copies, degrees (20)"
+    )
+    group.add_argument(
+        "--scale", type=number(0, 0.9), default=0.2, help="of copies: 0.8 to 1.2 (0.2)"
+    )
+    group.add_argument(
+        "--elastic", type=number(0, 1), default=0.5, help="strength of bending (0.5)"
+    )
 
 
 def _add_painting(group: argparse._ArgumentGroup) -> None:
@@ -157,7 +176,7 @@ def _add_painting(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--edge",
-        type=_edge,
+        type=whole(0, WIDEST_EDGE),
         default=EDGE,
         metavar="PIXELS",
         help=f"around a lesion that blend into the background; beyond them it stays ({EDGE})",
@@ -165,15 +184,19 @@ def _add_painting(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--images_per_mask", type=_count, default=1, metavar="N", help="1")
+    group.add_argument(
+        "--images_per_mask", type=whole(1, MOST_IMAGES), default=1, metavar="N", help="1"
+    )
     group.add_argument(
         "--resolution",
         type=_size,
         help="of images, SIZE or WIDTH,HEIGHT in pixels; default: each mask's own; random masks: "
         "that of the training; with --backgrounds, that at which lesions are sampled",
     )
-    group.add_argument("--steps", type=_steps, default=50, help="50")
-    group.add_argument("--cfg", type=_to(100), default=9.0, help="guidance (9); 1: half the time")
+    group.add_argument("--steps", type=whole(1, MOST_STEPS), default=50, help="50")
+    group.add_argument(
+        "--cfg", type=number(0, 100), default=9.0, help="guidance (9); 1: half the time"
+    )
     group.add_argument(
         "--sampler", choices=SAMPLERS, default=SAMPLERS[0], metavar="NAME",
         help=f"{', '.join(SAMPLERS)}; the first is the default, the others are those of diffusers",
@@ -182,7 +205,7 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
         "--schedule", choices=[*SCHEDULES], default="default",
         help="noise levels of a sampler of diffusers that has these",
     )  # fmt: skip
-    group.add_argument("--seed", type=_seed, default=0, help="0")
+    group.add_argument("--seed", type=whole(0, 2**64 - 1), default=0, help="0")
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
@@ -190,12 +213,15 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         "--output_dir", type=Path, required=True, help="for images/, masks/ and prompt.jsonl"
     )
     group.add_argument("--tar", action="store_true", help="WebDataset shards of 1000 pairs instead")
-    group.add_argument("--batch_size", type=_count, default=1, help="images at once (1)")
+    group.add_argument(
+        "--batch_size", type=whole(1, MOST_IN_BATCH), default=1, help="images at once (1)"
+    )
     group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="no")
     group.add_argument("--torch_compile", action="store_true", help="compile the networks")
     group.add_argument(
-        "--processes", type=_count, metavar="N", help="of this machine; default: one a GPU"
-    )
+        "--processes", type=whole(1, MOST_PROCESSES), metavar="N",
+        help="of this machine; default: one a GPU",
+    )  # fmt: skip
     group.add_argument(
         "--shard", type=_shard, metavar="I/N", help="only part I, from 0, of N: for job arrays"
     )
@@ -206,71 +232,41 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--check", action="store_true", help="only list which pairs are missing or damaged"
     )
+    group.add_argument(
+        "--anonymous",
+        action="store_true",
+        help="number the pairs, and leave captions, names and paths out of all that is written "
+        "(docs/reliability.md)",
+    )
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 10**9:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 0 to 2^64 - 1")
-    return int(text)
-
-
-def _steps(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 999:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to 999")
-    return int(text)
-
-
-def _edge(text: str) -> int:
-    if not text.isdecimal() or int(text) > WIDEST_EDGE:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: expected a whole number of pixels from 0 to {WIDEST_EDGE}"
-        )
-    return int(text)
-
-
-def _number(text: str, low: float, high: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from {low:g} to {high:g}")
-    return value
-
-
-def _to(high: float) -> Callable[[str], float]:
-    """A number from 0 to `high`."""
-    return lambda text: _number(text, 0, high)
-
-
-def _percent(text: str) -> float:
-    return _number(text, 0.1, 90)
+def _text(text: str) -> str:
+    if printable(text) != text:
+        raise argparse.ArgumentTypeError(f"{shown(text)}: is not UTF-8 text")
+    return text
 
 
 def _size(text: str) -> Size:
     parts = text.split(",")
-    sides = [int(part) for part in parts if part.isdecimal()]
+    sides = [int(part) for part in parts if part.isdecimal() and len(part) <= 4]
     good = len(sides) == len(parts) <= 2 and all(
         8 <= side <= LARGEST_SIDE and side % 8 == 0 for side in sides
     )
     if not good:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected SIZE or WIDTH,HEIGHT in pixels, multiples of 8 up to "
+            f"{shown(text)}: expected SIZE or WIDTH,HEIGHT in pixels, multiples of 8 up to "
             f"{LARGEST_SIDE}"
         )
     return sides[0], sides[-1]
 
 
 def _shard(text: str) -> Shard:
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+    part, _, parts = text.partition("/")
+    try:
+        count = whole(1, MOST_SHARDS)(parts)
+        return Shard(whole(0, count - 1)(part), count)
+    except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected I/N, such as 0/64 to 63/64 for 64 parts"
-        )
-    return Shard(int(number), int(count))
+            f"{shown(text)}: expected I/N, such as 0/64 to 63/64 for 64 parts, at most "
+            f"{MOST_SHARDS}"
+        ) from None

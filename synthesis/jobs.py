@@ -10,11 +10,14 @@ import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..common.files import replacing
 from ..common.pair_files import PairFiles
 from ..common.prompt_jsonl import Entry
+from ..common.text import printable
+from ..common.text_files import parse_json, read_text
+from .errors import StoppedError
 from .plan import Item, Plan
 from .settings import Shard
 from .shard import ImageModel, Masking, Outcome, synthesize_shard
@@ -22,6 +25,7 @@ from .shard import ImageModel, Masking, Outcome, synthesize_shard
 PREFIXES_FROM = 100_000  # pairs; no folder holds more than a few thousand files
 PAIRS_PER_TAR = 1000
 STAGING = ".staging"  # pairs of tar files that are not complete
+UNTOLD = "left out (--anonymous)"  # written in place of a message that names files
 BATCHES_AT_ONCE = 4  # that a worker takes: a lost one costs little, and batches are full
 
 
@@ -49,8 +53,8 @@ class Job(Protocol):
     def unit_name(self, unit: int) -> str:
         """Decides the unit's shard."""
 
-    def pairs(self, unit: int) -> int:
-        """How many pairs it has."""
+    def pairs(self, units: Sequence[int]) -> int:
+        """How many pairs they have together; the units in rising order."""
 
     def make(self, units: Iterable[int], model: ImageModel) -> Iterator[Outcome]:
         """Make what is missing; an outcome for each pair."""
@@ -93,8 +97,8 @@ class FolderJob:
     def unit_name(self, unit: int) -> str:
         return self.plan.name(unit)
 
-    def pairs(self, _unit: int) -> int:
-        return 1
+    def pairs(self, units: Sequence[int]) -> int:
+        return len(units)
 
     def make(self, units: Iterable[int], model: ImageModel) -> Iterator[Outcome]:
         items = map(self.plan.item, units)
@@ -104,7 +108,7 @@ class FolderJob:
         yield self.plan.item(unit)
 
     def entry(self, _unit: int, item: Item) -> Entry:
-        return Entry(self.files.source(item.name), self.files.target(item.name), item.caption)
+        return Entry(self.files.source(item.name), self.files.target(item.name), item.told_caption)
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,11 @@ class TarJob:
     def unit_name(self, unit: int) -> str:
         return f"pairs-{unit:05}.tar"
 
-    def pairs(self, unit: int) -> int:
-        return len(self._numbers(unit))
+    def pairs(self, units: Sequence[int]) -> int:
+        """Every file but the last of all is full."""
+        if not units:
+            return 0
+        return (len(units) - 1) * self.pairs_per_tar + len(self._numbers(units[-1]))
 
     def make(self, units: Iterable[int], model: ImageModel) -> Iterator[Outcome]:
         for unit in units:
@@ -146,7 +153,7 @@ class TarJob:
 
     def entry(self, unit: int, item: Item) -> Entry:
         stem = f"{self.unit_name(unit)}/{sample_key(item.name)}"
-        return Entry(f"{stem}.mask.png", f"{stem}.image.png", item.caption)
+        return Entry(f"{stem}.mask.png", f"{stem}.image.png", item.told_caption)
 
     def _numbers(self, unit: int) -> range:
         first = unit * self.pairs_per_tar
@@ -158,11 +165,12 @@ class TarJob:
         items = self.items(unit)
         for outcome in synthesize_shard(items, model, staging, self.masking, self.batch_size):
             if outcome.state == "failed":
-                failed[outcome.name] = outcome.problem
+                failed[outcome.name] = UNTOLD if self.plan.anonymous else outcome.problem
             yield outcome
         self._failed_file(unit).parent.mkdir(parents=True, exist_ok=True)
         with replacing(self._failed_file(unit)) as temporary:
-            temporary.write_text(json.dumps(failed, ensure_ascii=False), encoding="utf-8")
+            text = json.dumps(failed, ensure_ascii=False)
+            temporary.write_text(printable(text), encoding="utf-8")
         with replacing(self.folder / self.unit_name(unit)) as temporary:
             whole = (item for item in self.items(unit) if item.name not in failed)
             write_tar(temporary, staging, whole)
@@ -173,7 +181,30 @@ class TarJob:
 
     def _read_failed(self, unit: int) -> dict[str, str]:
         path = self._failed_file(unit)
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            check_problems(failed := read_object(path))
+        except (OSError, ValueError) as error:
+            raise StoppedError(
+                f"{path}: damaged ({error}). Delete it and {self.folder / self.unit_name(unit)}, "
+                "and give the command again; the pairs of that file are made again."
+            ) from error
+        return failed
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that a run has written. Raises OSError, or ValueError without the file's name."""
+    values = parse_json(read_text(path))
+    if not isinstance(values, dict):
+        raise ValueError("expected a JSON object")
+    return values
+
+
+def check_problems(failed: object) -> None:
+    """Raise ValueError for what is no table of pairs that failed, each with its problem."""
+    if not isinstance(failed, dict) or not all(isinstance(text, str) for text in failed.values()):
+        raise ValueError("the pairs that failed are no table of texts")
 
 
 def sample_key(name: str) -> str:
@@ -188,7 +219,7 @@ def write_tar(path: Path, files: PairFiles, items: Iterable[Item]) -> None:
             key = sample_key(item.name)
             _add(tar, f"{key}.image.png", files.image(item.name).read_bytes())
             _add(tar, f"{key}.mask.png", files.mask(item.name).read_bytes())
-            _add(tar, f"{key}.txt", item.caption.encode())
+            _add(tar, f"{key}.txt", item.told_caption.encode())
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,10 +18,12 @@ from ..common.mask_files import is_palette, picture_files, read_mask_of
 from ..common.pairs import DatasetError
 from ..common.pictures import Size
 from ..common.prompt_jsonl import read_prompt_jsonl
+from ..common.text import printable, shown
 from ..models.shapes import Changes, augment, random_mask
 from .errors import SynthesisError
 
 Classes = Mapping[str, str]  # of the weights' metadata
+LONGEST_STEM = 200  # bytes; file systems take 255, and names get numbers and an ending
 
 
 class Mask(Protocol):
@@ -185,7 +187,7 @@ def _refuse_palette(classes: Classes, kind: str) -> None:
 def pictures_below(folder: Path, flag: str) -> dict[str, Path]:
     """As `picture_files`; raises SynthesisError that names the flag."""
     if not folder.is_dir():
-        raise SynthesisError(f"{flag} {folder}: no such folder.")
+        raise SynthesisError(f"{flag} {folder}: no such folder. Check the path.")
     try:
         return picture_files(folder, subfolders=True)
     except (ValueError, OSError) as error:
@@ -195,6 +197,9 @@ def pictures_below(folder: Path, flag: str) -> dict[str, Path]:
 def folder_of_masks(folder: Path, prompt: str) -> MaskFiles:
     """Every mask below a folder, in natural order. Raises SynthesisError."""
     files = pictures_below(folder, "--masks")
+    for stem, path in files.items():
+        if problem := _wrong_stem(stem):
+            raise SynthesisError(f"--masks {path.parent}: mask {shown(path.name)}: {problem}.")
     return MaskFiles([*files], [str(path) for path in files.values()], [prompt] * len(files))
 
 
@@ -207,14 +212,18 @@ def listed_masks(path: Path) -> MaskFiles:
     listing = read_prompt_jsonl(path)
     captions: dict[str, str] = {}
     for pair in listing.pairs:
-        mask = os.path.normpath(pair.mask)
-        if captions.setdefault(mask, pair.caption) != pair.caption:
+        mask = os.path.normpath(pair.mask.absolute())
+        if pair.mask == path.parent or not Path(mask).name:
+            listing.problems.append(f'{pair.where}"source" names no file; give the mask\'s path')
+        elif captions.setdefault(mask, pair.caption) != pair.caption:
             listing.problems.append(
                 f"{pair.where}mask {pair.mask} has another caption than in a line before; one "
                 "mask has one caption"
             )
-    folder = os.path.commonpath([Path(mask).parent for mask in captions]) if captions else ""
-    stems = [Path(os.path.relpath(mask, folder)).with_suffix("").as_posix() for mask in captions]
+    stems = _stems([*captions], listing.problems)
+    listing.problems += [
+        f"mask {shown(stem)}: {problem}" for stem in stems if (problem := _wrong_stem(stem))
+    ]
     listing.problems += [
         f"{count} masks are called {stem}, with different extensions; keep one of them"
         for stem, count in Counter(stems).items()
@@ -223,3 +232,25 @@ def listed_masks(path: Path) -> MaskFiles:
     if listing.problems:
         raise DatasetError(path, listing.problems)
     return MaskFiles(stems, [*captions], [*captions.values()])
+
+
+def _stems(masks: Sequence[str], problems: list[str]) -> list[str]:
+    """Absolute paths below the folder that they all are in; a problem where there is none."""
+    if not masks:
+        return []
+    try:
+        folder = os.path.commonpath([Path(mask).parent for mask in masks])
+    except ValueError:  # Windows' drives
+        problems.append("the masks are on several drives; copy them below one folder")
+        return []
+    return [Path(os.path.relpath(mask, folder)).with_suffix("").as_posix() for mask in masks]
+
+
+def _wrong_stem(stem: str) -> str:
+    """Why a mask's pairs cannot be called by it, and what to do; nothing where they can."""
+    if printable(stem) != stem:
+        return "a name that is not UTF-8 text; rename it"
+    longest = max(len(part.encode()) for part in stem.split("/"))
+    if longest > LONGEST_STEM:
+        return f"a name of {longest} bytes; rename it, at most {LONGEST_STEM} are written"
+    return ""

@@ -18,10 +18,16 @@ class Item:
     index: int
     caption: str
     mask: Mask
+    number: int | None = None  # of the mask, by which the pair is called if it is to tell nothing
 
     @property
     def name(self) -> str:
-        return item_name(self.stem, self.index)
+        return item_name(told_stem(self.stem, self.number), self.index)
+
+    @property
+    def told_caption(self) -> str:
+        """As it is written beside the pair."""
+        return self.caption if self.number is None else ""
 
     def seed(self, seed: int) -> int:
         """The image's own seed."""
@@ -30,10 +36,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """`images_per_mask` images of each mask, numbered from 0, those of the first mask first."""
+    """`images_per_mask` images of each mask, numbered from 0, those of the first mask first.
+
+    anonymous: pairs are called by their mask's number, and their captions are not written.
+    """
 
     masks: MaskSource
     images_per_mask: int
+    anonymous: bool = False
 
     def __len__(self) -> int:
         return len(self.masks) * self.images_per_mask
@@ -41,11 +51,15 @@ class Plan:
     def item(self, number: int) -> Item:
         mask, index = divmod(number, self.images_per_mask)
         source = self.masks
-        return Item(source.stem(mask), index + 1, source.caption(mask), source.mask(mask))
+        known = source.stem(mask), index + 1, source.caption(mask), source.mask(mask)
+        return Item(*known, self._told_number(mask))
 
     def name(self, number: int) -> str:
         mask, index = divmod(number, self.images_per_mask)
-        return item_name(self.masks.stem(mask), index + 1)
+        return item_name(told_stem(self.masks.stem(mask), self._told_number(mask)), index + 1)
+
+    def _told_number(self, mask: int) -> int | None:
+        return mask + 1 if self.anonymous else None
 
     def items(self) -> Iterator[Item]:
         return map(self.item, range(len(self)))
@@ -54,3 +68,8 @@ class Plan:
         """Changes with the names and captions of the pairs, and with their number."""
         text = f"{self.masks.fingerprint()} {self.images_per_mask}"
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def told_stem(stem: str, number: int | None) -> str:
+    """What a mask's pairs are called by."""
+    return stem if number is None else f"mask_{number}"

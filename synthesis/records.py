@@ -10,19 +10,21 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..common.files import replacing, stands_in_for
 from ..common.pair_files import IMAGES, MASKS
 from ..common.prompt_jsonl import Entry, write_prompt_jsonl
-from .errors import SynthesisError
-from .jobs import STAGING, Job
+from ..common.text import printable, shortened, shown
+from .errors import StoppedError, SynthesisError
+from .jobs import STAGING, UNTOLD, Job, check_problems, read_object
 from .settings import Shard
 from .shard import Outcome
 
 FORMAT_VERSION = 1
+DIFFERENCES_SHOWN = 20
 SETTINGS, MANIFEST, INDEX, SHARDS = "settings.json", "manifest.json", "prompt.jsonl", "shards"
 
 Values = Mapping[str, Any]
@@ -41,14 +43,16 @@ def claim(folder: Path, values: Values) -> None:
     there = claimed(folder)
     here = json.loads(text)
     differing = [
-        f"{name} {there.get(name)!r}, now {here.get(name)!r}"
+        f"{shortened(name)} {shown(there.get(name))}, now {shown(here.get(name))}"
         for name in {**there, **here}
         if there.get(name) != here.get(name)
     ]
     if differing:
+        more = "; ..." if len(differing) > DIFFERENCES_SHOWN else ""
         raise SynthesisError(
-            f"--output_dir {folder}: holds pairs made with other settings: {'; '.join(differing)}. "
-            "Give the same ones, or another folder."
+            f"--output_dir {folder}: holds pairs made with other settings: "
+            f"{'; '.join(differing[:DIFFERENCES_SHOWN])}{more}. Give the same ones, or another "
+            "folder."
         )
 
 
@@ -62,9 +66,20 @@ def check_shared(folder: Path) -> None:
 
 
 def claimed(folder: Path) -> dict[str, Any]:
-    """The settings that the folder's pairs are made with; none where there are no pairs yet."""
+    """The settings that the folder's pairs are made with; none where there are no pairs yet.
+
+    Raises SynthesisError.
+    """
     path = folder / SETTINGS
-    return _read_json(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        return read_object(path)
+    except (OSError, ValueError) as error:
+        raise SynthesisError(
+            f"{path}: cannot be read ({error}). Delete it, and give the command again; the pairs "
+            "stay."
+        ) from error
 
 
 def _create(path: Path, text: str) -> None:
@@ -79,16 +94,6 @@ def _create(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise SynthesisError(
-            f"{path}: cannot be read ({error}). Delete it, and give the command again; the pairs "
-            "stay."
-        ) from error
 
 
 @dataclass
@@ -125,6 +130,8 @@ def finish(
     """
     (folder / SHARDS).mkdir(exist_ok=True)
     write_prompt_jsonl(_file(folder, shard, "jsonl"), _entries(job, units, record.failed))
+    if job.plan.anonymous:
+        record = replace(record, failed=dict.fromkeys(record.failed, UNTOLD))
     own = {**values, "shard": shard.name, **record.to_values()}
     _write_json(_file(folder, shard, "manifest.json"), own)
     whole = _all_records(folder, shard, record.plan)
@@ -151,7 +158,7 @@ def _file(folder: Path, shard: Shard, kind: str) -> Path:
 def _write_json(path: Path, values: Values) -> None:
     with replacing(path) as temporary:
         text = json.dumps(values, indent=2, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(printable(text) + "\n", encoding="utf-8")
 
 
 def _all_records(folder: Path, shard: Shard, plan: str) -> Record | None:
@@ -159,13 +166,30 @@ def _all_records(folder: Path, shard: Shard, plan: str) -> Record | None:
     whole = Record(plan)
     for number in range(shard.count):
         path = _file(folder, Shard(number, shard.count), "manifest.json")
-        found = _read_json(path) if path.exists() else {}
-        if found.get("plan") != plan:
+        found = _read_record(path) if path.exists() else None
+        if found is None or found.plan != plan:
             return None
-        whole.made += found["made"]
-        whole.there += found["there"]
-        whole.failed |= found["failed"]
+        whole.made += found.made
+        whole.there += found.there
+        whole.failed |= found.failed
     return whole
+
+
+def _read_record(path: Path) -> Record:
+    """Raises StoppedError."""
+    try:
+        values = read_object(path)
+        record = Record(*(values.get(item.name) for item in fields(Record)))
+        if not isinstance(record.plan, str):
+            raise ValueError("names no plan")
+        if not all(type(count) is int and count >= 0 for count in (record.made, record.there)):
+            raise ValueError("does not say how many pairs were made and how many were there")
+        check_problems(record.failed)
+    except (OSError, ValueError) as error:
+        raise StoppedError(
+            f"{path}: damaged ({error}). Delete it, and run that shard again; its pairs stay."
+        ) from error
+    return record
 
 
 def _sweep(folder: Path) -> None:

@@ -12,11 +12,12 @@ from ..common.backgrounds import Backgrounds
 from ..common.mask_files import is_palette
 from ..common.pair_files import PairFiles
 from ..common.pictures import Size
+from ..common.text import visible
 from ..models.shapes import Changes
 from .check import problems
 from .command_line import Request
 from .engines.local import MakeModel, devices, run_locally
-from .errors import SynthesisError
+from .errors import StoppedError, SynthesisError
 from .jobs import PREFIXES_FROM, FolderJob, Job, TarJob, units_of
 from .masks import (
     AugmentedMasks,
@@ -40,6 +41,7 @@ from .weights import Weights, find_weights
 log = logging.getLogger(__name__)
 
 SHOWN = 20  # problems on the terminal
+MOST_PAIRS = 10**9  # of all parts of a run
 Engine = Callable[[Job, Sequence[int]], Iterator[Outcome]]
 
 
@@ -59,7 +61,7 @@ def check(request: Request) -> bool:
     weights, _, job = prepare(request)
     count = 0
     for problem in problems(job, request.output_dir, is_palette(weights.classes), request.shard):
-        print(problem)
+        print(visible(problem))
         count += 1
     if count:
         log.info(
@@ -86,7 +88,8 @@ def prepare(request: Request) -> tuple[Weights, Settings, Job]:
         size = _trained_size(weights)
     settings = request.settings(size)
     make_scheduler(settings.sampler, settings.schedule, "epsilon", settings.steps)
-    plan = Plan(_mask_source(request, size), request.images_per_mask)
+    masks = _mask_source(request, size)
+    plan = Plan(masks, request.images_per_mask, request.anonymous)
     masking = Masking(weights.classes, size, _backgrounds(request, weights), settings.seed)
     return weights, settings, _make_job(request, plan, masking)
 
@@ -99,15 +102,30 @@ def _trained_size(weights: Weights) -> Size:
 
 def _mask_source(request: Request, size: Size | None) -> MaskSource:
     if request.random_masks and size:
+        _check_pairs(request, request.random_masks)
         area = (request.smallest / 100, request.largest / 100)
         shapes = ShapeSettings(request.lesions, area)
         prompt = request.prompt or ""
         return RandomMasks(request.random_masks, size, shapes, request.seed, prompt)
     files = _mask_files(request)
+    _check_pairs(request, len(files))
     if not request.augment_masks:
         return files
     changes = Changes(not request.no_flip, request.rotation, request.scale, request.elastic)
     return AugmentedMasks(files, request.augment_masks, changes, request.seed)
+
+
+def _check_pairs(request: Request, masks: int) -> None:
+    """Raise SynthesisError for more pairs than a run has."""
+    copies = request.augment_masks or 1
+    pairs = masks * copies * request.images_per_mask
+    if pairs > MOST_PAIRS:
+        changed = f" x {copies} copies (--augment_masks)" if request.augment_masks else ""
+        raise SynthesisError(
+            f"--images_per_mask {request.images_per_mask}: {masks} masks{changed} x "
+            f"{request.images_per_mask} images are {pairs} pairs; at most {MOST_PAIRS} are made "
+            "in a run. Lower it, or make several runs, each with its own --seed and --output_dir."
+        )
 
 
 def _mask_files(request: Request) -> MaskFiles:
@@ -115,7 +133,7 @@ def _mask_files(request: Request) -> MaskFiles:
     if masks is not None and masks.is_file():
         return listed_masks(masks)
     if masks is None or not masks.is_dir():
-        raise SynthesisError(f"--masks {masks}: no such folder or file.")
+        raise SynthesisError(f"--masks {masks}: no such folder or file. Check the path.")
     return folder_of_masks(masks, request.prompt or "")
 
 
@@ -136,20 +154,22 @@ def _make_job(request: Request, plan: Plan, masking: Masking) -> Job:
     if request.tar:
         return TarJob(plan, folder, masking, request.batch_size)
     # As it was begun, even if masks have been added since.
-    by_prefix = claimed(folder).get("by_prefix", len(plan) >= PREFIXES_FROM)
+    by_prefix = bool(claimed(folder).get("by_prefix", len(plan) >= PREFIXES_FROM))
     return FolderJob(plan, PairFiles(folder, by_prefix), masking, request.batch_size)
 
 
 def run_values(request: Request, weights: Weights, settings: Settings, job: Job) -> dict[str, Any]:
     """What decides the pairs, by the flags' names: the same for every part of a run."""
     values = {**settings.to_values(), "prompt": request.prompt, **weights.to_values()}
+    if request.anonymous:  # the captions' fingerprint knows the prompt
+        values |= {"anonymous": True, "prompt": None}
     if request.random_masks:
         values |= {n: getattr(request, n) for n in ("lesions", "smallest", "largest")}
     if request.augment_masks:
         values |= {n: getattr(request, n) for n in ("no_flip", "rotation", "scale", "elastic")}
     if behind := job.masking.backgrounds:
         values |= {"backgrounds": behind.fingerprint(), "edge": behind.edge}
-    if request.masks and request.masks.is_file():
+    if request.anonymous or (request.masks and request.masks.is_file()):
         values["captions"] = job.plan.masks.fingerprint()
     if isinstance(job, FolderJob):
         return {**values, "tar": False, "by_prefix": job.files.by_prefix}
@@ -175,11 +195,15 @@ def synthesize(job: Job, folder: Path, values: Values, shard: Shard, engine: Eng
     """Make a shard's pairs, and its records; the shards' lists, if this was the last one."""
     units = units_of(job, shard)
     record = Record(job.plan.fingerprint())
-    progress = Progress(sum(map(job.pairs, units)))
+    progress = Progress(job.pairs(units))
     try:
         for outcome in engine(job, units):
             record.add(outcome)
             progress.add(outcome)
+    except SynthesisError as error:
+        if record.pairs or record.failed:
+            raise StoppedError(str(error)) from error
+        raise
     finally:
         progress.close()
     whole = finish(folder, values, job, shard, units, record)

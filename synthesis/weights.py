@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..common.hashes import file_hash
+from ..common.text_files import parse_json, read_text
 from ..models.metadata import FOLDER_HASH, SiameseMetadata, read_metadata
 from ..models.weights import (
     SAFETENSORS,
@@ -99,7 +101,7 @@ def _named_base(bundle: Path, metadata: SiameseMetadata | None) -> Path:
             f"{bundle}: its metadata names no base checkpoint; give it with --{BASE_FLAG}."
         )
     for path in _candidates(bundle):
-        if path.is_file() and path != bundle and file_hash(path) == metadata.base_hash:
+        if path != bundle and file_hash(path) == metadata.base_hash:
             return path
     raise SynthesisError(
         f"{bundle}: was trained on a checkpoint with SHA-256 {metadata.base_hash}, which is "
@@ -108,13 +110,12 @@ def _named_base(bundle: Path, metadata: SiameseMetadata | None) -> Path:
 
 
 def _candidates(bundle: Path) -> Iterator[Path]:
-    try:
-        values = json.loads((bundle.parent / TRAINING_SETTINGS).read_text(encoding="utf-8"))
-        yield Path(values[BASE_FLAG])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not beside its training
+    with suppress(OSError, ValueError, KeyError, TypeError):  # not beside its training
+        named = Path(parse_json(read_text(bundle.parent / TRAINING_SETTINGS))[BASE_FLAG])
+        if named.is_file():
+            yield named
     for path in sorted(bundle.parent.iterdir()):
-        if path.suffix in (*SAFETENSORS, ".ckpt", ".pth", ".pt"):
+        if path.suffix in (*SAFETENSORS, ".ckpt", ".pth", ".pt") and path.is_file():
             yield path
 
 

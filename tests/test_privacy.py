@@ -6,21 +6,27 @@ Of an evaluation: tests/evaluation/test_evaluate.py.
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import sys
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+from siamese_diffusion.synthesis.synthesize import main as synthesize
 from siamese_diffusion.tools.comfy_host import ROOT, ComfyHost
 from siamese_diffusion.tools.pairs import write_pairs
 from siamese_diffusion.training.train_siamese import main
 from support import no_network
+from support.dataset_archives import cvc_clinicdb
 from support.needs import Need
 from support.paths import TRAIN_SCRIPT
 from support.processes import run
+from support.synthesis_runs import synthesis_flags
 from support.tiny_base import write_tiny_base
 from support.tiny_runs import flags
+
+pytest_plugins = ["support.synthesis_runs"]
 
 linux: pytest.MarkDecorator = Need.LINUX.unless(no_network.AVAILABLE)
 
@@ -70,6 +76,32 @@ def test_training_and_merging_send_nothing(base: Path, pairs: Path, tmp_path: Pa
 
 
 @linux
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--tar", "--processes=2"]], ids=["folder", "tar"])
+def test_synthesis_sends_nothing(
+    more: list[str], tiny_weights: Path, masks: Path, tmp_path: Path
+) -> None:
+    """The base is looked for beside the bundle; several processes talk to each other."""
+    script = [sys.executable, ROOT / "synthesis/synthesize.py"]
+    backgrounds = ["--augment_masks=1", f"--backgrounds={masks}", "--sampler=DDIM"]
+    arguments = synthesis_flags(tiny_weights, masks, tmp_path / "out", *backgrounds, *more)
+    made = run([*no_network.PREFIX, *script, *arguments])
+    assert made.returncode == 0, made.stderr
+    checked = run([*no_network.PREFIX, *script, *arguments, "--check"])
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@linux
+@pytest.mark.slow
+def test_preparing_sends_nothing(tmp_path: Path) -> None:
+    source = cvc_clinicdb(tmp_path / "download")
+    script = [sys.executable, ROOT / "training/prepare_data.py", "cvc-clinicdb", source]
+    made = run([*no_network.PREFIX, *script, tmp_path / "out"])
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "out/train/prompt.jsonl").is_file()
+
+
+@linux
 def test_no_node_sends_anything(host: ComfyHost) -> None:
     """The server of all tests, with every node that they run, would have been killed."""
     assert [*host.command()][: len(no_network.PREFIX)] == no_network.PREFIX
@@ -80,11 +112,11 @@ def test_no_node_sends_anything(host: ComfyHost) -> None:
 
 
 def revealed(folder: Path, secrets: list[str]) -> dict[str, list[str]]:
-    """File -> which of the secrets its bytes hold, as they are or as JSON writes them."""
+    """File -> which of the secrets its bytes or name hold, as they are or as JSON writes them."""
     found = {}
     for path in folder.rglob("*"):
         if path.is_file():
-            content = path.read_bytes()
+            content = path.read_bytes() + str(path.relative_to(folder)).encode()
             forms = {s: (s.encode(), json.dumps(s)[1:-1].encode()) for s in secrets}
             hits = [s for s, forms in forms.items() if any(form in content for form in forms)]
             if hits:
@@ -148,3 +180,41 @@ def test_an_anonymous_run_has_no_tracker(
     more = ["--host=standalone", "--anonymous", "--log_with=tensorboard"]
     assert main(flags(base, patients, tmp_path / "out", *more)) == 2
     assert "trackers write the name of this machine" in capsys.readouterr().err
+
+
+def pictures(out: Path) -> list[bytes]:
+    """All pixels, in the order of the list of pairs."""
+    lines = [json.loads(line) for line in (out / "prompt.jsonl").read_text("utf-8").splitlines()]
+    return [(out / line[role]).read_bytes() for line in lines for role in ("source", "target")]
+
+
+@pytest.mark.slow
+def test_anonymous_pairs_tell_of_no_path_name_or_caption(
+    tiny_weights: Path, patients: Path, tmp_path: Path
+) -> None:
+    """A mask that fails has its path in the records otherwise."""
+    folder = tmp_path / "ward 7"
+    shutil.copytree(patients.parent, folder)
+    [first, *_] = sorted((folder / "masks").iterdir())
+    first.write_bytes(b"no picture")
+    secrets = [*SECRETS, str(tmp_path)]
+
+    def make(name: str, *more: str) -> Path:
+        flags = synthesis_flags(tiny_weights, folder / "prompt.jsonl", tmp_path / name, *more)
+        assert synthesize(flags) == 1
+        return tmp_path / name
+
+    told = make("told")
+    names = {*revealed(told, secrets)}
+    pairs = {path for path in names if path.startswith(("images/", "masks/"))}
+    records = {"prompt.jsonl", "manifest.json", "shards/00000-of-00001.jsonl",
+               "shards/00000-of-00001.manifest.json"}  # fmt: skip
+    assert names - pairs == records and len(pairs) == 10
+    untold = make("untold", "--anonymous")
+    assert revealed(untold, secrets) == {}
+    assert pictures(untold) == pictures(told)  # the same pairs under other names
+    assert revealed(make("packed", "--anonymous", "--tar"), secrets) == {}
+    folders = synthesis_flags(tiny_weights, folder / "masks", tmp_path / "by prompt")
+    assert synthesize([*folders, "--anonymous", "--prompt=Mrs Öztürk"]) == 1
+    assert revealed(tmp_path / "by prompt", secrets) == {}
+    assert synthesize([*folders, "--anonymous", "--prompt=other"]) == 2  # and yet known again

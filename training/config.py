@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -13,8 +12,8 @@ from ..common.pixel_budget import LARGEST_SIDE
 from ..common.text import shown
 from ..models.recipe import RECIPE_CHOICES, RECIPES, Recipe
 from .errors import ConfigError
-from .options import AT_LEAST_0, AT_LEAST_1, SHARE, Range, check_option, option
-from .sd_scripts_options import SdScriptsOptions
+from .options import COUNT, INTERVAL, SHARE, Range, check_option, option
+from .sd_scripts_options import SdScriptsOptions, check_host_number
 
 LR_SCHEDULERS = (
     "constant",
@@ -25,12 +24,12 @@ LR_SCHEDULERS = (
     "polynomial",
 )
 
-MOST_STEPS = 99_999_999  # file names have 8 digits for it, as sd-scripts'
 # Preview steps: DDIM's published schedule begins a timestep late, so that it has none for 1000.
 MOST_SAMPLE_STEPS = 999
 MOST_PAIRS_OF_A_STEP = 100_000
 BATCH = Range(1, MOST_PAIRS_OF_A_STEP)
 SIDE = Range(1, LARGEST_SIDE)  # pixels
+RATE = Range(1e-12, 1000)  # of learning; plain SGD takes large ones
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ class TrainConfig(SdScriptsOptions):
     )
 
     max_train_steps: int = option(
-        "training", "optimizer steps (published: 3000)", 3000, range=Range(1, MOST_STEPS)
+        "training", "optimizer steps (published: 3000)", 3000, range=COUNT
     )
     train_batch_size: int = option(
         "training",
@@ -201,7 +200,7 @@ class TrainConfig(SdScriptsOptions):
         range=BATCH,
     )
     learning_rate: float = option(
-        "training", "peak learning rate (published: 1e-5)", 1e-5, range=Range(0, above=True)
+        "training", "peak learning rate (published: 1e-5)", 1e-5, range=RATE
     )
     optimizer_type: str = option(
         "training",
@@ -222,10 +221,13 @@ class TrainConfig(SdScriptsOptions):
         "training",
         "steps over which the learning rate rises; below 1: their share of all steps",
         0,
-        range=AT_LEAST_0,
+        range=INTERVAL,
     )
     max_grad_norm: float = option(
-        "training", "clip the gradient's norm; 0: never (published: never)", 0.0, range=AT_LEAST_0
+        "training",
+        "clip the gradient's norm; 0: never (published: never)",
+        0.0,
+        range=Range(0, 1e6),
     )
     ema_decay: float = option(
         "training",
@@ -274,11 +276,9 @@ class TrainConfig(SdScriptsOptions):
         "output",
         "steps between checkpoints (weights and resumable state); 0: none",
         500,
-        range=AT_LEAST_0,
+        range=INTERVAL,
     )
-    keep_last_n: int = option(
-        "output", "checkpoints kept; older ones are deleted", 2, range=AT_LEAST_1
-    )
+    keep_last_n: int = option("output", "checkpoints kept; older ones are deleted", 2, range=COUNT)
     resume: Path | None = option(
         "output",
         "state folder to resume from; default: the newest in output_dir, if the same command has "
@@ -286,13 +286,13 @@ class TrainConfig(SdScriptsOptions):
         None,
     )
     sample_every_n_steps: int = option(
-        "output", "steps between preview grids; 0: only at the end", 500, range=AT_LEAST_0
+        "output", "steps between preview grids; 0: only at the end", 500, range=INTERVAL
     )
     validate_every_n_steps: int = option(
         "output",
         "steps between validation losses, where --validation_split keeps pairs",
         100,
-        range=AT_LEAST_0,
+        range=INTERVAL,
     )
     log_with: str | None = option(
         "output",
@@ -322,11 +322,11 @@ class TrainConfig(SdScriptsOptions):
         for item in fields(self):
             check_option(item, getattr(self, item.name))
         for name, value in self.host_options.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ConfigError(f"--{name} is {value}; it must be a finite number.")
+            check_host_number(name, value)
         self._check_warmup()
         self._check_batch()
         self._check_sizes()
+        self.check_separator()
         self.check_schedule()
 
     def _check_batch(self) -> None:

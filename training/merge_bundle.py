@@ -18,6 +18,7 @@ if not __package__:
 
 from ..common.arguments import USER_ERROR, Parser, interrupted, say, unexpected
 from ..common.hashes import file_hash
+from ..common.text import visible
 from ..models.fit import check_control
 from ..models.low_rank import expanded
 from ..models.metadata import FOLDER_HASH, read_metadata, read_recipe
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return interrupted()
     except Exception as error:
         return unexpected(error)
-    print(given.merged)
+    print(visible(str(given.merged)))
     return 0
 
 
@@ -96,12 +97,12 @@ def _check_output(merged: Path, inputs: Sequence[Path]) -> None:
 def _check_hash(expected: str, bundle: Path, base: Path) -> None:
     """Raise WeightsError unless `base` is the file trained on; a folder's hash is only noted."""
     if expected.startswith(FOLDER_HASH):
-        print(
+        note = (
             f"note: {bundle}: was trained on a diffusers folder, which has no hash to compare with "
             f"{base}; only keys and shapes are compared. Make sure that it is that folder's "
-            f"single-file form. {ADVICE[Kind.DIFFUSERS_UNET]}",
-            file=sys.stderr,
+            f"single-file form. {ADVICE[Kind.DIFFUSERS_UNET]}"
         )
+        print(visible(note), file=sys.stderr)
     elif (found := file_hash(base)) != expected:
         raise WeightsError(
             f"{bundle}: was trained on a base model with SHA-256 {expected}; {base} has "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import MISSING, Field, dataclass, field
 from typing import Any
 
@@ -16,35 +15,24 @@ LONGEST_NAME = 200  # bytes; file systems take 255, and names get a step and an 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a flag takes: finite ones from `low` to `high`; None: no limit.
+    """The numbers that a flag takes, from `low` to `high`; `below`: `high` itself is left out."""
 
-    above, below: whether `low` and `high` themselves are left out.
-    """
-
-    low: float | None = None
-    high: float | None = None
-    above: bool = False
+    low: float
+    high: float
     below: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return (
-            (isinstance(value, int) or math.isfinite(value))
-            and (self.low is None or (value > self.low if self.above else value >= self.low))
-            and (self.high is None or (value < self.high if self.below else value <= self.high))
-        )
+        return self.low <= value <= self.high and not (self.below and value == self.high)
 
     def __str__(self) -> str:
-        limits = []
-        if self.low is not None:
-            limits.append(f"{'above' if self.above else 'at least'} {self.low}")
-        if self.high is not None:
-            limits.append(f"{'below' if self.below else 'at most'} {self.high}")
-        return " and ".join(limits) or "a finite number"
+        return f"at least {self.low} and {'below' if self.below else 'at most'} {self.high}"
 
 
-AT_LEAST_0 = Range(0)
-AT_LEAST_1 = Range(1)
+MOST_STEPS = 99_999_999  # file names have 8 digits for it, as sd-scripts'
+INTERVAL = Range(0, MOST_STEPS)  # in steps; 0: never
+COUNT = Range(1, MOST_STEPS)
 SHARE = Range(0, 1)
+FACTOR = Range(1e-6, 1e6)
 
 
 def option(group: str, text: str, default: Any = MISSING, **extra: Any) -> Any:

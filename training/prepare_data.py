@@ -17,6 +17,7 @@ if not __package__:
     __package__ = bootstrap.enter_package(__file__)
 
 from ..common.arguments import USER_ERROR, Parser, say, unexpected
+from ..common.text import visible
 from .prepare.items import PrepareError
 from .prepare.registry import DATASETS, Prepared, prepare
 from .prepare.write import count
@@ -51,10 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _show(prepared: Prepared, out: Path) -> None:
     for note in prepared.notes:
-        print(f"note: {note}")
+        print(visible(f"note: {note}"))
     for split, numbers in count(prepared.items).items():
         pairs, groups = numbers["pairs"], numbers["groups"]
-        print(f"{out / split / 'prompt.jsonl'}: {pairs} pairs, {groups} groups")
+        print(visible(f"{out / split / 'prompt.jsonl'}: {pairs} pairs, {groups} groups"))
 
 
 if __name__ == "__main__":

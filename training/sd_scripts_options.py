@@ -5,12 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common.text import shown
 from .errors import ConfigError
-from .options import AT_LEAST_0, AT_LEAST_1, SHARE, Range, option
+from .options import COUNT, FACTOR, INTERVAL, SHARE, Range, option
 
 PRECISIONS = ("float", "fp16", "bf16")
 LOSS_TYPES = ("l2", "l1", "huber", "smooth_l1")
 HUBER_SCHEDULES = ("constant", "exponential", "snr")
+MOST_PAIRS = 10_000_000  # of a dataset, with repeats
+MOST_RANK = 1280  # channels of the widest layers
+# Of the numbers among the flags that sd-scripts' own parser reads.
+HOST_RANGES = {
+    "adaptive_noise_scale": Range(-10, 10),
+    "clip_skip": Range(1, 100),
+    "lr_decay_steps": INTERVAL,
+    "lr_scheduler_min_lr_ratio": SHARE,
+    "lr_scheduler_num_cycles": COUNT,
+    "lr_scheduler_power": Range(0, 100),
+    "lr_scheduler_timescale": INTERVAL,
+    "max_timestep": Range(1, 1000),
+    "max_token_length": Range(75, 225),
+    "min_snr_gamma": Range(0, 1e6),
+    "min_timestep": Range(0, 999),
+    "multires_noise_discount": SHARE,
+    "multires_noise_iterations": Range(0, 100),
+    "noise_offset": Range(-10, 10),
+    "v_pred_like_loss": Range(0, 1e6),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +56,7 @@ class SdScriptsOptions:
     caption_prefix: str | None = option("data", "words before every caption", None)
     caption_suffix: str | None = option("data", "words after every caption", None)
     dataset_repeats: int = option(
-        "data", "how often a pair is seen in an epoch", 1, range=AT_LEAST_1
+        "data", "how often a pair is seen in an epoch", 1, range=Range(1, MOST_PAIRS)
     )
     shuffle_caption: bool = option(
         "data",
@@ -43,7 +64,7 @@ class SdScriptsOptions:
         False,
     )
     keep_tokens: int = option(
-        "data", "first tags that are neither shuffled nor left out", 0, range=AT_LEAST_0
+        "data", "first tags that are neither shuffled nor left out", 0, range=Range(0, 10_000)
     )
     caption_separator: str = option("data", "what separates the tags of a caption", ",")
     caption_tag_dropout_rate: float = option(
@@ -57,7 +78,7 @@ class SdScriptsOptions:
         "training",
         "instead of --max_train_steps: how often every pair is seen",
         None,
-        range=AT_LEAST_1,
+        range=COUNT,
     )
     loss_type: str = option(
         "training", "how outputs and targets are compared (published: l2)", "l2", choices=LOSS_TYPES
@@ -68,20 +89,18 @@ class SdScriptsOptions:
         "snr",
         choices=HUBER_SCHEDULES,
     )
-    huber_c: float = option(
-        "training", "threshold of huber and smooth_l1", 0.1, range=Range(0, above=True)
-    )
+    huber_c: float = option("training", "threshold of huber and smooth_l1", 0.1, range=FACTOR)
     huber_scale: float = option(
         "training",
         "factor of that threshold, but for the schedule snr",
         1.0,
-        range=Range(0, above=True),
+        range=FACTOR,
     )
     ip_noise_gamma: float = option(
         "training",
         "strength of further noise on the networks' input that they do not learn to predict",
         0.0,
-        range=AT_LEAST_0,
+        range=Range(0, 10),
     )
     ip_noise_gamma_random_strength: bool = option(
         "training", "draw the strength of that noise for each step, from 0 to the one given", False
@@ -91,20 +110,20 @@ class SdScriptsOptions:
         "train factors of this rank (LoRA) instead of the copied layers' and the decoder's whole "
         "weights; 0: whole weights, as published",
         0,
-        range=AT_LEAST_0,
+        range=Range(0, MOST_RANK),
     )
     network_alpha: float | None = option(
         "training",
         "their scale is --network_alpha / --network_dim; default: --network_dim (sd-scripts: 1)",
         None,
-        range=Range(0, above=True),
+        range=FACTOR,
     )
 
     max_data_loader_n_workers: int = option(
         "speed",
         "processes that decode images and masks; 0: threads of the trainer (sd-scripts: 8)",
         0,
-        range=AT_LEAST_0,
+        range=Range(0, 1024),
     )
 
     save_precision: str = option(
@@ -115,10 +134,10 @@ class SdScriptsOptions:
         choices=PRECISIONS,
     )
     save_every_n_epochs: int | None = option(
-        "output", "instead of --save_every_n_steps: in epochs", None, range=AT_LEAST_1
+        "output", "instead of --save_every_n_steps: in epochs", None, range=COUNT
     )
     sample_every_n_epochs: int | None = option(
-        "output", "instead of --sample_every_n_steps: in epochs", None, range=AT_LEAST_1
+        "output", "instead of --sample_every_n_steps: in epochs", None, range=COUNT
     )
     sample_prompts: Path | None = option(
         "output",
@@ -146,6 +165,11 @@ class SdScriptsOptions:
         """`network_alpha`, which is --network_dim where it is not given."""
         return float(self.network_dim if self.network_alpha is None else self.network_alpha)
 
+    def check_separator(self) -> None:
+        """Raise ConfigError where nothing separates a caption's tags."""
+        if not self.caption_separator:
+            raise ConfigError("--caption_separator is empty; give what separates tags, such as ,.")
+
     def check_schedule(self) -> None:
         """Raise ConfigError for a noise schedule that the base model cannot learn on."""
         if self.zero_terminal_snr and not self.v_parameterization:
@@ -154,3 +178,10 @@ class SdScriptsOptions:
                 "base model that predicts the noise. Give --v_parameterization with a model that "
                 "predicts v, or leave it out."
             )
+
+
+def check_host_number(name: str, value: object) -> None:
+    """Raise ConfigError for a number of sd-scripts' own flags that makes no sense."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and name in HOST_RANGES and value not in HOST_RANGES[name]:
+        raise ConfigError(f"--{name} is {shown(value)}; it must be {HOST_RANGES[name]}.")

@@ -17,7 +17,7 @@ if not __package__:
 
     __package__ = bootstrap.enter_package(__file__)
 
-from ..common.arguments import USER_ERROR, interrupted, say, unexpected
+from ..common.arguments import USER_ERROR, interrupted, log_to_terminal, say, unexpected
 from ..common.pairs import DatasetError
 from ..common.processes import is_first_on_machine, is_first_process
 from ..models.weights import WeightsError
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Exit code 0: done, or stopped cleanly; 1: failed; 2: bad input; 130: stopped at once by Ctrl-C.
     """
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    log_to_terminal()
     logging.getLogger().setLevel(logging.INFO if is_first_process() else logging.ERROR)
     try:
         run(parse_args(arguments))

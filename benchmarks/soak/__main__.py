@@ -3,8 +3,8 @@
 python -m siamese_diffusion.benchmarks.soak                  # all; hours, to be left alone
 python -m siamese_diffusion.benchmarks.soak masks --masks 200 --out measured
 
-A part that is in the results already is not run again, unless --fresh. Training goes on where it
-was stopped.
+A part that is in the results already, and was good, is not run again, unless --fresh. Training goes
+on where it was stopped.
 """
 
 from __future__ import annotations
@@ -55,13 +55,18 @@ def main(argv: list[str] | None = None) -> int:
     for name in given.parts or PARTS:
         soak, count = PARTS[name][0], getattr(given, name)
         found = {} if given.fresh else read_parts(given.out)
-        if name not in found or found[name]["done"] < count - 1:
+        if not is_done(found.get(name), count):
             write_part(given.out, name, soak(given.work, count))
     result = as_result(read_parts(given.out))
     print(table(result))
     if given.out == RELIABILITY:
         quote_in_docs(read_results(RELIABILITY), RELIABILITY_DOCS)
     return 0 if all(part["good"] for part in result.raw.values()) else 1
+
+
+def is_done(part: dict[str, Any] | None, count: int) -> bool:
+    """Whether what was found needs no other run."""
+    return part is not None and part["good"] and part["done"] >= count - 1
 
 
 def read_parts(folder: Path) -> dict[str, Any]:

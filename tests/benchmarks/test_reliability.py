@@ -13,6 +13,7 @@ from siamese_diffusion.benchmarks.report import (
     read_results,
     tables,
 )
+from siamese_diffusion.benchmarks.soak.__main__ import PARTS, is_done, read_parts
 from siamese_diffusion.benchmarks.soak.server import BASE, BUNDLE, masks_on, prompts_on, write_masks
 from siamese_diffusion.benchmarks.soak.training import soak_training
 from siamese_diffusion.benchmarks.soak.watch import Growth, Sample
@@ -70,3 +71,17 @@ def test_what_is_repeated_bit_for_bit_on_a_cpu(tmp_path: Path) -> None:
 def test_the_documentation_quotes_the_results() -> None:
     quoted = quoted_in_docs(RELIABILITY_DOCS)
     assert quoted == tables(read_results(RELIABILITY)).strip(), "run `make soak`"
+
+
+def test_a_part_that_was_not_good_is_run_again() -> None:
+    assert not is_done(None, 20)
+    assert is_done({"done": 19, "good": True}, 20)
+    assert not is_done({"done": 18, "good": True}, 20)
+    assert not is_done({"done": 20, "good": False}, 20)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_is_committed_is_whole_and_good(name: str) -> None:
+    part = read_parts(RELIABILITY)[name]
+    assert is_done(part, PARTS[name][1]), "run `make soak`"
+    assert part["equal"] and part["handles_growth"] <= 0 and part["memory_growth"] < 0.05

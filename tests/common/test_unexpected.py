@@ -42,11 +42,25 @@ def test_no_memory_is_no_bug(error: Exception, capsys: pytest.CaptureFixture[str
     assert line.startswith("error: not enough memory (")
 
 
-@pytest.mark.parametrize(
-    "script",
-    ["training/train_siamese", "training/merge_bundle", "training/prepare_data",
-     "evaluation/evaluate"],
-)  # fmt: skip
+def scripts() -> list[str]:
+    """Those that can be run by their path."""
+    rooms = ("training", "evaluation", "synthesis")
+    found = [path for room in rooms for path in (ROOT / room).glob("*.py")]
+    return sorted(
+        path.relative_to(ROOT).with_suffix("").as_posix()
+        for path in found
+        if "bootstrap.enter_package(__file__)" in path.read_text("utf-8")
+    )
+
+
+def test_every_command_is_a_script() -> None:
+    """Those that pyproject.toml installs, by the module that each begins."""
+    code = (ROOT / "common/commands.py").read_text("utf-8")
+    modules = re.findall(r'_command\("([\w.]+)"\)', code)
+    assert sorted(module.replace(".", "/") for module in modules) == scripts()
+
+
+@pytest.mark.parametrize("script", scripts())
 def test_a_script_without_its_packages_says_how_to_install_them(script: str) -> None:
     without_packages = [sys.executable, "-S"]
     found = run([*without_packages, ROOT / f"{script}.py", "--help"])

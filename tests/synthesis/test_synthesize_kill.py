@@ -46,7 +46,10 @@ def finished_files(out: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in found}
 
 
-@pytest.mark.parametrize("more", [[], ["--tar"]], ids=["folder", "tar"])
+EVERYTHING = ["--augment_masks=1", "--sampler=DDIM", "--cfg=3"]
+
+
+@pytest.mark.parametrize("more", [EVERYTHING, ["--tar"]], ids=["folder", "tar"])
 def test_killed_at_random_moments_no_pair_is_lost_or_made_again(
     tiny_weights: Path, masks: Path, tmp_path: Path, more: list[str],
     processes: multiprocessing.context.ForkServerContext,
@@ -55,7 +58,7 @@ def test_killed_at_random_moments_no_pair_is_lost_or_made_again(
         arguments = [
             f"--bundle={tiny_weights / 'siamese.safetensors'}", f"--masks={masks}",
             f"--output_dir={out}", "--steps=2", f"--images_per_mask={IMAGES}", "--batch_size=2",
-            *more,
+            *([f"--backgrounds={masks}"] if more is EVERYTHING else []), *more,
         ]  # fmt: skip
         process = processes.Process(target=end_with, args=(main, arguments, log))
         process.start()

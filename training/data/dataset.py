@@ -15,6 +15,7 @@ from ...common.prompt_jsonl import read_prompt_jsonl
 from ...common.text import as_bytes
 from ..config import TrainConfig
 from ..errors import ConfigError
+from ..sd_scripts_options import MOST_PAIRS
 from .captions import CaptionStyle
 from .dataset_toml import ResolveSubsets, read_dataset_toml
 from .listing import CAPTION_SUFFIXES, read_folders
@@ -117,7 +118,11 @@ def _styled(listing: Listing, config: TrainConfig) -> Listing:
     """With captions and repeats as the flags say; a dataset TOML has its own."""
     style = CaptionStyle.of(config)
     listing.pairs = [with_settings(pair, THE_RUNS, style, config.seed) for pair in listing.pairs]
-    listing.pairs *= config.dataset_repeats
+    repeats = config.dataset_repeats
+    if len(listing.pairs) * repeats > MOST_PAIRS:
+        problem = f"--dataset_repeats {repeats} makes over {MOST_PAIRS} pairs; lower it"
+        raise DatasetError(config.train_data or config.train_data_dir, [problem])
+    listing.pairs *= repeats
     return listing
 
 

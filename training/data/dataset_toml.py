@@ -11,6 +11,7 @@ from ...common.pairs import DatasetError, Listing
 from ...common.text import shortened, shown
 from ..config import TrainConfig
 from ..errors import ConfigError
+from ..sd_scripts_options import MOST_PAIRS
 from ..toml_files import Table, read_toml
 from .captions import CaptionStyle
 from .listing import CAPTION_SUFFIXES, read_folders
@@ -20,7 +21,6 @@ from .pair_settings import own_settings, with_settings
 # that they inherit, by the subset's name in messages.
 ResolveSubsets = Callable[[Table, list[str]], dict[str, Table]]
 
-MOST_PAIRS = 10_000_000  # with repeats
 # Keys that are flags, with the flag's name. A run has one of each of RUN_FLAGS; datasets may differ
 # in the others, and subsets in the last group.
 RUN_FLAGS = {"batch_size": "train_batch_size", "validation_split": "validation_split"}
@@ -78,16 +78,25 @@ def read_dataset_toml(
     try:
         run = replace(config, **flags)
         own = {where: replace(config, **_own_flags(keys)) for where, keys in subsets.items()}
+        for keys in subsets.values():
+            replace(config, **{name: keys[name] for name in CAPTION_KEYS if name in keys})
     except ConfigError as error:
         raise DatasetError(path, [str(error)]) from error
     listing = Listing()
     for where, keys in subsets.items():
-        listing += _pairs(path, keys, run, own[where])
+        found, repeats = _pairs(keys, run, own[where])
+        if len(listing.pairs) + len(found.pairs) * repeats > MOST_PAIRS:
+            problem = (
+                f"{where}: num_repeats {repeats} makes over {MOST_PAIRS} pairs in all; lower it"
+            )
+            raise DatasetError(path, [problem])
+        found.pairs *= repeats
+        listing += found
     return run, listing
 
 
-def _pairs(path: Path, keys: Table, run: TrainConfig, own: TrainConfig) -> Listing:
-    """The pairs of a subset, each as often as it is to be seen in an epoch."""
+def _pairs(keys: Table, run: TrainConfig, own: TrainConfig) -> tuple[Listing, int]:
+    """The pairs of a subset, and how often each is to be seen in an epoch."""
     suffix = keys.get("caption_extension", run.caption_extension)
     found = read_folders(
         Path(keys["image_dir"].strip()),
@@ -98,11 +107,7 @@ def _pairs(path: Path, keys: Table, run: TrainConfig, own: TrainConfig) -> Listi
     style = replace(CaptionStyle.of(run), **chosen)
     settings = own_settings(run, own)
     found.pairs = [with_settings(pair, settings, style, run.seed) for pair in found.pairs]
-    repeats = keys.get("num_repeats", run.dataset_repeats)
-    if len(found.pairs) * repeats > MOST_PAIRS:
-        raise DatasetError(path, [f"num_repeats {repeats} makes over {MOST_PAIRS} pairs; lower it"])
-    found.pairs *= repeats
-    return found
+    return found, keys.get("num_repeats", run.dataset_repeats)
 
 
 def plain_subsets(content: Table, problems: list[str]) -> dict[str, Table]:

@@ -156,9 +156,9 @@ def test_flags_of_the_learning_rate(sd_scripts: Path, tmp_path: Path) -> None:
             {"scale_v_pred_loss_like_noise_pred": True},
             "can be enabled only with v_parameterization",
         ),
-        ({"max_timestep": 2000}, "--max_timestep 2000"),
+        ({"max_timestep": 2000}, "--max_timestep is 2000; it must be at least 1"),
         ({"min_timestep": 500, "max_timestep": 100}, "--min_timestep 500"),
-        ({"min_timestep": -1}, "--min_timestep -1"),
+        ({"min_timestep": -1}, "--min_timestep is -1; it must be at least 0"),
     ],
 )
 def test_options_without_a_meaning_are_refused(
