@@ -1,8 +1,10 @@
-"""Which of several processes this is, as launchers number them in the environment."""
+"""Which of several processes this is, as launchers number them; and workers' ends."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 
 # torchrun's and accelerate's, then those of MPI libraries.
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
@@ -26,3 +28,18 @@ def is_first_on_machine() -> bool:
 
 def _number(names: tuple[str, ...]) -> str:
     return next((os.environ[name] for name in names if name in os.environ), "0")
+
+
+def end_with_parent() -> None:
+    """From now on this process of `multiprocessing` ends at once when its parent has ended.
+
+    A parent that was killed cannot end its workers, which would go on with what they have.
+    """
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
