@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
+from typing import Protocol
 
 # torchrun's and accelerate's, then those of MPI libraries.
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
@@ -30,16 +30,22 @@ def _number(names: tuple[str, ...]) -> str:
     return next((os.environ[name] for name in names if name in os.environ), "0")
 
 
-def end_with_parent() -> None:
-    """From now on this process of `multiprocessing` ends at once when its parent has ended.
+class Parent(Protocol):
+    """As `multiprocessing.parent_process` names it."""
+
+    def join(self) -> None:
+        """Return once it has ended."""
+
+
+def end_with(parent: Parent | None) -> None:
+    """From now on this process ends at once when its parent has ended.
 
     A parent that was killed cannot end its workers, which would go on with what they have.
     """
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
-
-
-def _wait_for_parent() -> None:
-    parent = multiprocessing.parent_process()
     if parent is not None:
-        parent.join()
-        os._exit(1)
+        threading.Thread(target=_wait_for, args=(parent,), daemon=True).start()
+
+
+def _wait_for(parent: Parent) -> None:
+    parent.join()
+    os._exit(1)

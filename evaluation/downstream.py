@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..common.processes import end_with_parent
+from ..common.processes import end_with
 from .arms import BASELINE, Arm, plan
 from .intervals import bootstrap
 from .overlap import METRICS, overlap
@@ -156,7 +156,7 @@ def _start_worker(runner: _Runner, arms: Sequence[Arm], threads: int) -> None:
     global _worker  # noqa: PLW0603 - the pairs travel once for each process, not for each training
     _worker = (runner, arms)
     torch.set_num_threads(threads)
-    end_with_parent()
+    end_with(multiprocessing.parent_process())
 
 
 def _train_in_worker(arm: int, segmenter: str, number: int) -> None:

@@ -28,7 +28,9 @@ def problems(job: Job, folder: Path, palette: bool, shard: Shard | None) -> Iter
     pairs = ((job.entry(unit, item), item) for unit in units for item in job.items(unit))
     with ThreadPoolExecutor(THREADS) as pool:
         while some := list(islice(pairs, AT_ONCE)):
-            found = pool.map(lambda pair: _problem(*pair, job.masking, folder, palette), some)
+            found = pool.map(
+                lambda one: _problem(one[0], one[1], job.masking, folder, palette), some
+            )
             yield from filter(None, found)
 
 

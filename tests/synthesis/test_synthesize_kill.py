@@ -26,6 +26,7 @@ from support.synthesis_runs import SIZE, contents, most_different, random_job, r
 pytest_plugins = ["support.synthesis_runs"]
 pytestmark = pytest.mark.slow  # whole runs
 
+linux: pytest.MarkDecorator = Need.LINUX.unless(no_network.AVAILABLE)
 MASKS, IMAGES = 3, 2  # masks, and images of each
 
 
@@ -92,7 +93,7 @@ def test_killed_at_random_moments_no_pair_is_lost_or_made_again(
         assert most_different(contents(out), expected) <= 1
 
 
-@Need.LINUX.unless(no_network.AVAILABLE)
+@linux
 @pytest.mark.parametrize("make_job", [random_job, tar_job], ids=["folder", "tar"])
 def test_workers_end_with_the_process_that_was_killed(
     tmp_path: Path, make_job: Callable[[Path], Job]
