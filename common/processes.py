@@ -1,8 +1,10 @@
-"""Which of several processes this is, as launchers number them in the environment."""
+"""Which of several processes this is, as launchers number them; and workers' ends."""
 
 from __future__ import annotations
 
 import os
+import threading
+from typing import Protocol
 
 # torchrun's and accelerate's, then those of MPI libraries.
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
@@ -26,3 +28,24 @@ def is_first_on_machine() -> bool:
 
 def _number(names: tuple[str, ...]) -> str:
     return next((os.environ[name] for name in names if name in os.environ), "0")
+
+
+class Parent(Protocol):
+    """As `multiprocessing.parent_process` names it."""
+
+    def join(self) -> None:
+        """Return once it has ended."""
+
+
+def end_with(parent: Parent | None) -> None:
+    """From now on this process ends at once when its parent has ended.
+
+    A parent that was killed cannot end its workers, which would go on with what they have.
+    """
+    if parent is not None:
+        threading.Thread(target=_wait_for, args=(parent,), daemon=True).start()
+
+
+def _wait_for(parent: Parent) -> None:
+    parent.join()
+    os._exit(1)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -21,6 +19,7 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ..common.processes import end_with
 from .arms import BASELINE, Arm, plan
 from .intervals import bootstrap
 from .overlap import METRICS, overlap
@@ -157,15 +156,7 @@ def _start_worker(runner: _Runner, arms: Sequence[Arm], threads: int) -> None:
     global _worker  # noqa: PLW0603 - the pairs travel once for each process, not for each training
     _worker = (runner, arms)
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A process that was killed cannot end its workers, which would train on for minutes."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with(multiprocessing.parent_process())
 
 
 def _train_in_worker(arm: int, segmenter: str, number: int) -> None:

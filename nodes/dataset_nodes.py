@@ -18,7 +18,7 @@ from .folders import (
     output_folder,
     read_mask,
 )
-from .hints import image_batch, mask_batch
+from .hints import check_finite, image_batch, mask_batch
 from .limits import check_total
 from .pair_folder import PairFolder, png_metadata
 from .progress import with_progress
@@ -110,7 +110,7 @@ class SiameseSavePairs(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", tooltip="One or more images."),
                 io.Mask.Input(
-                    "mask",
+                    "mask", optional=True,
                     tooltip="The mask of each image, or one mask for all. Saved in pure black and "
                     "white, at the size of the image.",
                 ),
@@ -120,6 +120,11 @@ class SiameseSavePairs(io.ComfyNode):
                     "Load Mask Folder'. A number is added when the name is taken.",
                 ),
                 *output_inputs(),
+                io.Image.Input(
+                    "palette", optional=True,
+                    tooltip="Instead of 'mask': an image that shows each class in its colour. "
+                    "Saved in colour, at the size of the image.",
+                ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
@@ -128,11 +133,18 @@ class SiameseSavePairs(io.ComfyNode):
     @classmethod
     @checked
     def execute(
-        cls, image: Tensor, mask: Tensor, stem: str, folder: str, prompt: str
+        cls,
+        *,
+        image: Tensor,
+        mask: Tensor | None = None,
+        palette: Tensor | None = None,
+        stem: str,
+        folder: str,
+        prompt: str,
     ) -> io.NodeOutput:
         grey = isinstance(image, Tensor) and image.ndim == 4 and image.shape[-1] == 1
         images = image_batch(image.expand(-1, -1, -1, 3) if grey else image).movedim(1, -1)
-        masks = mask_batch(mask)
+        masks = _masks_to_save(mask, palette)
         if len(masks) not in (1, len(images)):
             raise ValueError(
                 f"{len(masks)} masks for {len(images)} images: give one mask for all images, or "
@@ -145,6 +157,19 @@ class SiameseSavePairs(io.ComfyNode):
             pairs.write(name, images[index], masks[index % len(masks)], prompt)
             saved.append(saved_result(pairs.image(name)))
         return io.NodeOutput(ui=ui.SavedImages(saved))
+
+
+def _masks_to_save(mask: Tensor | None, palette: Tensor | None) -> Tensor:
+    """(B, 1, H, W), or of a palette (B, 1, H, W, 3). Raises ValueError unless one is given."""
+    if mask is not None and palette is None:
+        return mask_batch(mask)
+    if palette is not None and mask is None:
+        check_finite(palette, "The palette")
+        return image_batch(palette).movedim(1, -1)[:, None]
+    raise ValueError(
+        f"{'Neither' if mask is None else 'Both'} of 'mask' and 'palette' connected: connect "
+        "'mask' to save black and white, or 'palette' to save a colour for each class."
+    )
 
 
 def output_inputs(folder: str = "folder") -> list[io.Input]:

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from ...common.processes import end_with
 from ..errors import SynthesisError
 from ..jobs import Job
 from ..shard import ImageModel, Outcome
@@ -94,6 +95,8 @@ class Worker:
 def work(connection: Connection, job: Job, make_model: MakeModel, device: str) -> None:
     """A worker's life: a chunk of units in, their outcomes out, until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
+    # Else a run that is started again would meet it, and both would make the same pairs.
+    end_with(multiprocessing.parent_process())
     with suppress(EOFError, BrokenPipeError):
         try:
             model = make_model(device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -24,10 +25,14 @@ from ..records import check_shared
 from ..shard import ImageModel, Outcome
 from .local import MakeModel, devices
 
+log = logging.getLogger(__name__)
+
 CHUNKS_PER_TASK = 8  # a task is what Ray schedules, and makes anew when its node is lost
 TASKS_PER_ACTOR = 4  # at least, so that none waits long for the last one
 MOST_ACTORS = 1024
 CONNECT_SECONDS = 20
+MOST_MINUTES = 60  # until the first node that can work has joined: machines are rented and set up
+POLL_SECONDS = 1
 RETRIES = 20  # of a task whose worker is killed, such as by lack of memory
 
 
@@ -37,10 +42,12 @@ def run_on_ray(
     """Make all units' pairs; what became of each, as it is done.
 
     address: "local" for a cluster of this machine alone, "auto" for the one it is in, or another's.
-    Raises SynthesisError where there is no cluster, or its nodes do not see the output folder.
+    Raises SynthesisError where there is no cluster, none of its nodes can work, or they do not see
+    the output folder.
     """
     _connect(address)
     try:
+        _wait_for_nodes(address)
         resources, actors = _resources()
         tasks = max(
             -(-len(units) // (job.chunk * CHUNKS_PER_TASK)),
@@ -89,6 +96,25 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise ConnectionError(f"{error}") from error
+
+
+def _wait_for_nodes(address: str) -> None:
+    """Return once there is a GPU or a CPU: right after `ray up` the head is alone, and has none.
+
+    Raises SynthesisError when none has come for MOST_MINUTES.
+    """
+    deadline = time.monotonic() + 60 * MOST_MINUTES
+    told = False
+    while not {"GPU", "CPU"} & ray.cluster_resources().keys():
+        if not told:
+            log.info("--ray %s: no node has a GPU or a CPU yet; waiting for the first", address)
+            told = True
+        if time.monotonic() > deadline:
+            raise SynthesisError(
+                f"--ray {address}: no node with a GPU or a CPU has joined within {MOST_MINUTES} "
+                "minutes. `ray status` says which there are."
+            )
+        time.sleep(POLL_SECONDS)
 
 
 def _resources() -> tuple[dict[str, Any], int]:

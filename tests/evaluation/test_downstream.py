@@ -22,7 +22,7 @@ from siamese_diffusion.evaluation.train_segmenter import Trained, Training, trai
 from support import no_network
 from support.evaluated_pairs import made_up, with_shuffled_masks
 from support.needs import Need
-from support.processes import wait_until
+from support.processes import children, running, wait_until
 
 linux: pytest.MarkDecorator = Need.LINUX.unless(no_network.AVAILABLE)
 pytestmark = pytest.mark.slow  # whole trainings
@@ -166,21 +166,6 @@ def test_processes_that_train_end_with_the_one_that_was_killed(
     finally:
         for worker in filter(running, workers):
             os.kill(worker, signal.SIGKILL)
-
-
-def children(process: int | None) -> list[int]:
-    """Of a process; none before it has any."""
-    try:
-        return [*map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())]
-    except OSError:
-        return []
-
-
-def running(process: int) -> bool:
-    try:
-        return " Z " not in Path(f"/proc/{process}/stat").read_text()
-    except OSError:
-        return False
 
 
 def test_training_leaves_the_callers_random_numbers_alone(sets: dict[str, PairSet]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from siamese_diffusion.common.pictures import read_palette_mask
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
 from support.full_disk import at_most
@@ -224,9 +225,31 @@ def test_a_grey_image_is_saved_as_a_coloured_one(
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     monkeypatch.setattr(SiameseSavePairs, "hidden", None)
     image, mask = torch.full((1, 8, 8, 1), 0.2), torch.ones(8, 8)
-    SiameseSavePairs.execute(image, mask, "a", "grey", "")
+    SiameseSavePairs.execute(image=image, mask=mask, stem="a", folder="grey", prompt="")
     with Image.open(tmp_path / "grey" / "images" / "a.png") as file:
         assert (file.mode, file.getpixel((0, 0))) == ("RGB", (51, 51, 51))
+
+
+@pytest.mark.usefixtures("pack")
+def test_a_palette_is_saved_in_its_colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import folder_paths
+    from siamese_diffusion.nodes.dataset_nodes import SiameseSavePairs
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    monkeypatch.setattr(SiameseSavePairs, "hidden", None)
+    colours = np.zeros((4, 4, 3), np.uint8)
+    colours[:2, :2] = (255, 0, 0)
+    colours[2:, 2:] = (1, 128, 254)
+    given = {"image": torch.rand(2, 8, 8, 3), "stem": "a", "folder": "out", "prompt": "p"}
+    palette = torch.from_numpy(colours)[None] / 255
+    SiameseSavePairs.execute(**given, palette=palette)
+    for name in ("a", "a_2"):
+        saved = read_palette_mask(tmp_path / "out" / "masks" / f"{name}.png")
+        assert np.array_equal(saved, colours.repeat(2, 0).repeat(2, 1))
+    with pytest.raises(ValueError, match="Both of 'mask' and 'palette' connected"):
+        SiameseSavePairs.execute(**given, palette=palette, mask=torch.ones(8, 8))
+    with pytest.raises(ValueError, match="Neither of 'mask' and 'palette' connected"):
+        SiameseSavePairs.execute(**given)
 
 
 def test_a_full_disk_leaves_no_half_pair_and_no_half_line(

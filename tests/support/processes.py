@@ -114,3 +114,19 @@ def wait_until(happened: Callable[[], bool], what: str) -> None:
     while not happened():
         assert time.monotonic() < deadline, f"{what}: not in {DEADLINE} s"
         time.sleep(POLL_SECONDS)
+
+
+def children(process: int | None) -> list[int]:
+    """The processes that a process has started, on Linux; none before it has any."""
+    try:
+        return [*map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())]
+    except OSError:
+        return []
+
+
+def running(process: int) -> bool:
+    """Whether it has not ended; on Linux."""
+    try:
+        return " Z " not in Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False

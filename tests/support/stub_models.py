@@ -30,6 +30,15 @@ def make_stub(_device: str) -> Stub:
     return Stub()
 
 
+def make_where_a_gpu_is_given(_device: str) -> Stub:
+    """For an actor of Ray."""
+    import ray
+
+    if not ray.get_gpu_ids():
+        raise ValueError("this actor was given no GPU")
+    return Stub()
+
+
 @dataclass
 class Killed(Stub):
     """Kills its own process at its second batch, once: as the system does when memory runs out.

@@ -16,7 +16,7 @@ from siamese_diffusion.models.metadata import SiameseMetadata
 from siamese_diffusion.models.recipe import RECIPES
 from siamese_diffusion.models.weights import read_weights, write_weights
 from siamese_diffusion.synthesis.engines.local import MakeModel, run_locally
-from siamese_diffusion.synthesis.jobs import FolderJob, Job
+from siamese_diffusion.synthesis.jobs import FolderJob, Job, TarJob
 from siamese_diffusion.synthesis.masks import RandomMasks, ShapeSettings
 from siamese_diffusion.synthesis.plan import Plan
 from siamese_diffusion.synthesis.records import Record, claim
@@ -75,8 +75,17 @@ def masks(tmp_path: Path) -> Path:
 
 def random_job(folder: Path, count: int = 40, batch_size: int = 4) -> FolderJob:
     """Pairs of `count` random masks."""
+    return FolderJob(_random_plan(count), PairFiles(folder), Masking({}, None), batch_size)
+
+
+def tar_job(folder: Path, count: int = 40) -> TarJob:
+    """The same pairs in tar files of 16."""
+    return TarJob(_random_plan(count), folder, Masking({}, None), 4, pairs_per_tar=16)
+
+
+def _random_plan(count: int) -> Plan:
     source = RandomMasks(count, (SIZE, SIZE), ShapeSettings(), seed=0, prompt="a")
-    return FolderJob(Plan(source, 1), PairFiles(folder), Masking({}, None), batch_size)
+    return Plan(source, 1)
 
 
 def run_job(

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +24,26 @@ from siamese_diffusion.synthesis.records import Record, claim
 from siamese_diffusion.synthesis.run import synthesize
 from siamese_diffusion.synthesis.settings import Shard
 from siamese_diffusion.synthesis.shard import Wanted
+from siamese_diffusion.synthesis.synthesize import main
 from support.needs import Need
 from support.paths import ROOT
 from support.processes import wait_until
-from support.stub_models import MakeKilled, MakeSlow, Stub, make_stub
-from support.synthesis_runs import contents, random_job, run_job
+from support.stub_models import (
+    MakeKilled,
+    MakeSlow,
+    Stub,
+    make_stub,
+    make_where_a_gpu_is_given,
+)
+from support.synthesis_runs import (
+    contents,
+    most_different,
+    random_job,
+    run_job,
+    synthesis_flags,
+)
 
+pytest_plugins = ["support.synthesis_runs"]
 ray = pytest.importorskip("ray", reason=Need.RAY.reason)
 pytestmark = pytest.mark.slow
 PAIRS = 60
@@ -42,9 +58,9 @@ QUICK = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Three nodes: a head without work, and two of one CPU. Workers find tests/support too."""
+@contextmanager
+def a_head_without_work() -> Iterator[Any]:
+    """A cluster that has no other node yet. Workers find tests/support too."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patched:
@@ -52,10 +68,17 @@ def cluster() -> Iterator[Any]:
         patched.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         head = {"num_cpus": 0, "include_dashboard": False, "_system_config": QUICK}
         running = Cluster(initialize_head=True, head_node_args=head)
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Three nodes: a head without work, and two of one CPU."""
+    with a_head_without_work() as running:
         for _ in range(2):
             running.add_node(num_cpus=1)
         yield running
-        running.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +95,40 @@ def run_on(cluster: Any, folder: Path, make_model: MakeModel = make_stub) -> Rec
     claim(folder, {})
     engine = partial(run_on_ray, make_model=make_model, address=cluster.address)
     return synthesize(random_job(folder, PAIRS), folder, {}, Shard(), engine)
+
+
+def test_a_cluster_that_has_only_its_head_waits_for_nodes_and_uses_their_gpus(
+    tmp_path: Path,
+    expected: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As right after `ray up`. Ray does not look whether a GPU that it is told of is there."""
+    from siamese_diffusion.synthesis.engines import ray_cluster
+
+    caplog.set_level("INFO")
+    with a_head_without_work() as cluster, ThreadPoolExecutor(1) as pool:
+        with monkeypatch.context() as patched:
+            patched.setattr(ray_cluster, "MOST_MINUTES", 0)
+            with pytest.raises(SynthesisError, match=r"no node with a GPU or a CPU has joined"):
+                run_on(cluster, tmp_path)
+        caplog.clear()
+        running = pool.submit(run_on, cluster, tmp_path, make_where_a_gpu_is_given)
+        wait_until(lambda: running.done() or "waiting for the first" in caplog.text, "it waits")
+        cluster.add_node(num_cpus=1, num_gpus=1)
+        assert running.result().made == PAIRS
+    assert contents(tmp_path) == expected
+
+
+def test_the_command_line_makes_the_same_on_ray_as_in_one_process(
+    tiny_weights: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
+    for name, more in (("one", []), ("ray", ["--ray=local"])):
+        assert main(synthesis_flags(tiny_weights, masks, tmp_path / name, *more)) == 0
+    assert len(contents(tmp_path / "ray")) == 7
+    assert most_different(contents(tmp_path / "ray"), contents(tmp_path / "one")) <= 1
 
 
 def count_images(folder: Path) -> int:

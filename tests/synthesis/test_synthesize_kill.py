@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import signal
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from siamese_diffusion.common.pictures import read_image
+from siamese_diffusion.synthesis.jobs import Job
 from siamese_diffusion.synthesis.synthesize import main
-from support.processes import KILLS, end_with
-from support.synthesis_runs import SIZE, contents, most_different
+from support import no_network
+from support.needs import Need
+from support.processes import KILLS, children, end_with, running, wait_until
+from support.stub_models import MakeSlow
+from support.synthesis_runs import SIZE, contents, most_different, random_job, run_job, tar_job
 
 pytest_plugins = ["support.synthesis_runs"]
 pytestmark = pytest.mark.slow  # whole runs
 
+linux: pytest.MarkDecorator = Need.LINUX.unless(no_network.AVAILABLE)
 MASKS, IMAGES = 3, 2  # masks, and images of each
 
 
@@ -87,3 +94,34 @@ def test_killed_at_random_moments_no_pair_is_lost_or_made_again(
             there = now
         # What is left of a batch is made as a smaller batch: the same but for rounding.
         assert most_different(contents(out), expected) <= 1
+
+
+@linux
+@pytest.mark.parametrize("make_job", [random_job, tar_job], ids=["folder", "tar"])
+def test_workers_end_with_the_process_that_was_killed(
+    tmp_path: Path, make_job: Callable[[Path], Job]
+) -> None:
+    """Each has 16 pairs to make, with which it would go on for seconds."""
+    out = tmp_path / "killed"
+    driver = multiprocessing.get_context("spawn").Process(
+        target=run_job, args=(make_job(out), out, MakeSlow(2), 2)
+    )
+    driver.start()
+    wait_until(lambda: any(out.rglob("images/*.png")), "the first image")
+    workers = children(driver.pid)
+    assert len(workers) >= 2
+    try:
+        driver.kill()
+        driver.join()
+        wait_until(lambda: not any(map(running, workers)), "they end")
+    finally:
+        for worker in filter(running, workers):
+            os.kill(worker, signal.SIGKILL)
+    there = {path: path.stat().st_mtime_ns for path in out.rglob("images/*.png")}
+    assert 0 < len(there) < 16
+    record = run_job(make_job(out), out)
+    assert (record.there, record.pairs) == (len(there), 40)
+    left = {path: path.stat().st_mtime_ns for path in there if path.exists()}  # not from tar files
+    assert left == ({} if make_job is tar_job else there)
+    run_job(make_job(tmp_path / "whole"), tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "whole")

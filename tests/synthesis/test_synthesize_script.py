@@ -7,15 +7,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from PIL import Image
+from siamese_diffusion.common.items import hash_number
 from siamese_diffusion.common.pictures import read_mask, read_palette_mask
 from siamese_diffusion.common.prompt_jsonl import Entry, read_prompt_jsonl, write_prompt_jsonl
 from siamese_diffusion.models.weights import merge, read_weights, write_weights
+from siamese_diffusion.synthesis import run as synthesis_run
 from siamese_diffusion.synthesis.command_line import parse_args
 from siamese_diffusion.synthesis.masks import RandomMasks, ShapeSettings
 from siamese_diffusion.synthesis.model import SiameseModel
@@ -182,6 +186,23 @@ def test_check_lists_what_is_missing_or_damaged(
     assert missing == f"missing: {out / 'masks' / 'm2_1.png'}"
 
 
+def test_check_lists_pairs_of_other_masks_with_the_same_names(
+    tiny_weights: Path, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The settings name no pixels, so that a run on the other folder is not refused."""
+    out, others = tmp_path / "out", write_masks(tmp_path / "others")
+    assert main(synthesis_flags(tiny_weights, masks, out)) == 0
+    assert main(synthesis_flags(tiny_weights, others, out, "--check")) == 0
+    changed = read_mask(others / "m2.png")
+    changed[0, 0] = True
+    Image.fromarray(changed).save(others / "m2.png")
+    (others / "m1.png").write_bytes(b"no picture")  # of which nothing is known
+    assert main(synthesis_flags(tiny_weights, others, out)) == 0
+    assert main(synthesis_flags(tiny_weights, others, out, "--check")) == 1
+    found = capsys.readouterr().out
+    assert found == f"damaged: {out / 'masks' / 'm2_1.png'} is another mask than m2 is now\n"
+
+
 def test_the_captions_of_a_list_count(tiny_weights: Path, masks: Path, tmp_path: Path) -> None:
     listed = masks.parent / "prompt.jsonl"
     entries = [
@@ -242,6 +263,44 @@ def test_palette_masks_are_sampled_and_saved_in_colour(
     assert "blue.png: has colours that these weights were not trained on: #0000ff" in caplog.text
     saved = read_palette_mask(tmp_path / "out" / "masks" / "red_1.png")
     assert np.array_equal(saved, colours)
+
+
+def test_folders_by_hash_from_so_many_pairs_on_stay_as_they_were_begun(
+    tiny_weights: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = synthesis_flags(tiny_weights, masks, tmp_path / "few")
+    assert main(few) == 0
+    monkeypatch.setattr(synthesis_run, "PREFIXES_FROM", 3)
+    assert main([*few, "--images_per_mask=2"]) == 0
+    assert (tmp_path / "few" / "images" / "m1_2.png").exists()
+    assert main(synthesis_flags(tiny_weights, masks, tmp_path / "many")) == 0
+    for pair in read_prompt_jsonl(tmp_path / "many" / "prompt.jsonl").pairs:
+        (prefix,) = pair.image.relative_to(tmp_path / "many" / "images").parts[:1]
+        name = pair.image.relative_to(tmp_path / "many" / "images" / prefix).with_suffix("")
+        assert prefix == f"{hash_number(name.as_posix()) % 4096:03x}"
+
+
+def test_bf16_changes_the_image_a_little(
+    tiny_weights: Path, masks: Path, tmp_path: Path, one_by_one: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    more = ["--images_per_mask=2", "--prompt=a polyp", "--mixed_precision=bf16"]
+    assert main(synthesis_flags(tiny_weights, masks, out, *more)) == 0
+    assert 0 < most_different(contents(out), one_by_one) <= 16
+
+
+def test_compiled_networks_make_the_same(
+    tiny_weights: Path, masks: Path, tmp_path: Path, one_by_one: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Traced as ever, but run as traced: code for a CPU takes minutes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    graphs = torch._dynamo.utils.counters["stats"]
+    graphs.clear()
+    more = ["--images_per_mask=2", "--prompt=a polyp", "--torch_compile"]
+    assert main(synthesis_flags(tiny_weights, masks, tmp_path / "out", *more)) == 0
+    assert graphs["unique_graphs"] >= 3
+    assert most_different(contents(tmp_path / "out"), one_by_one) <= 1
 
 
 def test_the_samplers_are_diffusers_own() -> None:

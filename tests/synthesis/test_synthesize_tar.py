@@ -15,21 +15,16 @@ from siamese_diffusion.synthesis import jobs
 from siamese_diffusion.synthesis.check import problems
 from siamese_diffusion.synthesis.errors import SynthesisError
 from siamese_diffusion.synthesis.jobs import FolderJob, TarJob
-from siamese_diffusion.synthesis.masks import MaskFiles, RandomMasks, ShapeSettings
+from siamese_diffusion.synthesis.masks import MaskFiles
 from siamese_diffusion.synthesis.plan import Plan
 from siamese_diffusion.synthesis.shard import Masking
 from support.stub_models import MakeKilled
-from support.synthesis_runs import SIZE, contents, random_job, run_job
+from support.synthesis_runs import contents, random_job, run_job, tar_job
 from support.tiny_runs import train
 
 pytest_plugins = ["support.synthesis_runs"]
 
 PAIRS = 40
-
-
-def tar_job(folder: Path) -> TarJob:
-    source = RandomMasks(PAIRS, (SIZE, SIZE), ShapeSettings(), seed=0, prompt="a")
-    return TarJob(Plan(source, 1), folder, Masking({}, None), 4, pairs_per_tar=16)
 
 
 def test_the_shards_hold_what_the_folders_would(tmp_path: Path) -> None:
