@@ -19,9 +19,10 @@ from .caching import measure_caching
 from .data import measure_data
 from .files import measure_files
 from .gpu import measure_gpu
+from .items import measure_items
 from .loading import measure_loading
 from .memory import measure_memory
-from .report import RESULTS, Result, quote_in_docs, read_results, table
+from .report import RESULTS, SCALE_DOCS, Result, quote_in_docs, read_results, table
 from .sampling import measure_sampling
 from .settings import measure_settings
 from .step import measure_step
@@ -59,6 +60,7 @@ BENCHMARKS: dict[str, tuple[Scale, Callable[[Scale, bool], Result | None]]] = {
     "caching": (CPU_SCALE, lambda scale, tiny: measure_caching(scale, full=not tiny)),
     "sampling": (SAMPLING_SCALE, measure_sampling),
     "synthesis": (SAMPLING_SCALE, measure_synthesis),
+    "items": (SAMPLING_SCALE, lambda _scale, tiny: measure_items(tiny)),
     "settings": (SETTINGS_SCALE, _settings),
     "files": (FILES_SCALE, measure_files),
     "loading": (LOADING_SCALE, measure_loading),
@@ -96,7 +98,9 @@ def main(argv: list[str] | None = None) -> int:
             print(table(result))
             result.write(arguments.out or RESULTS)
     if not arguments.out:
-        quote_in_docs(read_results(RESULTS))
+        results = read_results(RESULTS)
+        quote_in_docs(results)
+        quote_in_docs((result for result in results if result.name == "items"), SCALE_DOCS)
     return 0
 
 

@@ -13,6 +13,7 @@ RESULTS = ROOT / "benchmarks/results"
 RELIABILITY = RESULTS / "reliability"  # of docs/reliability.md
 DOCS = ROOT / "docs/benchmarks.md"
 RELIABILITY_DOCS = ROOT / "docs/reliability.md"
+SCALE_DOCS = ROOT / "docs/scale.md"  # whose arithmetic begins with the items
 BEGIN, END = "<!-- begin results -->", "<!-- end results -->"
 
 

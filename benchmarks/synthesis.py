@@ -1,46 +1,32 @@
-"""Making pairs without a page: eight images at once, one by one, and by the published procedure.
-
-Also what a pair costs beside its sampling, and whether memory grows with the number of pairs.
-"""
+"""Making pairs without a page: eight images at once, one by one, and by the published procedure."""
 
 from __future__ import annotations
 
 import statistics
-import tempfile
-import time
-import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..common.pair_files import PairFiles
 from ..models.recipe import RECIPES
-from ..synthesis.jobs import FolderJob
-from ..synthesis.masks import RandomMasks, ShapeSettings
-from ..synthesis.plan import Plan
-from ..synthesis.shard import Masking, Wanted
 from ..training.method.networks import SiameseNetworks
 from ..training.method.noise_schedule import TIMESTEPS, NoiseSchedule
 from ..training.method.objective import mask_hint
 from ..training.method.sampling import Conditions, ddim_scheduler, denoise
 from .measure import interleave, machine, median_ratio
-from .report import Result, Row, compare
+from .report import Result, Row
 from .workload import Scale, random_batch, random_networks
 
 IMAGES = 8
 STEPS = 10  # of 50: each costs the same
 CFG = 9.0
-PIXELS_OF_STUB = 64
 
 
-def measure_synthesis(scale: Scale, tiny: bool = False, pairs: int = 2000) -> Result:
-    """Images per second of each side in turn; then pairs with images that cost nothing."""
-    steps, pairs = (2, 20) if tiny else (STEPS, pairs)
+def measure_synthesis(scale: Scale, tiny: bool = False) -> Result:
+    """Images per second of each side in turn."""
+    steps = 2 if tiny else STEPS
     nets = random_networks(scale.shape).eval()
     batch = random_batch(replace(scale, batch=IMAGES), 0)
     given = Conditions(batch.mask, batch.text, torch.randn_like(batch.text), batch.noise)
@@ -56,17 +42,7 @@ def measure_synthesis(scale: Scale, tiny: bool = False, pairs: int = 2000) -> Re
         _speed_row("one by one", seconds["one"], seconds["eight"]),
         Row("change of the latents", "", f"{deviation:.1e}", None, "≤ 5e-4"),
     ]
-    seconds_beside = _seconds_beside_sampling(pairs)
-    few, many = (_peak(count) for count in (pairs, 4 * pairs))
-    rows += [
-        Row("a pair beside its sampling", "", f"{1000 * seconds_beside:.2f} ms"),
-        compare(
-            f"peak memory, {4 * pairs} pairs against {pairs}",
-            few / 1e6, many / 1e6, "MB", "≤ 1.2",
-        ),
-    ]  # fmt: skip
     raw = {"seconds": seconds, "latents_deviation": deviation, "steps": steps}
-    raw |= {"seconds_beside_sampling": seconds_beside, "peaks": [few, many], "pairs": pairs}
     title = f"Synthesis, {IMAGES} images of {scale.pixels} px, {steps} steps: {scale.name}"
     return Result("synthesis", title, machine(), rows, raw, baseline="the other")
 
@@ -112,36 +88,3 @@ def _published(nets: SiameseNetworks, given: Conditions, steps: int) -> Tensor:
             x = schedule.add_noise(schedule.predict_latents(x, noise, now), noise, then)
         found.append(x)
     return torch.cat(found)
-
-
-class _Nothing:
-    """A model that makes black images at once."""
-
-    def images(self, batch: Sequence[Wanted]) -> list[np.ndarray]:
-        return [np.zeros((*one.mask.shape, 3), np.uint8) for one in batch]
-
-
-def _seconds_beside_sampling(pairs: int) -> float:
-    """Of one pair: drawing its mask, looking for files, encoding and writing two PNGs."""
-    started = time.perf_counter()
-    _make(pairs)
-    return (time.perf_counter() - started) / pairs
-
-
-def _peak(pairs: int) -> int:
-    """Most bytes that Python holds while so many are made."""
-    tracemalloc.start()
-    _make(pairs)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak
-
-
-def _make(pairs: int) -> None:
-    size = (PIXELS_OF_STUB, PIXELS_OF_STUB)
-    plan = Plan(RandomMasks(pairs, size, ShapeSettings(), 0, ""), 1)
-    with tempfile.TemporaryDirectory() as folder:
-        job = FolderJob(plan, PairFiles(Path(folder)), Masking({}, None), IMAGES)
-        for outcome in job.make(range(pairs), _Nothing()):
-            if outcome.state != "made":
-                raise RuntimeError(outcome.problem)

@@ -22,6 +22,7 @@ from siamese_diffusion.benchmarks.report import (
     BEGIN,
     END,
     RESULTS,
+    SCALE_DOCS,
     Row,
     quote_in_docs,
     quoted_in_docs,
@@ -188,8 +189,8 @@ def test_benchmarks_run_and_write_their_results(
     [
         (
             ["stpe"],
-            "known: step, caching, sampling, synthesis, settings, files, loading, data, memory, "
-            "gpu",
+            "known: step, caching, sampling, synthesis, items, settings, files, loading, data, "
+            "memory, gpu",
         ),
         (["--batch", "6"], "a multiple of 5"),
         (["--tiny"], "--out"),
@@ -204,7 +205,10 @@ def test_wrong_arguments_are_named(
 
 
 def test_the_documentation_quotes_the_results() -> None:
-    assert quoted_in_docs() == tables(read_results(RESULTS)).strip(), "run `make bench`"
+    results = read_results(RESULTS)
+    assert quoted_in_docs() == tables(results).strip(), "run `make bench`"
+    items = [result for result in results if result.name == "items"]
+    assert quoted_in_docs(SCALE_DOCS) == tables(items).strip(), "run `make bench`"
 
 
 # What the project promises: result -> row -> bound. Not read from the results, which could then

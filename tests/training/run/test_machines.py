@@ -130,6 +130,20 @@ def test_another_number_of_processes_resumes(
     assert_same(out, one_machine)
 
 
+def test_more_processes_take_over(
+    one_machine: Path, tiny: Path, pairs: Path, processes: Processes, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(one_machine, out)
+    (out / "siamese.safetensors").unlink()
+    shutil.rmtree(out / "state/step00000003")
+    command = flags(tiny, pairs, out, *MORE, *EACH_OF_TWO)
+    ended = train_together(processes, [command, command], tmp_path)
+    assert [process.code for process in ended] == [0, 0], ended
+    assert "Resuming from" in ended[0].said
+    assert_same(out, one_machine)
+
+
 def kill_the_second(rank: int) -> None:
     if rank == 1:
         at_the_second_step(lambda: os.kill(os.getpid(), signal.SIGKILL))
