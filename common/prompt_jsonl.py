@@ -41,9 +41,12 @@ class Entry:
 
 def parse_line(line: str) -> Entry:
     """Read one line; other keys are ignored. Raises ValueError that says what is wrong with it."""
-    values = parse_json(line)
+    try:
+        values = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected {EXPECTED}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"expected {EXPECTED}")
+        raise ValueError(f"{shown(values)} is no JSON object; expected {EXPECTED}")
     for name in ("source", "target", "prompt"):
         if not isinstance(values.get(name), str):
             found = shortened(", ".join(islice(values, KEYS_SHOWN))) or "nothing"
@@ -54,7 +57,9 @@ def parse_line(line: str) -> Entry:
     group = None if group is None else str(group)
     for name, text in (("prompt", values["prompt"]), ("group", group or "")):
         if printable(text) != text:
-            raise ValueError(f'"{name}" is {shown(text)}, no text: half a character (surrogate)')
+            raise ValueError(
+                f'"{name}" is {shown(text)}, no text: half a character (surrogate). Correct it'
+            )
     return Entry(values["source"].strip(), values["target"].strip(), values["prompt"], group)
 
 

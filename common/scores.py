@@ -16,6 +16,8 @@ from .files import replacing
 from .text import printable, shown
 from .text_files import numbered_lines, parse_json
 
+EXPECTED = "what siamese-evaluate --scores writes"
+
 
 @dataclass(frozen=True)
 class Score:
@@ -48,12 +50,12 @@ def read_scores(path: Path) -> list[Score]:
     try:
         lines = list(numbered_lines(path))
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     scores = [_parse(line, f"{path}, line {number}") for number, line in lines]
     if not scores:
-        raise ValueError(f"{path}: no scores; expected what siamese-evaluate --scores writes")
+        raise ValueError(f"{path}: no scores; expected {EXPECTED}")
     return scores
 
 
@@ -61,9 +63,9 @@ def _parse(line: str, where: str) -> Score:
     try:
         values = parse_json(line)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{where}: {error}; expected {EXPECTED}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{where}: expected an object with target and agreement")
+        raise ValueError(f"{where}: {shown(values)} is no JSON object; expected {EXPECTED}")
     target, agreement = values.get("target"), values.get("agreement")
     if not isinstance(target, str) or not _is_share(agreement):
         raise ValueError(

@@ -67,11 +67,11 @@ def input_folder(name: str) -> Path:
     if not folder.is_dir():
         known = sorted((f.name for f in root.iterdir() if f.is_dir()), key=natural)
         found = (
-            f"the folders there are: {shortened(', '.join(known[:10]))}"
+            f"Choose one of its folders: {shortened(', '.join(known[:10]))}"
             if known
-            else "it has no folders"
+            else "It has no folders: copy one there"
         )
-        raise ValueError(f"No folder {shown(name)} in ComfyUI's input folder ({root}); {found}.")
+        raise ValueError(f"No folder {shown(name)} in ComfyUI's input folder ({root}). {found}.")
     check_inside(folder, root, "folder")
     return folder
 
@@ -81,7 +81,9 @@ def input_file(name: str) -> Path:
     root = Path(folder_paths.get_input_directory())
     path = root / relative_path(name, "file")
     if not path.is_file():
-        raise ValueError(f"No file {shown(name)} in ComfyUI's input folder ({root}).")
+        raise ValueError(
+            f"No file {shown(name)} in ComfyUI's input folder ({root}). Check the name."
+        )
     check_inside(path, root, "file")
     return path
 
@@ -110,7 +112,8 @@ def choose(files: Mapping[str, Path], start: int, count: int) -> dict[str, Path]
     """
     if start >= len(files):
         raise ValueError(
-            f"start is {start}; the {len(files)} masks are numbered from 0 to {len(files) - 1}."
+            f"start is {start}; the {len(files)} masks are numbered from 0 to {len(files) - 1}. "
+            "Set it to one of these."
         )
     stop = start + count if count else None
     return dict(list(files.items())[start:stop])

@@ -174,7 +174,7 @@ class SiameseRandomMask(io.ComfyNode):
         largest: float,
     ) -> io.NodeOutput:
         if smallest > largest:
-            raise ValueError(f"smallest is {smallest:g} % and largest {largest:g} %: swap them.")
+            raise ValueError(f"smallest is {smallest:g} % and largest {largest:g} %. Swap them.")
         check_pixels(count, width, height, "masks", "Lower count, width or height.")
         source = generator(seed)
         area = (smallest / 100, largest / 100)

@@ -184,13 +184,12 @@ class TarJob:
         if not path.exists():
             return {}
         try:
-            check_problems(failed := read_object(path))
+            return checked_problems(read_object(path))
         except (OSError, ValueError) as error:
             raise StoppedError(
                 f"{path}: damaged ({error}). Delete it and {self.folder / self.unit_name(unit)}, "
                 "and give the command again; the pairs of that file are made again."
             ) from error
-        return failed
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -201,10 +200,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return values
 
 
-def check_problems(failed: object) -> None:
-    """Raise ValueError for what is no table of pairs that failed, each with its problem."""
+def checked_problems(failed: object) -> dict[str, str]:
+    """Pairs that failed, each with its problem. Raises ValueError for anything else."""
     if not isinstance(failed, dict) or not all(isinstance(text, str) for text in failed.values()):
         raise ValueError("the pairs that failed are no table of texts")
+    return failed
 
 
 def sample_key(name: str) -> str:

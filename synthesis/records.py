@@ -10,7 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..common.pair_files import IMAGES, MASKS
 from ..common.prompt_jsonl import Entry, write_prompt_jsonl
 from ..common.text import printable, shortened, shown
 from .errors import StoppedError, SynthesisError
-from .jobs import STAGING, UNTOLD, Job, check_problems, read_object
+from .jobs import STAGING, UNTOLD, Job, checked_problems, read_object
 from .settings import Shard
 from .shard import Outcome
 
@@ -179,17 +179,16 @@ def _read_record(path: Path) -> Record:
     """Raises StoppedError."""
     try:
         values = read_object(path)
-        record = Record(*(values.get(item.name) for item in fields(Record)))
-        if not isinstance(record.plan, str):
+        plan, made, there = (values.get(name) for name in ("plan", "made", "there"))
+        if not isinstance(plan, str):
             raise ValueError("names no plan")
-        if not all(type(count) is int and count >= 0 for count in (record.made, record.there)):
+        if not (isinstance(made, int) and isinstance(there, int) and min(made, there) >= 0):
             raise ValueError("does not say how many pairs were made and how many were there")
-        check_problems(record.failed)
+        return Record(plan, made, there, checked_problems(values.get("failed")))
     except (OSError, ValueError) as error:
         raise StoppedError(
             f"{path}: damaged ({error}). Delete it, and run that shard again; its pairs stay."
         ) from error
-    return record
 
 
 def _sweep(folder: Path) -> None:

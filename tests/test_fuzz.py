@@ -28,6 +28,7 @@ from support.fuzzed import LISTS, METADATAS, PICKLES, headers, tables
 from support.hostile_data import good
 from support.hostile_pickles import as_legacy, as_zip
 from support.hostile_weights import METADATA, tensors
+from support.remedies import QUOTED, missing_parts
 from support.small_datasets import load
 
 pytestmark = pytest.mark.slow  # many examples each
@@ -54,10 +55,11 @@ def _bounded_memory() -> Iterator[None]:
 
 
 def check(error: Exception, path: Path) -> None:
-    """The message names the file, and can be shown anywhere."""
+    """The message names file, finding and remedy, and can be shown anywhere."""
     message = str(error)
     assert visible(message) == message
     assert path.name in message
+    assert missing_parts(QUOTED.sub("", message), str(path), path.name) == [], message
     assert 20 < len(message) < 20_000
 
 
@@ -122,3 +124,4 @@ def test_toml(data: bytes, folder: Path) -> None:
         TrainConfig(**{"pretrained_model_name_or_path": folder, "output_dir": folder, **values})
     except ConfigError as error:
         assert visible(str(error)) == str(error)
+        assert missing_parts(QUOTED.sub("", str(error)), str(path)) == [], str(error)

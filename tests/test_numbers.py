@@ -83,8 +83,7 @@ def test_a_number_that_makes_no_sense(
 
 def test_what_is_taken_is_right() -> None:
     assert synthesis.parse_args([*SYNTHESIS, f"--seed={10**12}"]).seed == 10**12
-    paths = {"pretrained_model_name_or_path": Path(), "output_dir": Path()}
-    assert TrainConfig(**paths, seed=10**12, sample_cfg=-1.0).sample_cfg == -1
+    assert TrainConfig(Path(), Path(), seed=10**12, sample_cfg=-1.0).sample_cfg == -1
 
 
 @pytest.mark.parametrize("value", WRONG)

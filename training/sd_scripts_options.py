@@ -182,6 +182,6 @@ class SdScriptsOptions:
 
 def check_host_number(name: str, value: object) -> None:
     """Raise ConfigError for a number of sd-scripts' own flags that makes no sense."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and name in HOST_RANGES and value not in HOST_RANGES[name]:
-        raise ConfigError(f"--{name} is {shown(value)}; it must be {HOST_RANGES[name]}.")
+    limits = HOST_RANGES.get(name)
+    if limits and isinstance(value, (int, float)) and value not in limits:
+        raise ConfigError(f"--{name} is {shown(value)}; it must be {limits}.")

@@ -35,7 +35,7 @@ def read_toml(path: Path) -> Table:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ValueError("not TOML that can be read (nested too deeply)") from None
+        raise ValueError("not TOML that can be read (nested too deeply); correct it") from None
     except ValueError as error:  # a number of 5,000 digits is no TOMLDecodeError
         advice = "; write Windows paths in single quotes" if "\\" in str(error) else ""
         raise ValueError(f"not TOML ({shortened(str(error))}); correct it{advice}") from error

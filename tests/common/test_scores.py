@@ -22,7 +22,7 @@ def test_scores_come_back_as_they_were_written(tmp_path: Path) -> None:
     [
         ("", "no scores"),
         ('{"target": "a.png", "agreement": 0.5}\nnonsense\n', "line 2: not JSON"),
-        ("[1]\n", "line 1: expected an object"),
+        ("[1]\n", r"line 1: \[1\] is no JSON object"),
         ('{"target": "a.png", "agreement": 7}\n', "a number from 0 to 1"),
         ('{"target": "a.png", "agreement": NaN}\n', "a number from 0 to 1"),
         ('{"target": "a.png", "agreement": true}\n', "a number from 0 to 1"),

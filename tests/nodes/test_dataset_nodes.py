@@ -90,7 +90,7 @@ def test_grey_sixteen_bits_and_palettes_are_cut_at_one_half(served: ComfyHost) -
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere", r"No folder 'nowhere' in ComfyUI's input folder .*the folders there are"),
+        ("nowhere", r"No folder 'nowhere' in ComfyUI's input folder .*Choose one of its folders"),
         ("../output", r"expected a name or a relative path"),
         ("/etc", r"expected a name or a relative path"),
         ("", r"expected a name or a relative path"),

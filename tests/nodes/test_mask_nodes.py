@@ -161,5 +161,5 @@ def test_random_masks_depend_on_the_seed(served: ComfyHost) -> None:
 
 
 def test_exchanged_areas_are_an_error(served: ComfyHost) -> None:
-    with pytest.raises(HostError, match="smallest is 20 % and largest 10 %: swap them"):
+    with pytest.raises(HostError, match=r"smallest is 20 % and largest 10 %\. Swap them"):
         served.run(random_prompt(smallest=20.0, largest=10.0))

@@ -10,6 +10,7 @@ import pytest
 from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
 from support.hostile_requests import OUTSIDE, REQUESTS, write_files
 from support.needs import Need
+from support.remedies import QUOTED, missing_parts
 from support.served_models import provide
 from support.workflow_prompts import bundle_prompt, save_prompt
 
@@ -55,7 +56,9 @@ def test_a_request_is_refused(name: str, answers: dict[str, str]) -> None:
     assert re.search(request.says, message)
     if "(node " in message and MEANT.match(message) is None:
         assert is_refused_by_comfyui(message), message
-    if MEANT.match(message):
+    if meant := MEANT.match(message):
+        said = QUOTED.sub("", message[meant.end() :])
+        assert missing_parts(said) == [], message
         assert message.replace("\n", "").isprintable()
         assert len(message) < LONGEST
 

@@ -26,7 +26,7 @@ class Case(NamedTuple):
 
     damage: Damage
     says: str
-    flags: dict[str, object] = {}  # noqa: RUF012 - never changed
+    flags: dict[str, str] = {}  # noqa: RUF012 - never changed
 
 
 def lines() -> Iterator[tuple[str, Case]]:
@@ -34,10 +34,10 @@ def lines() -> Iterator[tuple[str, Case]]:
     for name, text, says in (
         ("no JSON", "x", "line 2: not JSON"),
         ("half", '{"source": ', "line 2: not JSON"),
-        ("a list", "[1]", "line 2: expected {"),
-        ("a number", "1", "line 2: expected {"),
-        ("a text", '"x"', "line 2: expected {"),
-        ("nothing", "null", "line 2: expected {"),
+        ("a list", "[1]", "is no JSON object; expected {"),
+        ("a number", "1", "is no JSON object; expected {"),
+        ("a text", '"x"', "is no JSON object; expected {"),
+        ("nothing", "null", "is no JSON object; expected {"),
         ("an empty object", "{}", "the line has nothing"),
         ("deep lists", "[" * DEEP, "line 2: not JSON"),
         ("deep objects", '{"a":' * DEEP, "line 2: not JSON"),
@@ -91,7 +91,7 @@ def lists() -> Iterator[tuple[str, Case]]:
         ("of nulls", bytes(1000), "line 1: not JSON"),
         ("with a mark in it", text + b"\n\xef\xbb\xbf" + text, "line 2: not JSON"),
         ("a picture", png(photo()), "not UTF-8"),
-        ("a JSON array", b"[" + text + b"]", "line 1: expected {"),
+        ("a JSON array", b"[" + text + b"]", "is no JSON object; expected {"),
         ("over several lines", json.dumps(LINE, indent=1).encode(), "line 1: not JSON"),
     ):
         yield f"list: {name}", Case(replaced("prompt.jsonl", holding(data)), says)
@@ -150,7 +150,7 @@ def tables() -> Iterator[tuple[str, Case]]:
         ("datasets are a number", "datasets = 1", "expected [[datasets]]"),
         ("datasets are texts", 'datasets = ["a"]', "expected [[datasets]]"),
         ("no subsets", "[[datasets]]\nresolution = 64", "expected [[datasets.subsets]]"),
-        ("general is a number", f"general = 1\n{good}", "[general]: expected a table"),
+        ("general is a number", f"general = 1\n{good}", "[general]: is 1; expected a table"),
         ("no folder", good.replace('image_dir = "images"\n', ""), "image_dir is missing"),
         ("folder is a number", good.replace('"images"', "1"), "image_dir is 1"),
         ("folder is not there", good.replace('"images"', '"nowhere"'), "no such folder"),

@@ -313,8 +313,28 @@ def amounts() -> Iterator[tuple[str, Request]]:
         Request(dataset_prompt("large", "hostile"), "at most 4096 are sampled"),
     )
     yield "start", Request(mask_folder(start=10**9), "start is 1000000000")
-    yield "smallest above largest", Request(random_mask(smallest=50.0), "swap them")
+    yield "smallest above largest", Request(random_mask(smallest=50.0), "Swap them")
     yield "size of a mask", Request(dataset_prompt("unlike", "hostile"), "multiples of 8")
+
+
+def painting() -> Iterator[tuple[str, Request]]:
+    """The dataset node's backgrounds, and the edge around a lesion painted into one."""
+    for name, value in {
+        "..": "..", "a/../..": "a/../../b", "absolute": "/etc", "drive": "C:\\x", "null": "a\0b",
+        "hidden": ".ssh", "surrogate": SURROGATE, "long": LONG, "missing": "nowhere",
+        "a file": "good/m.png", "a link": "link out", "linked images": "links", "a number": 3,
+        "a list": [], "null value": None,
+    }.items():  # fmt: skip
+        yield f"backgrounds {name}", Request(painted(value), "folder|backgrounds|link")
+    for name in ("PostScript", "half", "60000 pixels", "nothing"):
+        yield f"backgrounds of {name}", Request(painted(f"uploaded {name}"), "m.png")
+    wrong: list[Any] = [-1, 513, 10**9, 10**400, math.nan, math.inf, "nan", "a", None, [], {}]
+    for value in wrong:
+        yield f"edge {shown(value)}", Request(painted("good", edge=value), "edge")
+
+
+def painted(backgrounds: Any, edge: Any = 16) -> Prompt:
+    return dataset_prompt("good", "hostile", backgrounds=backgrounds, edge=edge)
 
 
 def files() -> Iterator[tuple[str, Request]]:
@@ -325,6 +345,7 @@ def files() -> Iterator[tuple[str, Request]]:
         "dataset of PostScript",
         Request(dataset_prompt("uploaded PostScript", "hostile"), "m.png"),
     )
+    yield "scores that are missing", Request(filtered(scores="nowhere.jsonl"), "No file")
     for name in SCORES:
         yield f"scores {name}", Request(filtered(scores=f"{name}.jsonl"), "jsonl")
     for name in LISTS:
@@ -355,6 +376,6 @@ def metadata() -> Iterator[tuple[str, Request]]:
 
 REQUESTS = {
     name: request
-    for part in (numbers(), texts(), choices(), amounts(), files(), metadata())
+    for part in (numbers(), texts(), choices(), amounts(), painting(), files(), metadata())
     for name, request in part
 }

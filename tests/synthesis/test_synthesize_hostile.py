@@ -12,7 +12,7 @@ import pytest
 from siamese_diffusion.models.metadata import SiameseMetadata
 from siamese_diffusion.synthesis import run
 from siamese_diffusion.synthesis.errors import SynthesisError
-from siamese_diffusion.synthesis.jobs import TarJob
+from siamese_diffusion.synthesis.jobs import TarJob, units_of
 from siamese_diffusion.synthesis.masks import listed_masks
 from siamese_diffusion.synthesis.settings import Shard
 from siamese_diffusion.synthesis.synthesize import main
@@ -253,7 +253,7 @@ def test_pairs_are_counted_without_a_loop(tmp_path: Path) -> None:
     assert tars.pairs(range(len(tars))) == 10**9
     few = TarJob(random_job(tmp_path).plan, tmp_path, folders.masking, 1, pairs_per_tar=7)
     for shard in (Shard(), Shard(0, 2), Shard(1, 2), Shard(2, 3)):
-        units = run.units_of(few, shard)
+        units = units_of(few, shard)
         assert few.pairs(units) == sum(len([*few.items(unit)]) for unit in units)
 
 

@@ -126,7 +126,7 @@ def plain_subsets(content: Table, problems: list[str]) -> dict[str, Table]:
             where = f"{name}, subset {index}"
             keys = check_table(where, subset, SUBSET_FLAGS.keys() | SUBSET_KEYS | FOLDERS, problems)
             missing = sorted(FOLDERS - subset.keys())
-            problems += [f"{where}: {key} is missing" for key in missing]
+            problems += [f"{where}: {key} is missing; give a folder" for key in missing]
             found[where] = {**shared, **own, **keys}
     return found
 
@@ -136,14 +136,16 @@ def _tables(parent: Table, key: str, where: str, problems: list[str]) -> list[Ta
     value = parent.get(key)
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         return value
-    problems.append(f"{where}: expected [[{'datasets.' * (key == 'subsets')}{key}]]")
+    found = f"{key} is {shown(value)}" if key in parent else f"{key} are missing"
+    table = f"[[{'datasets.' * (key == 'subsets')}{key}]]"
+    problems.append(f"{where}: {found}; expected {table}")
     return []
 
 
 def check_table(where: str, table: Any, allowed: Set[str], problems: list[str]) -> Table:
     """The keys of one table that are right; the others are added to the problems."""
     if not isinstance(table, dict):
-        problems.append(f"{where}: expected a table")
+        problems.append(f"{where}: is {shown(table)}; expected a table")
         return {}
     used = {
         key: value

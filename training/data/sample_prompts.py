@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ...common.text_files import parse_json, read_text
+from ..config import TrainConfig
 from ..errors import ConfigError
+from ..options import check_option
 from ..toml_files import read_toml
 
 # The letters of a line's options -> the keys that a .toml or .json has for them, and their types.
@@ -73,12 +75,17 @@ def _prompt(path: Path, number: int, entry: Any) -> SamplePrompt:
         )
     except KeyError:
         raise ConfigError(f"{where}: no mask; add --cn MASK to the line.") from None
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}.") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{where}: {error}. Correct it.") from error
     if not found.mask.is_file():
         raise ConfigError(f"{where}: {found.mask}: no such file; expected a mask after --cn.")
-    if found.steps is not None and not 1 <= found.steps <= 999:
-        raise ConfigError(f"{where}: {found.steps} steps; expected 1 to 999.")
+    for flag, value in (
+        ("seed", found.seed), ("sample_steps", found.steps), ("sample_cfg", found.cfg)
+    ):  # fmt: skip
+        try:
+            check_option(TrainConfig.__dataclass_fields__[flag], value)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
     return found
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
 import pytest
 from support.hostile_data import CASES, Case, good
+from support.remedies import missing_parts
 from support.small_datasets import load, problems
 
 SECONDS = 60  # for one case on a busy machine: only what hangs takes them
@@ -21,7 +23,13 @@ def test_a_fault_is_reported(name: str, tmp_path: Path, monkeypatch: pytest.Monk
     before = sorted(tmp_path.iterdir())
     start = time.monotonic()
     report = problems(tmp_path, **flags(case, tmp_path))
-    assert case.says in report
+    heading, *lines = report.splitlines()
+    assert heading.startswith(str(tmp_path / case.flags.get("dataset_config", "prompt.jsonl")))
+    told = [re.sub(r"^ *line \d: ", "", line) for line in lines if case.says in line]
+    assert told, report
+    for line in told:  # each says what is wrong, and what to do
+        paths = re.findall(rf"{re.escape(str(tmp_path))}[^\s;]*", line)
+        assert missing_parts(line, *paths) == [], line
     assert report.isprintable() or (
         set(report) - set("\n") and report.replace("\n", "").isprintable()
     )

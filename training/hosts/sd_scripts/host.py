@@ -100,7 +100,7 @@ class SdScripts:
                 keys = {**_chosen(dataset.params), **_chosen(subset.params)}
                 found[where] = check_table(where, keys, KNOWN_KEYS, problems)
         if not found and not problems:
-            problems.append("expected [[datasets]] with [[datasets.subsets]]")
+            problems.append("no subsets; expected [[datasets]] with [[datasets.subsets]]")
         return found
 
     def check(self, config: TrainConfig) -> None:
