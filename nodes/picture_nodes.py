@@ -184,6 +184,8 @@ class SiameseFilterPairs(io.ComfyNode):
                 ),
             ],
             is_input_list=True,
+            # For its text: the host tells it again on a cached run for output nodes alone.
+            is_output_node=True,
         )  # fmt: skip
 
     @classmethod

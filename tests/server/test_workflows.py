@@ -165,6 +165,26 @@ def test_the_page_can_say_which_model_is_missing_and_where_it_goes(path: Path) -
         assert all(model["directory"] in {"checkpoints", "controlnet"} for model in models)
 
 
+APPS = [path for path in WORKFLOWS if "linearData" in read(path)["extra"]]
+
+
+def test_what_a_clinician_would_use_is_an_app_too() -> None:
+    names = ["1_mask_to_image", "2_painted_mask_to_image", "4_lesion_into_image"]
+    assert [path.stem for path in APPS] == names
+
+
+@pytest.mark.parametrize("path", APPS, ids=lambda path: path.stem)
+def test_an_apps_inputs_are_widgets_and_its_outputs_save_images(path: Path) -> None:
+    graph = read(path)
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    app = graph["extra"]["linearData"]
+    for id_, widget in app["inputs"]:
+        assert widget in [entry["name"] for entry in nodes[id_]["inputs"] if "widget" in entry]
+    assert [nodes[id_]["type"] for id_ in app["outputs"]] == ["SaveImage"]
+    # Opens as a graph: weights are chosen, and masks painted, there alone.
+    assert graph["extra"]["linearMode"] is False
+
+
 @each_workflow
 def test_a_note_says_what_to_change_first(path: Path) -> None:
     notes = [n["widgets_values"][0] for n in read(path)["nodes"] if n["type"] in PAGE_ONLY]

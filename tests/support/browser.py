@@ -25,7 +25,7 @@ InThePage = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def supported_page() -> None:
-    """For what older pages lack: a workflow that opens by its address, a node's info button."""
+    """For what older pages lack: workflows that open by their address, info buttons, subgraphs."""
     major, minor, *_ = map(int, version("comfyui-frontend-package").split("."))
     if (major, minor) < (1, 28):
         Need.SUPPORTED_PAGE.skip()

@@ -113,7 +113,7 @@ export function pressRun(page) {
 }
 
 /** Press Run; how it ended, with the message of an error, and what its nodes showed. */
-export async function run(page) {
+export async function run(page, press = pressRun) {
   await page.evaluate(() => {
     window.run = { outputs: [], ended: "", message: "" };
     if (window.listening) return;
@@ -126,7 +126,7 @@ export async function run(page) {
         Object.assign(window.run, { ended: kind, message: exception_message }),
       );
   });
-  await pressRun(page);
+  await press(page);
   await page.waitForFunction(
     () => window.run.ended || Object.keys(window.app.lastNodeErrors ?? {}).length,
   );
@@ -162,6 +162,17 @@ export async function dropWorkflow(page, path) {
   const base64 = Buffer.from(text).toString("base64");
   await drop(page, { base64, name: "workflow.json", type: "application/json" }, count);
   return count;
+}
+
+/** Set the widgets of those names, in subgraphs too. */
+export function setValues(page, values) {
+  return page.evaluate((wanted) => {
+    const { graph } = window.app;
+    for (const { nodes } of [graph, ...(graph.subgraphs?.values() ?? [])])
+      for (const node of nodes)
+        for (const widget of node.widgets ?? [])
+          if (widget.name in wanted) widget.value = wanted[widget.name];
+  }, values);
 }
 
 /** What is wrong with the graph in the page: unknown nodes, red nodes, dialogs. */

@@ -1,58 +1,76 @@
-// Runs a node that shows a text, twice, and reloads the page. Prints what the node shows each time.
+// Runs workflows with a node that shows a text, each twice, and reloads the page. Prints what the
+// node shows each time, by its type.
 //
-//     node shown_text.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL NODES_2 NODE INPUT VALUE
+//     node shown_text.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL NODES_2 VALUES [TYPE WORKFLOW.json] ...
 //
-// NODES_2: true or false. INPUT and VALUE: what to choose before the first run.
+// NODES_2: true or false. VALUES: a JSON object, widget name -> value, set in every node that has
+// such a widget.
 
-import { inPage, newTab, ready, run, useNodes2 } from "./page.mjs";
+import { randomInt } from "node:crypto";
 
-function add(page, type, input, value) {
-  return page.evaluate(
-    ([type, input, value]) => {
-      const node = window.LiteGraph.createNode(type);
-      node.pos = [400, 200];
-      node.size = [400, 260];
-      window.app.graph.add(node);
-      node.widgets.find(({ name }) => name === input).value = value;
+import { dropWorkflow, inPage, ready, run, setValues, useNodes2 } from "./page.mjs";
+
+/** The texts on the page that a person can read but not change, once there is one. */
+async function shown(page, type) {
+  const fields = "textarea[readonly]";
+  await page.waitForFunction(
+    ([type, fields]) => {
+      const { canvas, graph } = window.app;
+      const node = graph.nodes.find((node) => node.type === type);
+      if (!node) return false;
+      // Pages draw no fields outside of what is shown, or when small.
+      canvas.ds.scale = 1;
+      canvas.centerOnNode(node);
+      canvas.setDirty(true, true);
+      return [...document.querySelectorAll(fields)].some((field) => field.value);
     },
-    [type, input, value],
+    [type, fields],
+    { polling: 500 },
   );
-}
-
-/** The fields of text on the page that a person can read, once there is one with a text in it. */
-async function shown(page) {
-  await page.waitForFunction(() => [...document.querySelectorAll("textarea")].some((f) => f.value));
-  return page.evaluate(() =>
-    [...document.querySelectorAll("textarea")]
-      .filter((field) => field.checkVisibility() && field.offsetHeight > 30)
-      .map((field) => field.value),
+  return page.evaluate(
+    (fields) =>
+      [...document.querySelectorAll(fields)]
+        .filter((field) => field.checkVisibility() && field.offsetHeight > 30)
+        .map((field) => field.value),
+    fields,
   );
 }
 
 function empty(page) {
   return page.evaluate(() => {
-    for (const field of document.querySelectorAll("textarea")) field.value = "";
+    for (const field of document.querySelectorAll("textarea[readonly]")) field.value = "";
   });
 }
 
-await inPage(async (page, nodes2, ...node) => {
-  await useNodes2(page, nodes2 === "true");
-  await newTab(page);
-  await add(page, ...node);
+async function use(page, values, type, workflow) {
   const found = {};
+  await dropWorkflow(page, workflow);
+  // With a seed that nobody had: the first run is not yet cached.
+  await setValues(page, { ...values, seed: randomInt(2 ** 31) });
   for (const name of ["run", "cached"]) {
     const { ended } = await run(page);
-    found[name] = { ended, shown: await shown(page) };
+    found[name] = { ended, shown: await shown(page, type) };
     await empty(page);
   }
-  // The page saves its workflows a while after a change.
-  await page.waitForFunction(() =>
-    [...Object.values(localStorage), ...Object.values(sessionStorage)].some((saved) =>
-      saved.includes("shown_text"),
-    ),
+  // The page notices a change at the next click, and saves its workflows a while after.
+  await page.waitForFunction(
+    (text) => {
+      document.body.dispatchEvent(new MouseEvent("mouseup", { bubbles: true }));
+      const storage = [...Object.values(localStorage), ...Object.values(sessionStorage)];
+      return storage.some((saved) => saved.includes(text));
+    },
+    found.cached.shown[0].split("\n")[0],
+    { polling: 500 },
   );
   await page.reload();
   await ready(page);
-  found.reload = { shown: await shown(page) };
+  return { ...found, reload: { shown: await shown(page, type) } };
+}
+
+await inPage(async (page, nodes2, values, ...rest) => {
+  await useNodes2(page, nodes2 === "true");
+  const found = {};
+  for (let index = 0; index < rest.length; index += 2)
+    found[rest[index]] = await use(page, JSON.parse(values), ...rest.slice(index, index + 2));
   return found;
 });

@@ -1,6 +1,6 @@
 // Uses workflows as a person does, in a real browser: drops each on ComfyUI's page, makes it small,
-// presses Run, and drops a picture that it made back onto the page; all of them with classic nodes,
-// then all with Nodes 2.0. Prints one JSON object: the page's version; renderer, name of the workflow,
+// presses Run, saves it, and drops the saved file and a picture that it made back onto the page; all
+// of them with classic nodes, then all with Nodes 2.0. Prints one JSON object: the page's version; renderer, name of the workflow,
 // what was found.
 //
 //     node workflows.mjs FOLDER_OF_NODE_MODULES CHROMIUM URL VALUES WORKFLOW.json ...
@@ -8,10 +8,12 @@
 // VALUES: a JSON object, widget name -> value, set in every node that has such a widget.
 
 import { randomUUID } from "node:crypto";
+import { readFile } from "node:fs/promises";
 import { basename } from "node:path";
 
-import { drop, dropWorkflow, inPage, problems, run, useNodes2 } from "./page.mjs";
 import { misplaced } from "./boxes.mjs";
+import { faint } from "./contrast.mjs";
+import { drop, dropWorkflow, inPage, problems, run, setValues, useNodes2 } from "./page.mjs";
 
 /** Types, widget values and links: what a person would miss. */
 function graph(page) {
@@ -20,18 +22,17 @@ function graph(page) {
     const kept = nodes.map(({ id, type, title, widgets_values }) => [
       id, type, title ?? "", widgets_values ?? [],
     ]);
-    return JSON.stringify([kept.sort((a, b) => a[0] - b[0]), links]);
+    const byId = (all) => all.sort((a, b) => a[0] - b[0]);
+    return JSON.stringify([byId(kept), byId(links)]);
   });
 }
 
-function setValues(page, values) {
-  return page.evaluate((wanted) => {
-    const { graph } = window.app;
-    for (const { nodes } of [graph, ...(graph.subgraphs?.values() ?? [])])
-      for (const node of nodes)
-        for (const widget of node.widgets ?? [])
-          if (widget.name in wanted) widget.value = wanted[widget.name];
-  }, values);
+/** What the page saves, as a file to drop. The setting Comfy.PromptFilename must be off. */
+async function savedFile(page) {
+  const download = page.waitForEvent("download");
+  await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.ExportWorkflow"));
+  const bytes = await readFile(await (await download).path());
+  return { base64: bytes.toString("base64"), name: "saved.json", type: "application/json" };
 }
 
 /** The last picture that a run saved, not one that it only previewed, as a file to drop. */
@@ -49,16 +50,23 @@ function lastPicture(page, outputs) {
 
 async function use(page, values, workflow) {
   const count = await dropWorkflow(page, workflow);
-  const found = { problems: await problems(page) };
+  const found = { problems: await problems(page), lost: [] };
   // A dataset that is there already would be kept, and no new picture made.
   await setValues(page, { ...values, output_folder: `browser/${randomUUID()}` });
-  const before = await graph(page);
+  const started = await graph(page);
   const { outputs, ...ending } = await run(page);
-  Object.assign(found, ending, { misplaced: await misplaced(page) });
+  Object.assign(found, ending, { misplaced: await misplaced(page), faint: await faint(page) });
   if (ending.ended === "execution_success") {
-    await drop(page, await lastPicture(page, outputs), count);
-    found.restored = (await graph(page)) === before;
-    found.problems.push(...(await problems(page)));
+    // A run may change a seed after it: the picture holds what was run, the file what is there now.
+    const kept = {
+      file: [await graph(page), await savedFile(page)],
+      picture: [started, await lastPicture(page, outputs)],
+    };
+    for (const [name, [wanted, file]] of Object.entries(kept)) {
+      await drop(page, file, count);
+      if ((await graph(page)) !== wanted) found.lost.push(name);
+      found.problems.push(...(await problems(page)));
+    }
   }
   return found;
 }
