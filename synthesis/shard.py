@@ -17,7 +17,7 @@ from ..common.pair_files import PairFiles
 from ..common.pictures import Size
 from ..common.pixel_budget import LARGEST_SAMPLED
 from ..common.size_batches import SizeBatches
-from .errors import SynthesisError
+from .errors import StoppedError, SynthesisError
 from .masks import Classes
 from .painting import Canvas
 from .plan import Item
@@ -106,7 +106,7 @@ def synthesize_shard(
 
     Run again, after whatever ended it, it makes what is missing and leaves the rest as it is.
     Memory does not grow with the number of items. Raises OSError where nothing can be written, and
-    SynthesisError where there is no memory for one image.
+    StoppedError where there is no memory for one image.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         batches = SizeBatches[Wanted](batch_size)
@@ -169,7 +169,7 @@ def _sample(
     except OUT_OF_MEMORY as error:
         if len(batch) == 1:
             height, width = batch[0].mask.shape[:2]
-            raise SynthesisError(
+            raise StoppedError(
                 f"out of memory for one image of {width}x{height} pixels ({error}); give a smaller "
                 "--resolution, or --mixed_precision bf16"
             ) from error

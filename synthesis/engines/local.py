@@ -12,7 +12,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from ...common.processes import end_with
-from ..errors import SynthesisError
+from ..errors import StoppedError
 from ..jobs import Job
 from ..shard import ImageModel, Outcome
 
@@ -31,7 +31,7 @@ def run_locally(
 ) -> Iterator[Outcome]:
     """Make the units' pairs; what became of each, as it is done.
 
-    Raises SynthesisError where a process ends early, and whatever ends one of them.
+    Raises StoppedError where a process ends early, and whatever ends one of them.
     """
     places = devices()
     if processes == 1:
@@ -78,7 +78,7 @@ class Worker:
             found = self.connection.recv()
         except EOFError:
             self.process.join()
-            raise SynthesisError(
+            raise StoppedError(
                 f"a process ended early (exit code {self.process.exitcode}; -9: killed, most often "
                 "because memory ran out). Give the same command again to go on."
             ) from None

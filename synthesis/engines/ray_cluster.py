@@ -19,7 +19,7 @@ import ray
 from ray.data import ActorPoolStrategy, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from ..errors import SynthesisError
+from ..errors import StoppedError, SynthesisError
 from ..jobs import Job
 from ..records import check_shared
 from ..shard import ImageModel, Outcome
@@ -65,7 +65,7 @@ def run_on_ray(
         for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from map(_outcome, batch.to_pylist())
     except ray.exceptions.RayError as error:
-        raise SynthesisError(
+        raise StoppedError(
             f"--ray {address}: {error}. Give the same command again to go on."
         ) from error
     finally:
@@ -188,5 +188,5 @@ class Synthesizer:
 def _outcome(row: dict[str, Any]) -> Outcome:
     """An actor's row. Raises what it says has stopped the run."""
     if error := row.pop("error"):
-        raise SynthesisError(f"{error}. Give the same command again to go on.")
+        raise StoppedError(f"{error}. Give the same command again to go on.")
     return Outcome(**row)
