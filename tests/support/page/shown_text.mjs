@@ -12,28 +12,24 @@ import { dropWorkflow, inPage, ready, run, setValues, useNodes2 } from "./page.m
 
 /** The texts on the page that a person can read but not change, once there is one. */
 async function shown(page, type) {
-  const fields = "textarea[readonly]";
-  await page.waitForFunction(
-    ([type, fields]) => {
+  const texts = await page.waitForFunction(
+    (type) => {
       const { canvas, graph } = window.app;
       const node = graph.nodes.find((node) => node.type === type);
-      if (!node) return false;
+      if (!node) return null;
       // Pages draw no fields outside of what is shown, or when small.
       canvas.ds.scale = 1;
       canvas.centerOnNode(node);
       canvas.setDirty(true, true);
-      return [...document.querySelectorAll(fields)].some((field) => field.value);
+      const found = [...document.querySelectorAll("textarea[readonly]")]
+        .filter((field) => field.checkVisibility() && field.offsetHeight > 30)
+        .map((field) => field.value);
+      return found.some(Boolean) && found;
     },
-    [type, fields],
+    type,
     { polling: 500 },
   );
-  return page.evaluate(
-    (fields) =>
-      [...document.querySelectorAll(fields)]
-        .filter((field) => field.checkVisibility() && field.offsetHeight > 30)
-        .map((field) => field.value),
-    fields,
-  );
+  return texts.jsonValue();
 }
 
 function empty(page) {
