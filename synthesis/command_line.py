@@ -10,6 +10,7 @@ from pathlib import Path
 from ..common.arguments import Parser, number, whole
 from ..common.backgrounds import EDGE, WIDEST_EDGE
 from ..common.pictures import Size
+from ..common.pixel_budget import LARGEST_SAMPLED
 from ..common.text import printable, shown
 from .settings import SAMPLERS, SCHEDULES, Settings, Shard
 
@@ -22,7 +23,6 @@ examples:
 Defaults are the published settings. Give the same command again to go on after a stop; with --check
 to list what is missing or damaged. docs/scale.md has command lines for clusters.
 """
-LARGEST_SIDE = 4096  # pixels of an image, as in the nodes
 MOST_MASKS = 10**9  # and no more pairs than run.MOST_PAIRS
 MOST_IMAGES = 10**6  # of a mask
 MOST_LESIONS = 20  # as in the nodes
@@ -250,12 +250,12 @@ def _size(text: str) -> Size:
     parts = text.split(",")
     sides = [int(part) for part in parts if part.isdecimal() and len(part) <= 4]
     good = len(sides) == len(parts) <= 2 and all(
-        8 <= side <= LARGEST_SIDE and side % 8 == 0 for side in sides
+        8 <= side <= LARGEST_SAMPLED and side % 8 == 0 for side in sides
     )
     if not good:
         raise argparse.ArgumentTypeError(
             f"{shown(text)}: expected SIZE or WIDTH,HEIGHT in pixels, multiples of 8 up to "
-            f"{LARGEST_SIDE}"
+            f"{LARGEST_SAMPLED}"
         )
     return sides[0], sides[-1]
 
