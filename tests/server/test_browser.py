@@ -29,6 +29,8 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 BLUEPRINT = ROOT / "subgraphs" / "Siamese mask folder to dataset.json"
 # One that takes a mask and gives an image.
 BLUEPRINT_BETWEEN = ROOT / "subgraphs" / "Siamese mask to image.json"
+# What the page wants every node of a file to have.
+NODE = {"size": [400, 400], "flags": {}, "mode": 0, "order": 0, "properties": {}}
 # A first visit would be shown the template browser, and a file saved only once it is named.
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.PromptFilename": False}
 
@@ -60,8 +62,7 @@ def between_nodes(blueprint: Path) -> dict[str, Any]:
     image = {"name": "images", "type": "IMAGE", "link": 2}
     load = {"id": 2, "type": "LoadImageMask", "outputs": [mask], "widgets_values": ["mask.png"]}
     save = {"id": 3, "type": "SaveImage", "inputs": [image], "widgets_values": ["between"]}
-    size = {"size": [320, 400], "flags": {}, "mode": 0, "properties": {}}
-    graph["nodes"] += [{**load, "pos": [-500, 0], **size}, {**save, "pos": [500, 0], **size}]
+    graph["nodes"] += [{**load, "pos": [-500, 0], **NODE}, {**save, "pos": [500, 0], **NODE}]
     graph["links"] = [[1, 2, 0, node["id"], 0, "MASK"], [2, node["id"], 0, 3, 0, "IMAGE"]]
     return graph
 
@@ -100,8 +101,8 @@ def test_a_text_on_a_node_outlasts_the_run_the_cache_and_a_reload(
     nodes2: bool,
 ) -> None:
     file, folder = f"controlnet/{BUNDLE}", f"texts/{release}{nodes2}"
-    info = {"id": 1, "type": "SiameseModelInfo", "size": [400, 260], "widgets_values": [file]}
-    alone = {"nodes": [{**info, "pos": [0, 0]}], "links": [], "version": 0.4}
+    info = {"id": 1, "type": "SiameseModelInfo", "pos": [0, 0], "widgets_values": [file], **NODE}
+    alone = {"nodes": [info], "links": [], "last_node_id": 1, "last_link_id": 0, "version": 0.4}
     (tmp_path / "info.json").write_text(json.dumps(alone), "utf-8")
     values = VALUES | {"control_after_generate": "fixed", "output_folder": folder}
     shown = {
