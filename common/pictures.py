@@ -221,7 +221,8 @@ def _is_wide(image: Image.Image) -> bool:
     tiles = getattr(image, "tile", [])
     if image.format not in ("PNG", "TIFF") or not tiles:
         return False
-    if getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, (1,))[0] == SIGNED:
+    signed = getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, (1,))[0] == SIGNED
+    if signed and image.mode not in ("I", "F"):  # these are refused by their type
         raise _FindingError("its pixels are signed numbers; save it with values from 0")
     arguments = tiles[0][3]  # the raw mode, alone or first
     raw = arguments if isinstance(arguments, str) else arguments[0]

@@ -156,11 +156,12 @@ def test_an_anonymous_run_tells_of_no_path_name_or_caption(
     told = tmp_path / "told"
     assert main(flags(base, patients, told / "out", "--output_name=clinic", *more)) == 0
     reveal = revealed(told, secrets)
-    # As documented: paths stay in the run's own folder, captions in no file at all.
-    weights = {name: hits for name, hits in reveal.items() if name.endswith(".safetensors")}
-    assert "out/clinic.safetensors" in weights and {*map(tuple, weights.values())} == {("clinic",)}
+    # As documented: paths stay in the run's own folder, captions in no file at all, and files are
+    # called by --output_name.
+    named = {n: hits for n, hits in reveal.items() if n.endswith((".safetensors", ".png"))}
+    assert "out/clinic.safetensors" in named and {*map(tuple, named.values())} == {("clinic",)}
     state = "out/state/step00000001/state.json"
-    assert reveal.keys() - weights.keys() == {"out/config.json", state}
+    assert reveal.keys() - named.keys() == {"out/config.json", state}
     assert not {"Öztürk", "scan-0815", "patient-4711"} & {hit for h in reveal.values() for hit in h}
     untold = tmp_path / "untold"
     assert main(flags(base, patients, untold / "out", "--anonymous", *more)) == 0

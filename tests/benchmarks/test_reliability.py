@@ -75,9 +75,9 @@ def test_the_documentation_quotes_the_results() -> None:
 
 def test_a_part_that_was_not_good_is_run_again() -> None:
     assert not is_done(None, 20)
-    assert is_done({"done": 19, "good": True}, 20)
-    assert not is_done({"done": 18, "good": True}, 20)
-    assert not is_done({"done": 20, "good": False}, 20)
+    assert is_done({"done": 1990, "good": True}, 2000)
+    assert not is_done({"done": 1900, "good": True}, 2000)
+    assert not is_done({"done": 2000, "good": False}, 2000)
 
 
 @pytest.mark.parametrize("name", PARTS)

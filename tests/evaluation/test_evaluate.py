@@ -130,7 +130,7 @@ def test_resume_gives_the_same_report_and_trains_nothing(
         (["--synthetic=new"], "expected NAME=prompt.jsonl"),
         (["--synthetic=real_x=a.jsonl"], "does not begin with real"),
         (["--keep=0.9,0.2"], "expected LOW,HIGH"),
-        (["--ratios=0"], "expected numbers above 0"),
+        (["--ratios=0"], "expected numbers from 0.001 to 1000"),
         (["--resolution=100"], "expected a multiple of 32"),
         (["--segmenters=unet,vnet"], "expected some of unet, fpn"),
         (["--features_model=resnet50"], "needs the weights"),

@@ -109,7 +109,8 @@ def test_pairs_in_half_precision_are_saved(
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     monkeypatch.setattr(SiameseSavePairs, "hidden", None)
     image, mask = photos(1).to(kind), masks(1)
-    SiameseSavePairs.execute(image, mask.to(kind), "a", "pairs", "")
+    inputs = {"image": image, "mask": mask.to(kind), "stem": "a", "folder": "pairs", "prompt": ""}
+    SiameseSavePairs.execute(**inputs)
     with Image.open(tmp_path / "pairs/images/a.png") as file:
         assert np.array_equal(np.asarray(file), np.rint(image[0].double().numpy() * 255))
     with Image.open(tmp_path / "pairs/masks/a.png") as file:

@@ -88,9 +88,9 @@ def test_node_and_script_paint_the_same_lesions(
 ) -> None:
     """Into backgrounds of two sizes; the script in batches."""
     painting = {"backgrounds": backgrounds, "edge": 5}
-    prompt = dataset_prompt(mixed, "painted", images_per_mask=2, subfolders=True, **painting)
+    prompt = dataset_prompt(mixed, "by the page", images_per_mask=2, subfolders=True, **painting)
     served.run(prompt)
-    page, out = served.output / "painted", served.output / "painted by the script"
+    page, out = served.output / "by the page", served.output / "by the script"
     run_script(served, prompt, out, backgrounds=served.input / backgrounds, edge=5)
     assert_same(page, out, 20)
     sizes = {Image.open(path).size for path in (out / "images").rglob("*.png")}
