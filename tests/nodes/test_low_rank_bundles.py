@@ -86,6 +86,8 @@ def test_decoder_strength_is_the_share_of_the_factors_and_of_the_whole_tensors(
     write_weights(tmp_path / name, low_rank.tensors, {})
     place = ([str(tmp_path)], {".safetensors"})
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "controlnet", place)
+    # ComfyUI remembers folders that it has listed; this one is gone after the test.
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     trained, control = pack.loader_nodes.SiameseBundleLoader.execute(model, name, strength).result
     found = in_place(pack, trained)
     factors = low_rank.tensors
