@@ -86,7 +86,9 @@ class SiameseModel:
         images = self.autoencoder.decode(latents.float())
         if not torch.isfinite(images).all():
             raise FloatingPointError("the image is not finite")
-        return [*map(_to_pixels, map(painted, images, canvases) if canvases else images)]
+        if not canvases:
+            return _to_pixels(images)
+        return [_to_pixels(painted(*pair)[None])[0] for pair in zip(images, canvases, strict=True)]
 
     def _known(
         self, canvases: Sequence[Canvas], seeds: Sequence[int], height: int, width: int
@@ -136,7 +138,7 @@ def _noise(generators: Sequence[torch.Generator], height: int, width: int) -> Te
     return torch.cat([torch.randn(shape, generator=each) for each in generators])
 
 
-def _to_pixels(image: Tensor) -> np.ndarray:
-    """(3, H, W) in [0, 1] -> (H, W, 3), uint8."""
-    pixels = image.mul(255).round().clamp(0, 255).to("cpu", torch.uint8)
-    return rearrange(pixels, "c h w -> h w c").numpy()
+def _to_pixels(images: Tensor) -> list[np.ndarray]:
+    """(B, 3, H, W) in [0, 1] -> (H, W, 3), uint8, of each; in one copy from the device."""
+    pixels = images.mul(255).round().clamp(0, 255).to("cpu", torch.uint8)
+    return [*rearrange(pixels, "b c h w -> b h w c").numpy()]
