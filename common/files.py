@@ -12,8 +12,9 @@ from pathlib import Path
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9]+\.tmp")
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust's libraries tell of one
-# What file systems answer that cannot write the names in a folder to the disk on request.
-NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
+# What file systems answer that cannot write the names in a folder to the disk on request, and what
+# a folder answers that is not ours to read, such as the one that holds all users' folders.
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
 
 
 @contextmanager
@@ -84,14 +85,29 @@ def sync(path: Path) -> None:
     folder = path.is_dir()
     if folder and os.name == "nt":  # Windows has no such call
         return
-    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         if not (folder and error.errno in NO_FOLDER_SYNC):
             raise
-    finally:
-        os.close(descriptor)
+
+
+def sync_names(folder: Path) -> None:
+    """`sync` for the names in a folder and in those below it; files' content is left alone."""
+    for place, _, _ in os.walk(folder):
+        sync(Path(place))
+
+
+def sync_upwards(folder: Path, top: Path) -> None:
+    """`sync` for the names in a folder and in those around it, up to `top`."""
+    for place in (folder, *folder.parents):
+        sync(place)
+        if place == top:
+            return
 
 
 def sync_tree(folder: Path) -> None:

@@ -57,6 +57,6 @@ class PairFiles:
 
 def _save(path: Path, pixels: np.ndarray, metadata: PngInfo | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A pair that a loss of power takes is made again: no need to wait for its name.
+    # To wait for each name would take time; whoever says that pairs are saved waits for them all.
     with replacing(path, sync_name=False) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=metadata)

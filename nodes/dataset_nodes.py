@@ -150,12 +150,12 @@ class SiameseSavePairs(io.ComfyNode):
                 f"{len(masks)} masks for {len(images)} images: give one mask for all images, or "
                 "one for each."
             )
-        pairs = PairFolder(output_folder(folder), png_metadata(cls.hidden))
         saved = []
-        for index in with_progress(range(len(images))):
-            name = pairs.free_name(stem)
-            pairs.write(name, images[index], masks[index % len(masks)], prompt)
-            saved.append(saved_result(pairs.image(name)))
+        with PairFolder(output_folder(folder), png_metadata(cls.hidden)) as pairs:
+            for index in with_progress(range(len(images))):
+                name = pairs.free_name(stem)
+                pairs.write(name, images[index], masks[index % len(masks)], prompt)
+                saved.append(saved_result(pairs.image(name)))
         return io.NodeOutput(ui=ui.SavedImages(saved))
 
 

@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn import functional
 
+from ..common.files import sync, sync_upwards
 from ..common.pair_files import PairFiles
 from ..common.prompt_jsonl import (
     Entry,
@@ -45,6 +46,8 @@ class PairFolder:
     under a temporary name and then renamed: first the mask, then the image; then the pair is listed
     in prompt.jsonl. An interrupted run leaves at most a mask without its image,
     and half a line, which the next one removes.
+
+    Within `with`: at its end what was written is on the disk, and outlives a loss of power.
     """
 
     def __init__(self, folder: Path, metadata: PngInfo | None = None) -> None:
@@ -54,6 +57,17 @@ class PairFolder:
         drop_half_line(folder / INDEX)
         self.files = PairFiles(folder)
         self._known = _known(folder)
+        self._changed: set[Path] = set()  # folders with new names
+
+    def __enter__(self) -> PairFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._changed:
+            sync(self.folder / INDEX)
+        for folder in self._changed:
+            sync_upwards(folder, self.folder.parent)
+        self._changed.clear()
 
     def image(self, name: str) -> Path:
         return self.files.image(name)
@@ -128,6 +142,7 @@ class PairFolder:
         if target not in self._known.targets:
             append_entry(self.folder / INDEX, Entry(self.files.source(name), target, prompt))
             self._known.targets.add(target)
+            self._changed |= {self.image(name).parent, self.mask(name).parent}
         self._known.state = _state(self.folder)
 
 

@@ -89,14 +89,14 @@ class SiameseSynthesizeDataset(io.ComfyNode):
     ) -> io.NodeOutput:
         masks = choose(image_files(input_folder(folder), subfolders), start, count)
         target = folder_in_output(output_folder)
-        pairs = PairFolder(target, png_metadata(cls.hidden))
         sources = Sources(**{field.name: others.pop(field.name) for field in fields(Sources)})
         settings = Settings(**others)
         behind = _backgrounds(backgrounds, edge)
         size = (width, height)
-        work = Work(pairs, sources, vae, size, settings, prompt, behind, batch_size)
         planned = plan(masks, images_per_mask)
-        new = list(work.run(planned))
+        with PairFolder(target, png_metadata(cls.hidden)) as pairs:
+            work = Work(pairs, sources, vae, size, settings, prompt, behind, batch_size)
+            new = list(work.run(planned))
         there = len(planned) - len(new)
         # Not the whole path: the page saves the text with the workflow, and that in every picture.
         where = f"output/{target.relative_to(folder_paths.get_output_directory()).as_posix()}"

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..common.files import replacing, stands_in_for
+from ..common.files import replacing, stands_in_for, sync, sync_names
 from ..common.pair_files import IMAGES, MASKS
 from ..common.prompt_jsonl import Entry, write_prompt_jsonl
 from ..common.text import printable, shortened, shown
@@ -86,6 +86,7 @@ def _create(path: Path, text: str) -> None:
     """Write a file unless another process is first; nobody sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
+    sync(temporary)
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -94,6 +95,8 @@ def _create(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    for folder in (path.parent, path.parent.parent):
+        sync(folder)
 
 
 @dataclass
@@ -126,9 +129,11 @@ def finish(
 ) -> Record | None:
     """Write the shard's list and manifest. The record of all shards, if this was the last of them.
 
-    Then the lists are merged, and what killed processes have left is removed.
+    Then the lists are merged, and what killed processes have left is removed. What a list names is
+    on the disk before it: both outlive a loss of power.
     """
     (folder / SHARDS).mkdir(exist_ok=True)
+    sync_names(folder)
     write_prompt_jsonl(_file(folder, shard, "jsonl"), _entries(job, units, record.failed))
     if job.plan.anonymous:
         record = replace(record, failed=dict.fromkeys(record.failed, UNTOLD))

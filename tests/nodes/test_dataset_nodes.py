@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,8 @@ from siamese_diffusion.common.pictures import read_palette_mask
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
 from support.full_disk import at_most
+from support.needs import Need
+from support.power_loss import DurableDisk
 from support.workflow_prompts import (
     CAPTION,
     Prompt,
@@ -269,6 +272,23 @@ def test_a_full_disk_leaves_no_half_pair_and_no_half_line(
     again.write("a", noise, mask, "")
     again.list("b", "")
     assert [pair.stem for pair in read_prompt_jsonl(index).pairs] == ["a", "b"]
+
+
+@Need.LINUX.unless(sys.platform == "linux")
+def test_saved_pairs_outlive_a_loss_of_power(
+    pack: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        disk = DurableDisk(tmp_path, patch, lambda _: None)
+        for names in (["a", "sub/b"], ["c"]):
+            with pack.pair_folder.PairFolder(tmp_path / "pairs") as pairs:
+                for name in names:
+                    pairs.write(name, torch.rand(8, 8, 3), torch.ones(1, 8, 8), "")
+    disk.close()
+    kept = {path: data for path, data in disk.files().items() if "/." not in path}
+    there = {path: (tmp_path / path).read_bytes() for path in kept}
+    assert kept == there
+    assert len(there) == 7 and len(there["pairs/prompt.jsonl"].splitlines()) == 3
 
 
 def test_images_carry_the_workflow_and_masks_do_not(served: ComfyHost) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,25 @@ class DurableDisk:
     @staticmethod
     def _list(folder: Path) -> dict[str, tuple[int, bool]]:
         return {path.name: (path.stat().st_ino, path.is_dir()) for path in folder.iterdir()}
+
+
+class Moments:
+    """What the disk held at a few moments of a run, all equally likely."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.seen = count, 0
+        self.kept: list[dict[str, bytes]] = []
+
+    def __call__(self, disk: DurableDisk) -> None:
+        self.seen += 1
+        if len(self.kept) < self.count:
+            self.kept.append(disk.files())
+        elif (place := random.randrange(self.seen)) < self.count:
+            self.kept[place] = disk.files()
+
+
+def put_back(files: Mapping[str, bytes], root: Path) -> None:
+    """Write what a disk held, by path below `root`."""
+    for path, content in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import random
 import re
 import shutil
 import sys
@@ -18,7 +17,7 @@ from siamese_diffusion.models.weights import read_weights
 from siamese_diffusion.training.run.folder import RunFolder
 from siamese_diffusion.training.train_siamese import main
 from support.needs import Need
-from support.power_loss import DurableDisk
+from support.power_loss import DurableDisk, Moments, put_back
 from support.tiny_runs import flags
 
 pytestmark = [pytest.mark.slow, Need.LINUX.unless(sys.platform == "linux")]
@@ -68,21 +67,6 @@ def test_states_and_weights_outlive_a_loss_of_power(
     disk.close()
 
 
-class Moments:
-    """What the disk held at a few moments of a run, all equally likely."""
-
-    def __init__(self, count: int) -> None:
-        self.count, self.seen = count, 0
-        self.kept: list[dict[str, bytes]] = []
-
-    def __call__(self, disk: DurableDisk) -> None:
-        self.seen += 1
-        if len(self.kept) < self.count:
-            self.kept.append(disk.files())
-        elif (place := random.randrange(self.seen)) < self.count:
-            self.kept[place] = disk.files()
-
-
 def test_a_run_goes_on_from_what_a_loss_of_power_has_left(
     tiny: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,9 +80,7 @@ def test_a_run_goes_on_from_what_a_loss_of_power_has_left(
     expected = read_weights(out / "siamese.safetensors").tensors
     for content in moments.kept:
         shutil.rmtree(out)
-        for path, data in content.items():
-            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / path).write_bytes(data)
+        put_back(content, tmp_path)
         if not (out / "siamese.safetensors").exists():
             assert main(flags(tiny, pairs, out, *more)) == 0
         found = read_weights(out / "siamese.safetensors").tensors
