@@ -19,6 +19,7 @@ from .processes import is_first_process
 
 MAX_COLOURS = 64
 DARK = 32  # of 255: colours up to here are class numbers, not colours
+DARKEST_IMAGES = 63  # of 255: what the largest value of 14 bits is in a file of 16
 
 
 def check_pairs(
@@ -43,7 +44,7 @@ def check_pairs(
         cache.save(infos, began)
     problems = listing.problems + [problem for _, of_pair in results for problem in of_pair]
     if not problems:
-        problems = _check_masks(infos, mask_mode)
+        problems = _check_images(infos) + _check_masks(infos, mask_mode)
     if problems:
         raise DatasetError(source, problems)
     return infos
@@ -93,7 +94,8 @@ def _check_decoded(pair: Pair, mask_mode: str) -> tuple[PairInfo | None, list[st
         return None, [
             f"{pair.where}{error.filename or pair.image}: cannot be read ({error.strerror})"
         ]
-    return PairInfo((width, height), coverage, colours, *digests, stamps), []
+    brightest = int(image.max(initial=0))
+    return PairInfo((width, height), brightest, coverage, colours, *digests, stamps), []
 
 
 def check_unchanged(pair: Pair, info: PairInfo) -> None:
@@ -107,6 +109,18 @@ def check_unchanged(pair: Pair, info: PairInfo) -> None:
             raise ValueError(
                 f"{path}: has changed since training began; a run needs the same data throughout"
             )
+
+
+def _check_images(infos: Mapping[Pair, PairInfo]) -> list[str]:
+    """What no single image shows: that all are dark, as values of 14 bits are in files of 16."""
+    brightest = max(info.brightest for info in infos.values())
+    if not 0 < brightest <= DARKEST_IMAGES:
+        return []
+    return [
+        f"the brightest value of all {len(infos)} images is {brightest} of 255; expected over "
+        f"{DARKEST_IMAGES} in some of them. If their files have more bits than their values, "
+        f"multiply all by {255 // brightest}"
+    ]
 
 
 def _check_masks(infos: Mapping[Pair, PairInfo], mask_mode: str) -> list[str]:

@@ -25,12 +25,14 @@ UNSETTLED = 2_000_000_000  # ns
 class PairInfo:
     """What checking a pair found.
 
-    size: (width, height) in pixels. coverage: share of the mask that is not black.
-    colours: of a palette mask, 0xRRGGBB; empty for binary masks. digest, mask_digest: SHA-256 of
-    image and mask file. stamps: of both, to tell later whether they have changed.
+    size: (width, height) in pixels. brightest: the image's largest value, of 255. coverage: share
+    of the mask that is not black. colours: of a palette mask, 0xRRGGBB; empty for binary masks.
+    digest, mask_digest: SHA-256 of image and mask file. stamps: of both, to tell later whether they
+    have changed.
     """
 
     size: Size
+    brightest: int
     coverage: float
     colours: frozenset[int]
     digest: str
@@ -72,8 +74,8 @@ class CheckCache:
     def save(self, infos: Mapping[Pair, PairInfo], began: int) -> None:
         """Keep what was found by a check that began then (ns), where the files had settled."""
         entries = {
-            _key(pair): [*info.size, info.coverage, sorted(info.colours), info.digest,
-                         info.mask_digest, info.stamps]
+            _key(pair): [*info.size, info.brightest, info.coverage, sorted(info.colours),
+                         info.digest, info.mask_digest, info.stamps]
             for pair, info in infos.items()
             if all(changed < began - UNSETTLED for _, changed in info.stamps)
         }  # fmt: skip
@@ -91,9 +93,10 @@ def _key(pair: Pair) -> str:
 
 
 def _info(entry: Any) -> PairInfo:
-    width, height, coverage, colours, digest, mask_digest, stamps = entry
+    width, height, brightest, coverage, colours, digest, mask_digest, stamps = entry
     return PairInfo(
         (int(width), int(height)),
+        int(brightest),
         float(coverage),
         frozenset(map(int, colours)),
         str(digest),

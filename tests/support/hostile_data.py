@@ -120,14 +120,18 @@ def pictures() -> Iterator[tuple[str, Case]]:
         ("many colours", photo()),
         ("one colour", photo()[:1, :1].repeat(32, 0).repeat(32, 1)),
     ):
-        write = all_masks(array)
+        write = all_of("masks", array)
         yield f"palette: {name}", Case(write, "colour", {"mask_mode": "palette"})
     classes = np.dstack([lesion() // 255] * 3)
     yield (
         "palette: class numbers",
-        Case(all_masks(classes), "class numbers", {"mask_mode": "palette"}),
+        Case(all_of("masks", classes), "class numbers", {"mask_mode": "palette"}),
     )
-    yield "masks: all empty", Case(all_masks(np.zeros((32, 32), np.uint8)), "masks are empty")
+    for bits in (13, 14):
+        values = np.linspace(0, 2**bits - 1, 32 * 32).astype(np.uint16).reshape(32, 32)
+        dark = all_of("images", values)
+        yield f"images: all of {bits} bits in 16", Case(dark, "brightest value of all 3 images is")
+    yield "masks: all empty", Case(all_of("masks", np.zeros((32, 32), np.uint8)), "masks are empty")
 
 
 def tables() -> Iterator[tuple[str, Case]]:
@@ -224,10 +228,12 @@ def sparse(name: str) -> Damage:
     return write
 
 
-def all_masks(array: np.ndarray) -> Damage:
+def all_of(kind: str, array: np.ndarray) -> Damage:
+    """All three images, or masks."""
+
     def write(folder: Path) -> None:
         for number in range(3):
-            save(folder / f"masks/{number}.png", array)
+            save(folder / f"{kind}/{number}.png", array)
 
     return write
 
