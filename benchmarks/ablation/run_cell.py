@@ -28,6 +28,7 @@ SHEET_MASKS = 12
 PAIRS_FOR_A_REAL_ONE = 10
 LARGEST_SET = 2_600  # synthetic pairs: five for each real one of 40 tiles
 AUGMENTED, RANDOM = "synthetic", "synthetic_random"  # folders of pairs, by what masks they have
+FIRST_SEED = {AUGMENTED: 20_000, RANDOM: 30_000}  # of an image's noise
 
 
 class UnfinishedError(RuntimeError):
@@ -40,7 +41,8 @@ class CellRun:
     def __init__(
         self, out: Path, base: Path, cell: Cell, settings: Settings, until: float = math.inf
     ) -> None:
-        """until: when training must have stopped and saved its state, by time.monotonic()."""
+        """until: when training must have stopped and saved its state, by time.monotonic(); after
+        it no other part is begun."""
         self.out, self.cell, self.base, self.until = out, cell, base, until
         arm = ARMS[cell.arm]
         self.settings = replace(
@@ -57,13 +59,13 @@ class CellRun:
         self.bundle = self.run_folder / f"{NAME}.safetensors"
 
     @property
-    def synthetic(self) -> Path:
-        """The list of synthetic pairs, which is written last."""
-        return self.folder / AUGMENTED / "prompt.jsonl"
-
-    @property
     def done(self) -> bool:
-        return self.figures.is_file() and (self.synthetic.is_file() or not self.cell.makes_pairs)
+        return self.figures.is_file() and not self.missing_pairs()
+
+    def missing_pairs(self) -> list[str]:
+        """Folders of synthetic pairs that are still to be written; a folder's list comes last."""
+        wanted = (AUGMENTED, RANDOM) if self.cell.makes_pairs else ()
+        return [kind for kind in wanted if not (self.folder / kind / "prompt.jsonl").is_file()]
 
     def run(self) -> None:
         """Raises UnfinishedError; a second call goes on where the first one stopped."""
@@ -71,13 +73,19 @@ class CellRun:
         if not self.bundle.is_file():
             self.train(real)
         sampler = Sampler(self.base, self.bundle)
-        if self.cell.makes_pairs and not self.synthetic.is_file():
-            self.write_pairs(sampler, real)
+        for kind in self.missing_pairs():
+            self.check_time()
+            self.write_pairs(sampler, real, kind)
         if not self.figures.is_file():
+            self.check_time()
             figures = self.score(sampler)
             with replacing(self.figures) as temporary:
                 temporary.write_text(json.dumps(figures) + "\n", "utf-8")
             print(f"{self.cell.name}: alignment {figures['alignment']}", flush=True)
+
+    def check_time(self) -> None:
+        if time.monotonic() > self.until:
+            raise UnfinishedError(f"{self.cell.name}: time is up; the same command goes on.")
 
     def train(self, real: Sequence[Crop]) -> None:
         """Run train_siamese.py on the cell's real pairs."""
@@ -153,31 +161,29 @@ class CellRun:
             columns[f"seed {seed}"] = varied[seed::SPREAD_SEEDS][:SHEET_MASKS]
         contact_sheet(columns, across=2).save(self.folder / f"{branch}.png")
 
-    def write_pairs(self, sampler: Sampler, real: Sequence[Crop]) -> None:
-        """Pairs of augmented training masks, each equally often, and as many of random masks."""
-        count = min(PAIRS_FOR_A_REAL_ONE * len(real), LARGEST_SET)
-        origins = [(real[number % len(real)], number) for number in range(count)]
-        random = [
+    def write_pairs(self, sampler: Sampler, real: Sequence[Crop], kind: str) -> None:
+        """Pairs of augmented training masks, each equally often, or as many of random masks."""
+        crops = pair_masks(real, kind)
+        first = FIRST_SEED[kind]
+        images = self.sample(sampler, crops, range(first, first + len(crops)))
+        grey = [image.mean(axis=2).round().astype(np.uint8) for image in images]
+        sampled = [replace(crop, image=image) for crop, image in zip(crops, grey, strict=True)]
+        write_crops(self.folder / kind, sampled)
+
+
+def pair_masks(real: Sequence[Crop], kind: str) -> list[Crop]:
+    """The masks to sample, in crops whose images are still those of the real ones."""
+    count = min(PAIRS_FOR_A_REAL_ONE * len(real), LARGEST_SET)
+    origins = [(real[number % len(real)], number) for number in range(count)]
+    if kind == RANDOM:
+        return [
             replace(crop, name=f"random{number:04}", group=RANDOM, mask=random_nuclei(number))
             for crop, number in origins
         ]
-        self.write_sampled(sampler, RANDOM, random, 30_000)
-        changed = [
-            replace(
-                crop, name=f"{crop.name}_s{number // len(real)}", mask=augmented(crop.mask, number)
-            )
-            for crop, number in origins
-        ]
-        self.write_sampled(sampler, AUGMENTED, changed, 20_000)
-
-    def write_sampled(
-        self, sampler: Sampler, folder: str, crops: Sequence[Crop], first_seed: int
-    ) -> None:
-        """A dataset of these crops, with sampled images in place of theirs."""
-        images = self.sample(sampler, crops, range(first_seed, first_seed + len(crops)))
-        grey = [image.mean(axis=2).round().astype(np.uint8) for image in images]
-        sampled = [replace(crop, image=image) for crop, image in zip(crops, grey, strict=True)]
-        write_crops(self.folder / folder, sampled)
+    return [
+        replace(crop, name=f"{crop.name}_s{number // len(real)}", mask=augmented(crop.mask, number))
+        for crop, number in origins
+    ]
 
 
 def training_facts(metrics: Path) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,7 +101,9 @@ def test_pairs_of_augmented_and_of_random_masks_are_datasets_that_segmenters_tra
     monkeypatch.setattr(run_cell, "LARGEST_SET", 70)
     real = of_tiles(read_crops("train"), 2, 0)
     run = run_cell.CellRun(tmp_path, tmp_path, Cell("mask_only", 2, 0), Settings())
-    run.write_pairs(Painter(), real)  # type: ignore[arg-type]
+    for kind in run.missing_pairs():
+        run.write_pairs(Painter(), real, kind)  # type: ignore[arg-type]
+    assert run.missing_pairs() == []
     sets = ["mask_only", "mask_only_random", downstream.OTHER_TILES]
     draw = downstream.read_draw(tmp_path, 2, 0, sets)
     assert [pair.image.name for pair in draw.real.pairs] == [crop.name for crop in real]
@@ -118,6 +121,24 @@ def test_pairs_of_augmented_and_of_random_masks_are_datasets_that_segmenters_tra
     assert len(taken) == 2 and not taken & tiles
 
 
+def test_when_time_is_up_the_parts_that_are_left_wait_for_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_cell, "LARGEST_SET", 20)
+    monkeypatch.setattr(run_cell, "Sampler", lambda *_: Painter())
+    cell, now = Cell("mask_only", 2, 0), time.monotonic()
+    late = run_cell.CellRun(tmp_path, tmp_path, cell, Settings(), until=now - 1)
+    late.run_folder.mkdir(parents=True)
+    late.bundle.touch()
+    with pytest.raises(run_cell.UnfinishedError, match="mask_only-2-seed0: time is up"):
+        late.run()
+    assert not (tmp_path / cell.name).exists()
+    again = run_cell.CellRun(tmp_path, tmp_path, cell, Settings(), until=now + 600)
+    monkeypatch.setattr(run_cell.CellRun, "score", lambda *_: {"alignment": 1})
+    again.run()
+    assert again.done
+
+
 def test_a_finished_grid_trains_nothing_and_bad_names_are_one_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,8 +147,9 @@ def test_a_finished_grid_trains_nothing_and_bad_names_are_one_message(
     run.folder.mkdir()
     run.figures.write_text("{}")
     assert not run.done
-    (run.folder / "synthetic").mkdir()
-    (run.folder / "synthetic" / "prompt.jsonl").touch()
+    for kind in run.missing_pairs():
+        (run.folder / kind).mkdir()
+        (run.folder / kind / "prompt.jsonl").touch()
     base = f"--base={tmp_path / 'base'}"
     assert ablation.main([str(tmp_path), base, "--cells", cell.name]) == 0
     assert ablation.main([str(tmp_path), base, "--cells", "x"]) == 2
