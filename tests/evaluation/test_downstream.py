@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from siamese_diffusion.evaluation.train_segmenter import Trained, Training, trai
 from support import no_network
 from support.evaluated_pairs import made_up, with_shuffled_masks
 from support.needs import Need
-from support.processes import children, running, wait_until
+from support.processes import children, kill_and_await_its_children, wait_until
 
 linux: pytest.MarkDecorator = Need.LINUX.unless(no_network.AVAILABLE)
 pytestmark = pytest.mark.slow  # whole trainings
@@ -158,14 +156,7 @@ def test_processes_that_train_end_with_the_one_that_was_killed(
     process.start()
     assert process.pid
     wait_until(lambda: len(children(process.pid)) >= 2, "two start")
-    workers = children(process.pid)
-    try:
-        process.kill()
-        process.join()
-        wait_until(lambda: not any(map(running, workers)), "they end")
-    finally:
-        for worker in filter(running, workers):
-            os.kill(worker, signal.SIGKILL)
+    kill_and_await_its_children(process)
 
 
 def test_training_leaves_the_callers_random_numbers_alone(sets: dict[str, PairSet]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NoReturn
 
@@ -130,3 +132,16 @@ def running(process: int) -> bool:
         return " Z " not in Path(f"/proc/{process}/stat").read_text()
     except OSError:
         return False
+
+
+def kill_and_await_its_children(process: BaseProcess) -> None:
+    """Kill a process, and return when those that it has started have ended too, as they must."""
+    workers = children(process.pid)
+    assert len(workers) >= 2
+    try:
+        process.kill()
+        process.join()
+        wait_until(lambda: not any(map(running, workers)), "they end")
+    finally:
+        for worker in filter(running, workers):
+            os.kill(worker, signal.SIGKILL)

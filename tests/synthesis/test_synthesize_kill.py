@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
 import signal
 import tarfile
@@ -19,7 +18,7 @@ from siamese_diffusion.synthesis.jobs import Job
 from siamese_diffusion.synthesis.synthesize import main
 from support import no_network
 from support.needs import Need
-from support.processes import KILLS, children, end_with, running, wait_until
+from support.processes import KILLS, end_with, kill_and_await_its_children, wait_until
 from support.stub_models import MakeSlow
 from support.synthesis_runs import SIZE, contents, most_different, random_job, run_job, tar_job
 
@@ -108,15 +107,7 @@ def test_workers_end_with_the_process_that_was_killed(
     )
     driver.start()
     wait_until(lambda: any(out.rglob("images/*.png")), "the first image")
-    workers = children(driver.pid)
-    assert len(workers) >= 2
-    try:
-        driver.kill()
-        driver.join()
-        wait_until(lambda: not any(map(running, workers)), "they end")
-    finally:
-        for worker in filter(running, workers):
-            os.kill(worker, signal.SIGKILL)
+    kill_and_await_its_children(driver)
     there = {path: path.stat().st_mtime_ns for path in out.rglob("images/*.png")}
     assert 0 < len(there) < 16
     record = run_job(make_job(out), out)
