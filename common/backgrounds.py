@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .pictures import read_image
+from .pictures import pixel_count, read_image
 
 EDGE = 16  # pixels
 WIDEST_EDGE = 512
+MOST_PIXELS = 8192 * 4096  # of a background: it and the painted image are held in floats
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,16 @@ class Backgrounds:
 
     def pixels_for(self, seed: int) -> np.ndarray:
         """The background (H, W, 3), uint8, of the image with that seed. Raises ValueError."""
-        return read_image(self.files[seed % len(self.files)])
+        path = self.path_for(seed)
+        if (pixels := pixel_count(path)) > MOST_PIXELS:
+            raise ValueError(
+                f"{path}: a background of {pixels / 1e6:.0f} million pixels; lesions are painted "
+                f"into at most {MOST_PIXELS / 1e6:.0f} million. Scale it down"
+            )
+        return read_image(path)
+
+    def path_for(self, seed: int) -> Path:
+        return self.files[seed % len(self.files)]
 
     def fingerprint(self) -> str:
         """Changes with the names and their number, which decide who gets which."""

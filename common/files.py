@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9]+\.tmp")
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<process>[0-9]+)\.tmp")
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # as Rust's libraries tell of one
 # What file systems answer that cannot write the names in a folder to the disk on request, and what
 # a folder answers that is not ours to read, such as the one that holds all users' folders.
@@ -45,6 +45,12 @@ def stands_in_for(path: Path) -> str | None:
     """The name of the file that a temporary one of `replacing` was to become; None for others."""
     found = TEMPORARY.fullmatch(path.name)
     return found["name"] if found else None
+
+
+def writer_of(path: Path) -> int | None:
+    """The number of the process that wrote a temporary file of `replacing`; None for others."""
+    found = TEMPORARY.fullmatch(path.name)
+    return int(found["process"]) if found else None
 
 
 def link_or_copy(source: Path, path: Path) -> None:

@@ -24,7 +24,7 @@ def picture_files(folder: Path, subfolders: bool) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in sorted(visible_files(folder, _unreadable, subfolders), key=natural):
-        if path.suffix.lower() not in PICTURE_SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in PICTURE_SUFFIXES:
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
         if printable(stem) != stem:
@@ -43,7 +43,7 @@ def picture_files(folder: Path, subfolders: bool) -> dict[str, Path]:
 
 def _unreadable(error: OSError) -> None:
     name = one_line(str(error.filename))
-    raise ValueError(f"{name}: cannot be read ({error.strerror}). Check its permissions.")
+    raise ValueError(f"{name}: cannot be read ({error.strerror}). Check it and its permissions.")
 
 
 def read_mask_of(classes: Mapping[str, str], path: Path) -> np.ndarray:

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .png_rows import has_all_rows
 from .tar_members import in_tar, open_binary
 from .text import one_line, shortened
+from .tiff_tags import tiff_problem
 
 Size = tuple[int, int]  # (width, height) in pixels
 
@@ -32,8 +33,6 @@ MOST_SCANS = 200  # of a progressive JPEG; 10 are usual, and previews in it have
 # Of 65535: the largest value of 12-bit data, and a little more. Shown as 16 bits that is 16 of 255.
 NEARLY_BLACK = 4351
 SCALED = (16, 257)  # factors that take 12 and 8 bits to 16
-WHITE_IS_ZERO = {262: 0}  # TIFF's PhotometricInterpretation
-SAMPLE_FORMAT, SIGNED = 339, 2  # of TIFF
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -98,9 +97,11 @@ def _read(path: Path, convert: Callable[[_Decoded], np.ndarray]) -> np.ndarray:
             _check_single(image)
             if image.format in ("JPEG", "MPO"):
                 _check_scans(path)
+            is_png, is_wide = image.format == "PNG", _is_wide(image)
+            if image.format == "TIFF" and (problem := tiff_problem(image, is_wide)):
+                raise _FindingError(problem)
             if image.mode == "P":
                 _check_palette(image)
-            is_png, is_wide = image.format == "PNG", _is_wide(image)
             if is_png:
                 _check_rows(path, image)
             return convert(_Decoded(ImageOps.exif_transpose(image), is_png, is_wide))
@@ -217,23 +218,13 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _is_wide(image: Image.Image) -> bool:
-    """Whether the file's pixels have 16 bits; before they are decoded. Raises ValueError."""
+    """Whether the file's pixels have 16 bits; before they are decoded."""
     tiles = getattr(image, "tile", [])
     if image.format not in ("PNG", "TIFF") or not tiles:
         return False
-    signed = getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, (1,))[0] == SIGNED
-    if signed and image.mode not in ("I", "F"):  # these are refused by their type
-        raise _FindingError("its pixels are signed numbers; save it with values from 0")
     arguments = tiles[0][3]  # the raw mode, alone or first
     raw = arguments if isinstance(arguments, str) else arguments[0]
-    wide = "16" in str(raw) or image.mode.startswith("I;16")
-    if wide and image.format == "TIFF" and image.mode.startswith("I"):
-        tags = getattr(image, "tag_v2", {})
-        if any(tags.get(tag) == value for tag, value in WHITE_IS_ZERO.items()):
-            raise _FindingError(
-                "its 16-bit values count from white (WhiteIsZero); save it inverted"
-            )
-    return wide
+    return "16" in str(raw) or image.mode.startswith("I;16")
 
 
 def _grey(decoded: _Decoded) -> np.ndarray:

@@ -30,6 +30,19 @@ def _number(names: tuple[str, ...]) -> str:
     return next((os.environ[name] for name in names if name in os.environ), "0")
 
 
+def is_running(process: int) -> bool:
+    """Whether a process of that number runs on this machine; False on Windows, which cannot say."""
+    if os.name == "nt":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
 class Parent(Protocol):
     """As `multiprocessing.parent_process` names it."""
 

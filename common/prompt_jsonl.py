@@ -17,7 +17,7 @@ from pathlib import Path
 from .files import replacing
 from .pairs import Listing, Pair
 from .text import printable, shortened, shown
-from .text_files import numbered_lines, parse_json
+from .text_files import LONGEST_LINE, check_regular, numbered_lines, parse_json
 
 KEYS_SHOWN = 10
 EXPECTED = '{"source": mask, "target": image, "prompt": caption}'
@@ -105,8 +105,9 @@ def append_entry(path: Path, entry: Entry) -> None:
         try:
             while data:
                 data = data[file.write(data) :]
-        except OSError:
+        except OSError as error:
             file.truncate(before)
+            error.filename = str(path)  # which a write does not name
             raise
 
 
@@ -120,10 +121,18 @@ def drop_half_line(path: Path) -> None:
     """
     if not path.exists():
         return
+    try:
+        check_regular(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. Move it away, or choose another folder.") from error
     with path.open("rb+") as file:
-        content = file.read()
-        start = content.rfind(b"\n") + 1
-        last = content[start:]
+        size = file.seek(0, os.SEEK_END)
+        before = file.seek(max(0, size - LONGEST_LINE - 1))
+        end = file.read()
+        if before and b"\n" not in end:
+            return  # a line that no reader takes is not ours
+        start = before + end.rfind(b"\n") + 1
+        last = end[start - before :]
         ours = start > 0 or last.startswith(LINE_START) or LINE_START.startswith(last)
         if last.strip() and ours and not _is_entry(last):
             file.truncate(start)

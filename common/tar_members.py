@@ -5,7 +5,9 @@ Lists of pairs name them like any other file, so that whatever reads a list read
 
 from __future__ import annotations
 
+import errno
 import io
+import stat
 import tarfile
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +31,9 @@ def open_binary(path: Path) -> BinaryIO:
     """Open a file for reading, also one in a tar. Raises OSError; FileNotFoundError for none."""
     tar = _tar(path)
     if tar is None:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for ever
+            raise OSError(errno.EINVAL, "a pipe or a device; expected a file", str(path))
         return path.open("rb")
     state = tar.stat()
     members = _members(tar, state.st_size, state.st_mtime_ns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ def visible_files(
 ) -> Iterator[Path]:
     """All below `folder` that is no folder and not hidden, nor in the folder `skipped`.
 
-    unreadable: is told of each folder that cannot be read.
+    unreadable: is told of each folder that cannot be read, or is a link, which is not followed.
     """
     # Not rglob: it passes over those in silence.
     for place, folders, files in os.walk(folder, onerror=unreadable):
@@ -25,4 +26,8 @@ def visible_files(
             for name in folders
             if subfolders and not name.startswith(".") and inside / name != skipped
         ]
+        for name in folders:
+            if (inside / name).is_symlink():
+                found = "a link to a folder, which is not followed; copy the folder there"
+                unreadable(OSError(errno.ELOOP, found, str(inside / name)))
         yield from (inside / name for name in files if not name.startswith("."))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.arguments import Parser, whole
-from ..common.text import shown
+from ..common.text import printable, shown
 from .band import Band
 from .errors import OutputError
 from .settings import MULTIPLE, QUICK, SEGMENTERS, Settings
@@ -28,6 +28,7 @@ MOST_STEPS = 10_000_000
 MOST_IN_BATCH = 4096
 MOST_TRAININGS = 1000  # of an arm, and at a time
 LARGEST = 4096  # pixels
+LONGEST_NAME = 100  # bytes of a set's name, which becomes a folder's
 LEAST_RATIO, MOST_RATIO = 0.001, 1000
 
 RUNS = "runs"  # the folder of finished trainings in --out
@@ -59,6 +60,8 @@ class Request:
 
     def check_output(self) -> None:
         """Raise OutputError where results cannot or should not be written."""
+        if printable(str(self.out)) != str(self.out):  # weights are not written there
+            raise OutputError(f"--out {self.out}: is not UTF-8 text. Give another folder.")
         if self.out.exists() and not self.out.is_dir():
             raise OutputError(f"--out {self.out}: is a file; expected a folder.")
         if (self.out / RUNS).is_dir() and not self.resume:
@@ -68,6 +71,8 @@ class Request:
             )
         if self.scores and not self.scores.absolute().parent.is_dir():
             raise OutputError(f"--scores {self.scores}: its folder does not exist.")
+        if self.scores and self.scores.is_dir():
+            raise OutputError(f"--scores {self.scores}: is a folder; expected a file to write.")
 
     def settings(self, resolution: int) -> Settings:
         import torch  # takes seconds: not for --help, nor to refuse a wrong flag
@@ -210,27 +215,29 @@ def _add_filter(group: argparse._ArgumentGroup) -> None:
 def _named_file(text: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     plain = all(part.isalnum() or part in "-_." for part in name)
-    if not (name and equals and path) or not plain or name.startswith(("real", ".")):
+    short = len(name.encode("utf-8", "surrogateescape")) <= LONGEST_NAME
+    if not (name and equals and path) or not (plain and short) or name.startswith(("real", ".")):
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected NAME=prompt.jsonl, a name of letters, digits, - and _ that does "
-            "not begin with real"
+            f"{shown(text)}: expected NAME=prompt.jsonl, a name of at most {LONGEST_NAME} letters, "
+            "digits, - and _ that does not begin with real"
         )
     return name, Path(path)
 
 
 def _resolution(text: str) -> int:
-    if not text.isdecimal() or not MULTIPLE <= int(text) <= LARGEST or int(text) % MULTIPLE:
+    side = int(text) if text.isdecimal() and len(text) <= len(str(LARGEST)) else 0
+    if not MULTIPLE <= side <= LARGEST or side % MULTIPLE:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected a multiple of {MULTIPLE} up to {LARGEST}"
+            f"{shown(text)}: expected a multiple of {MULTIPLE} up to {LARGEST}"
         )
-    return int(text)
+    return side
 
 
 def _segmenters(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     unknown = [name for name in names if name not in SEGMENTERS]
     if unknown or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected some of {', '.join(SEGMENTERS)}")
+        raise argparse.ArgumentTypeError(f"{shown(text)}: expected some of {', '.join(SEGMENTERS)}")
     return names
 
 
@@ -253,7 +260,9 @@ def band(text: str) -> Band:
     except ValueError:
         low, high = 1.0, 0.0
     if not 0 <= low < high <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected LOW,HIGH in 0..1, such as 0.5,0.95")
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)}: expected LOW,HIGH in 0..1, such as 0.5,0.95"
+        )
     return Band(low, high)
 
 
@@ -263,5 +272,5 @@ def _device(text: str) -> str:
     if text == "cuda" and not torch.cuda.is_available():
         raise argparse.ArgumentTypeError("cuda: PyTorch finds no CUDA GPU here")
     if text not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected cpu or cuda")
+        raise argparse.ArgumentTypeError(f"{shown(text)}: expected cpu or cuda")
     return text

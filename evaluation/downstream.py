@@ -187,8 +187,8 @@ class _Runner:
         pool = arm.pool(self.training, self.settings.seed, number)
         job = Training(segmenter, pool, self.validation, arm.augment, number)
         key = training_key(job, self.training, self.settings)
-        fingerprint, is_judge = self.test.fingerprint(), arm.name == BASELINE
-        done = self.store.figures(key, fingerprint)
+        is_judge = arm.name == BASELINE
+        done = self.store.figures(key, self.test)
         if done and (not is_judge or self._load_judge(segmenter, key)):
             return done["values"]
         self.trainings += 1
@@ -207,7 +207,7 @@ class _Runner:
             "seconds": round(trained.seconds, 2),
             "values": values,
         }
-        self.store.write_figures(key, fingerprint, content)
+        self.store.write_figures(key, self.test, content)
         return values
 
     def _load_judge(self, name: str, key: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from ..common.hashes import file_hash
 from ..common.pickles import check_pickle
-from ..common.text import shortened, shown
+from ..common.text import printable, shortened
 from ..common.text_files import check_regular
 from .errors import FeaturesError
+from .finite import check_finite
 from .pair_sets import PairSet
 from .segmenters import BATCH, as_tensor
 from .settings import Settings
@@ -24,6 +25,7 @@ from .splits import split
 from .store import Store, remembered
 from .train_segmenter import Training
 
+MOST_VALUES = 8192  # of a vector; the Frechet distance takes a matrix of them
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -53,7 +55,7 @@ class Features:
     def of_images(self, images: np.ndarray) -> np.ndarray:
         """(N, D), float32, of images (N, H, W, 3), uint8."""
         parts = [
-            self.embed(as_tensor(images[start : start + BATCH], self.device)).float().cpu().numpy()
+            self.embed(as_tensor(images[start : start + BATCH], self.device)).cpu().numpy()
             for start in range(0, len(images), BATCH)
         ]
         return np.concatenate(parts)
@@ -92,32 +94,57 @@ def given_features(
     TorchScript gets images (B, 3, H, W) in [0, 1]; timm's gets them at its own size, normalised as
     its configuration says. Raises FeaturesError.
     """
+    if printable(str(path)) != str(path):  # torch opens no such file
+        raise FeaturesError(f"{path}: the name is not UTF-8 text. Rename it.")
     device = settings.torch_device()
     network = _timm(path, architecture) if architecture else _script(path)
     network = network.to(device).eval()
-    probe = _embed(
-        network, torch.zeros(2, 3, settings.resolution, settings.resolution).to(device), path
-    )
-    if not torch.isfinite(probe).all():
-        raise FeaturesError(f"{path}: gives values that are not finite for a black image.")
-    short = f"{architecture or 'TorchScript'} in {path.name}"
+    short = f"{architecture or 'TorchScript'} in {shortened(path.name)}"
     text = f"{short} (SHA-256 {file_hash(path)[:12]})"
-    return Features(text, short, real_train, lambda images: _embed(network, images, path), device)
+    features = Features(
+        text, short, real_train, lambda images: _embed(network, images, path), device
+    )
+    features.of(real_train)  # kept: a network that fails on one of them does so now
+    return features
 
 
 @torch.inference_mode()
 def _embed(network: nn.Module, images: Tensor, path: Path) -> Tensor:
+    """(B, D), float32, finite, of images (B, 3, H, W). Raises FeaturesError."""
     try:
         found = network(images)
     except RuntimeError as error:
+        reason = shortened((str(error).strip().splitlines() or ["no reason given"])[-1], 400)
         raise FeaturesError(
             f"{path}: fails on images (B, 3, {images.shape[-2]}, {images.shape[-1]}) in [0, 1]: "
-            f"{str(error).strip().splitlines()[-1]}"
+            f"{reason}. Give another network, or another --resolution."
         ) from error
-    if not isinstance(found, Tensor) or found.ndim not in (2, 4) or len(found) != len(images):
+    return _checked(found, len(images), path)
+
+
+def _checked(found: object, images: int, path: Path) -> Tensor:
+    """What a network gives for so many images, as (B, D), float32. Raises FeaturesError."""
+    if not isinstance(found, Tensor) or found.ndim not in (2, 4) or len(found) != images:
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise FeaturesError(f"{path}: gives {shape}; expected (B, D) or (B, D, h, w).")
-    return found.mean((-2, -1)) if found.ndim == 4 else found
+        raise FeaturesError(
+            f"{path}: gives {shape}; expected (B, D) or (B, D, h, w). Give another network."
+        )
+    if not found.is_floating_point() or found.layout is not torch.strided:
+        raise FeaturesError(
+            f"{path}: gives {found.layout} values of {found.dtype}; expected dense floating point "
+            "ones. Give another network."
+        )
+    if not 0 < found.shape[1] <= MOST_VALUES:
+        raise FeaturesError(
+            f"{path}: gives {found.shape[1]} values for an image; expected 1 to {MOST_VALUES}. "
+            "Give a network that ends in a pooling of its features."
+        )
+    found = found.mean((-2, -1)).float() if found.ndim == 4 else found.float()
+    if not torch.isfinite(found).all():
+        raise FeaturesError(
+            f"{path}: gives values that are not finite (NaN or infinity). Give another network."
+        )
+    return found
 
 
 def _script(path: Path) -> nn.Module:
@@ -135,11 +162,20 @@ def _timm(path: Path, architecture: str) -> nn.Module:
     import timm
     from safetensors.torch import load_file
 
+    # Of other names it takes a part for an address, from which it downloads.
+    if ":" in architecture or not timm.is_model(architecture):
+        raise FeaturesError(
+            f"--features_model {shortened(architecture)}: timm has none of this name; expected one "
+            "of timm.list_models(), such as resnet50."
+        )
     network: Any
     try:
         network = timm.create_model(architecture, pretrained=False, num_classes=0)
     except RuntimeError as error:
-        raise FeaturesError(f"--features_model {architecture}: timm has none: {error}") from error
+        raise FeaturesError(
+            f"--features_model {shortened(architecture)}: timm has none: "
+            f"{shortened(str(error), 400)}. Give another name."
+        ) from error
     try:
         check_regular(path)
         if path.suffix.lower() == ".safetensors":
@@ -153,20 +189,17 @@ def _timm(path: Path, architecture: str) -> nn.Module:
         raise FeaturesError(
             f"{path}: cannot be read as weights ({reason}). Give a file of {architecture}'s."
         ) from error
-    head = [name for name in weights if name.startswith(network.default_cfg["classifier"])]
-    weights = {name: value for name, value in weights.items() if name not in head}
+    head = network.default_cfg.get("classifier") or ()  # a name, several, or none
+    heads = (head,) if isinstance(head, str) else tuple(head)
+    weights = {name: value for name, value in weights.items() if not name.startswith(heads)}
     try:
         network.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise FeaturesError(f"{path}: not the weights of {architecture}: {error}") from error
+        raise FeaturesError(
+            f"{path}: not the weights of {architecture}: {shortened(str(error), 400)}. Give a file "
+            f"of {architecture}'s."
+        ) from error
     return _Prepared(network)
-
-
-def check_finite(weights: Mapping[str, Any]) -> None:
-    """Raise ValueError for weights that are no finite tensors."""
-    for name, value in weights.items():
-        if not isinstance(value, Tensor) or not torch.isfinite(value).all():
-            raise ValueError(f"{shown(name)} is no tensor of finite values")
 
 
 class _Prepared(nn.Module):

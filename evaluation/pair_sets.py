@@ -113,10 +113,13 @@ def _check_groups(path: Path, pairs: Mapping[Pair, PairInfo]) -> None:
 def load_pairs(name: str, pairs: Sequence[Pair], resolution: int) -> PairSet:
     """Read pairs and stretch them to (resolution, resolution).
 
-    Raises ValueError naming a file that cannot be read.
+    Raises DatasetError naming a file that cannot be read, any more.
     """
-    with ThreadPoolExecutor() as pool:
-        read = list(pool.map(lambda pair: _read(pair, resolution), pairs))
+    try:
+        with ThreadPoolExecutor() as pool:
+            read = list(pool.map(lambda pair: _read(pair, resolution), pairs))
+    except ValueError as error:
+        raise DatasetError(name, [str(error)]) from error
     images, masks, image_hashes, mask_hashes = zip(*read, strict=True)
     return PairSet(name, tuple(pairs), np.stack(images), np.stack(masks), image_hashes, mask_hashes)
 

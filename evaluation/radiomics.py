@@ -45,11 +45,21 @@ def radiomics(pairs: PairSet) -> np.ndarray:
 def comparable(reference: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
     """The reference, then the others, in units of the reference's deviation.
 
-    Features that do not vary there, or that some region lacks, are left out.
+    Features that do not vary there, or that some region lacks, are left out; where none is left,
+    all rows are NaN.
     """
-    regions = [rows[~np.isnan(rows).all(1)] for rows in (reference, *others)]
-    usable = np.isfinite(np.concatenate(regions)).all(0) & (regions[0].std(0) > 1e-9)
+    width = max(rows.shape[1] for rows in (reference, *others))
+    sets = [  # one whose masks are all too small has no features at all
+        rows if rows.shape[1] else np.full((len(rows), width), np.nan)
+        for rows in (reference, *others)
+    ]
+    regions = [rows[~np.isnan(rows).all(1)] for rows in sets]
+    usable = np.isfinite(np.concatenate(regions)).all(0)
+    if len(regions[0]):
+        usable &= regions[0].std(0) > 1e-9
+    if not len(regions[0]) or not usable.any():
+        return [np.full((len(rows), 1), np.nan) for rows in sets]
     mean, std = regions[0][:, usable].mean(0), regions[0][:, usable].std(0)
     # Clipped: a single odd region would outweigh all others in a covariance.
-    units = ((rows[:, usable] - mean) / std for rows in (reference, *others))
+    units = ((rows[:, usable] - mean) / std for rows in sets)
     return [np.clip(rows, -MOST_DEVIATIONS, MOST_DEVIATIONS) for rows in units]

@@ -17,6 +17,7 @@ import torch
 
 from ..common.files import replacing
 from ..common.scores import write_scores
+from ..common.text import printable
 from .alignment import Judgement, measure_alignment
 from .command_line import RUNS, Request
 from .diversity import measure_diversity
@@ -74,7 +75,8 @@ def run(request: Request, sets: Inputs) -> Path:
     if request.anonymous:
         content = anonymised(content)
     with replacing(request.out / REPORT) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), "utf-8")
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        temporary.write_text(printable(text), "utf-8")
     return write_page(
         request.out / "report.html", content, sets.train, sets.synthetic, not request.anonymous
     )
@@ -117,7 +119,10 @@ def _announce(sets: Inputs, settings: Settings) -> None:
 def _given(request: Request, sets: Inputs, settings: Settings) -> Features | None:
     if request.features is None:
         return None
-    return given_features(request.features, request.features_model, sets.train, settings)
+    features = given_features(request.features, request.features_model, sets.train, settings)
+    for pairs in (sets.test, *sets.synthetic):
+        features.of(pairs)
+    return features
 
 
 def _filter(

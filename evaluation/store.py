@@ -16,6 +16,7 @@ from ..common.files import replacing, system_error
 from ..common.text import shortened
 from ..common.text_files import parse_json, read_text
 from .errors import OutputError
+from .finite import check_finite
 from .overlap import METRICS
 from .pair_sets import PairSet
 from .segmenters import Segmenter, colour_statistics
@@ -48,21 +49,24 @@ class Store:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def figures(self, key: str, test: str) -> dict[str, Any] | None:
-        """What a finished training measured on the test set of that fingerprint."""
+    def figures(self, key: str, test: PairSet) -> dict[str, Any] | None:
+        """What a finished training measured on that test set."""
         path = self.folder / f"{key}.json"
         if not path.is_file():
             return None
         try:
             content = parse_json(read_text(path))
-            if content["test"] != test:
+            if content["test"] != test.fingerprint():
                 return None
-            return {**content, "values": np.array(content["values"], dtype=float)}
+            values = np.array(content["values"], dtype=float)
+            _check_values(values, len(test))
+            return {**content, "values": values}
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise _damaged(path, error) from error
 
-    def write_figures(self, key: str, test: str, content: dict[str, Any]) -> None:
-        entry = {**content, "test": test, "metrics": METRICS, "values": content["values"].tolist()}
+    def write_figures(self, key: str, test: PairSet, content: dict[str, Any]) -> None:
+        values = content["values"].tolist()
+        entry = {**content, "test": test.fingerprint(), "metrics": METRICS, "values": values}
         with replacing(self.folder / f"{key}.json") as temporary:
             temporary.write_text(json.dumps(entry), "utf-8")
 
@@ -72,8 +76,10 @@ class Store:
         if not path.is_file():
             return False
         try:
-            segmenter.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as error:
+            weights = load_file(path)
+            check_finite(weights)
+            segmenter.load_state_dict(weights)
+        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise _damaged(path, error) from error
         segmenter.eval()
         return True
@@ -86,6 +92,15 @@ class Store:
                 save_file(tensors, temporary)
             except SafetensorError as error:
                 raise system_error(error, path) or error from error
+
+
+def _check_values(values: np.ndarray, images: int) -> None:
+    """Raise ValueError unless these may be the figures of so many test images."""
+    if values.shape != (images, len(METRICS)):
+        raise ValueError(f"values of the shape {values.shape}, expected {(images, len(METRICS))}")
+    # Dice and IoU are shares, the third a distance.
+    if not (np.isfinite(values).all() and (values >= 0).all() and (values[:, :2] <= 1).all()):
+        raise ValueError("values that no training reaches")
 
 
 def _damaged(path: Path, error: Exception) -> OutputError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from ..common.pixel_budget import LARGEST_SIDE
-from ..common.text import shortened, shown
+from ..common.text import shortened, shown, visible
 from ..common.text_files import parse_json
 from .recipe import RECIPES, Recipe
 from .weights import DHI_KEY, WeightFile, WeightsError, first_line
@@ -22,6 +22,8 @@ FOLDER_HASH = "diffusers:"  # begins the base hash of a folder: no single file c
 BASE_HASH = re.compile(f"({FOLDER_HASH})?[0-9a-f]{{64}}")
 PREDICTION_TYPES = ("epsilon", "v")
 LAST_STEP = 10**9
+COLOUR, GREY = re.compile("#[0-9a-f]{6}"), re.compile("[0-9]{1,3}")  # values of a mask
+MOST_CLASSES, LONGEST_NAME = 256, 200
 TITLE = "Siamese-Diffusion"
 TEXT_WEIGHT = ".attn2.to_k.weight"  # its last dimension is the width of the text embeddings
 SD1_CONTEXT, SD2_CONTEXT = 768, 1024
@@ -137,9 +139,24 @@ def _check_ranges(metadata: SiameseMetadata) -> None:
         )
     if not BASE_HASH.fullmatch(metadata.base_hash):
         raise ValueError(f"base_hash is {shown(metadata.base_hash)}; expected a SHA-256")
-    classes = metadata.mask_classes
+    _check_classes(metadata.mask_classes)
+
+
+def _check_classes(classes: object) -> None:
+    """Raise ValueError unless these are names by the value that a mask has for each."""
     if not isinstance(classes, dict) or not all(isinstance(n, str) for n in classes.values()):
         raise ValueError("mask_classes is not a dictionary of names")
+    palette = all(value.startswith("#") for value in classes)
+    kind = COLOUR if palette else GREY
+    wrong = [value for value in classes if not kind.fullmatch(value)]
+    if wrong or len(classes) > MOST_CLASSES:
+        found = shown(wrong[0]) if wrong else f"{len(classes)} values"
+        raise ValueError(
+            f"mask_classes has {found}; expected at most {MOST_CLASSES}, all 0 to 255 or #rrggbb"
+        )
+    odd = [name for name in classes.values() if len(name) > LONGEST_NAME or visible(name) != name]
+    if odd:
+        raise ValueError(f"mask_classes has the name {shown(odd[0])}; expected a short text")
 
 
 def check_metadata(weights: WeightFile) -> SiameseMetadata | None:

@@ -18,7 +18,7 @@ from .folders import (
     output_folder,
     read_mask,
 )
-from .hints import check_finite, image_batch, mask_batch
+from .hints import image_batch, mask_batch
 from .limits import check_total
 from .pair_folder import PairFolder, png_metadata
 from .progress import with_progress
@@ -164,8 +164,7 @@ def _masks_to_save(mask: Tensor | None, palette: Tensor | None) -> Tensor:
     if mask is not None and palette is None:
         return mask_batch(mask)
     if palette is not None and mask is None:
-        check_finite(palette, "The palette")
-        return image_batch(palette).movedim(1, -1)[:, None]
+        return image_batch(palette, "palette").movedim(1, -1)[:, None]
     raise ValueError(
         f"{'Neither' if mask is None else 'Both'} of 'mask' and 'palette' connected: connect "
         "'mask' to save black and white, or 'palette' to save a colour for each class."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -53,7 +54,8 @@ def check_length(path: str, what: str) -> None:
 
 def check_inside(path: Path, root: Path, what: str) -> None:
     """Raise ValueError where a link leads out of one of ComfyUI's folders."""
-    if not path.resolve().is_relative_to(root.resolve()):
+    # Not Path.resolve, which fails on a link to itself.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise ValueError(
             f"{what} {shown(path.name)} is, or lies behind, a link that leads out of {root}. Copy "
             "the files there instead of linking to them."

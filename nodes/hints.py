@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from einops import repeat
 from torch import Tensor
@@ -13,14 +15,15 @@ from ..models.weights import HINT_CHANNELS
 # The published code reads masks back with `> 127` of 255.
 THRESHOLD = 0.5
 IMAGE_CHANNELS = 3  # of hints with 4 or 6 channels, the first ones
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def mask_batch(mask: Tensor) -> Tensor:
     """[H, W], [B, H, W] or [B, 1, H, W] -> (B, H, W).
 
-    Raises ValueError for any other shape, or values that are not finite.
+    Raises ValueError for any other shape or type, or values that are not finite.
     """
-    _check_type(mask, "mask", "a MASK")
+    _check_type(mask, "mask", "a MASK", (*FLOATS, torch.bool))
     if mask.ndim == 4 and mask.shape[1] == 1:
         mask = mask[:, 0]
     if mask.ndim == 2:
@@ -34,12 +37,22 @@ def mask_batch(mask: Tensor) -> Tensor:
     return mask
 
 
-def _check_type(value: object, what: str, expected: str) -> None:
-    """Raise ValueError for what is no tensor of numbers: some nodes let anything through."""
-    if isinstance(value, Tensor) and not value.is_complex():
-        return
-    found = f"{value.dtype} values" if isinstance(value, Tensor) else type(value).__name__
-    raise ValueError(f"The {what} is {shortened(found)}; connect {expected} output.")
+def _check_type(
+    value: object, what: str, source: str, dtypes: Sequence[torch.dtype] = FLOATS
+) -> None:
+    """Raise ValueError for what is no plain tensor of such values: some nodes let anything through.
+
+    Whole numbers may count to 1 or to 255: they are not guessed at.
+    """
+    if not isinstance(value, Tensor):
+        found = shortened(type(value).__name__)
+        raise ValueError(f"The {what} is {found}; connect {source} output.")
+    if value.dtype not in dtypes or value.layout is not torch.strided or value.is_meta:
+        kind = "without" if value.is_meta else f"{value.layout} with"
+        raise ValueError(
+            f"The {what} is a tensor {kind} {value.dtype} values; expected floating point ones "
+            f"from 0 to 1. Connect {source} output."
+        )
 
 
 def check_finite(values: Tensor, what: str) -> None:
@@ -79,8 +92,7 @@ def palette_hint(palette: Tensor, channels: int) -> Tensor:
             "These weights were trained on binary masks, not on palette masks: connect 'mask' "
             "instead of 'palette'."
         )
-    check_finite(palette, "The palette")
-    return _after_no_image(image_batch(palette), channels)
+    return _after_no_image(image_batch(palette, "palette"), channels)
 
 
 def image_hint(image: Tensor, hint: Tensor) -> Tensor:
@@ -91,7 +103,6 @@ def image_hint(image: Tensor, hint: Tensor) -> Tensor:
     one mask for all images, or as many of both.
     """
     images = image_batch(image)
-    check_finite(images, "The image")
     channels = hint.shape[1]
     if channels == IMAGE_CHANNELS:
         return images
@@ -108,23 +119,19 @@ def image_hint(image: Tensor, hint: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def image_batch(image: Tensor) -> Tensor:
+def image_batch(image: Tensor, what: str = "image") -> Tensor:
     """ComfyUI IMAGE (B, H, W, 3 or 4) -> (B, 3, H, W) without alpha.
 
-    Raises ValueError for any other shape.
+    Raises ValueError for any other shape or type, or values that are not finite.
     """
-    _check_type(image, "image", "an IMAGE")
-    if not image.is_floating_point():
-        raise ValueError(
-            f"The image holds {image.dtype} values; expected floating point ones from 0 to 1. "
-            "Connect an IMAGE output, such as that of 'Load Image'."
-        )
+    _check_type(image, what, "an IMAGE")
     if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
         raise ValueError(
-            f"The image has shape {list(image.shape)}; expected [batch, height, width, 3]. Connect "
-            "an IMAGE output, such as that of 'Load Image'."
+            f"The {what} has shape {list(image.shape)}; expected [batch, height, width, 3]. "
+            "Connect an IMAGE output, such as that of 'Load Image'."
         )
-    return image[..., :3].movedim(-1, 1)
+    check_finite(image, f"The {what}")
+    return image.detach()[..., :3].movedim(-1, 1)
 
 
 def _mask_channels(channels: int) -> int:

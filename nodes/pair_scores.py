@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ..common.scores import Score, read_scores
+from ..common.text import shortened
 
 NAMED = 5  # pairs in a message
 
@@ -38,4 +39,4 @@ def agreements(path: Path, stems: Sequence[str]) -> list[float]:
 
 
 def _names(stems: Sequence[str]) -> str:
-    return ", ".join(stems[:NAMED]) + (", ..." if len(stems) > NAMED else "")
+    return ", ".join(map(shortened, stems[:NAMED])) + (", ..." if len(stems) > NAMED else "")

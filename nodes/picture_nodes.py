@@ -12,6 +12,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..common.text import shortened
 from .folders import input_file, input_file_fingerprint
 from .hints import image_batch
 from .limits import check_pixels
@@ -265,7 +266,7 @@ def _report(stems: Sequence[str], measures: Sequence[Measure], count: int) -> st
     clauses = []
     for measure in measures:
         dropped = [
-            f"{stem} ({value:.3f})"
+            f"{shortened(stem)} ({value:.3f})"
             for stem, value, keep in zip(stems, measure.values, measure.kept, strict=True)
             if not keep
         ]

@@ -7,13 +7,14 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
 
+from ..common.files import describe_error
 from ..common.text import printable, shortened, shown, visible
 
 CATEGORY = "Siamese-Diffusion"
@@ -78,7 +79,9 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
             return execute(cls, *arguments, **inputs)
         except Exception as error:
             text = str(error)
-            if visible(text) == text:
+            if isinstance(error, OSError) and error.errno is not None:
+                text = f"{describe_error(error)}. Make room, or check the path and its permissions."
+            elif visible(text) == text:
                 raise
             raise ValueError(visible(text)) from None
 
@@ -91,7 +94,11 @@ def check_inputs(inputs: Sequence[io.Input], given: Mapping[str, Any], lists: bo
         value = given.get(declared.id)
         if value is None and (declared.optional or declared.id not in given):
             continue  # left out
-        for one in value if lists and value is not None else [value]:
+        if lists and (
+            not isinstance(value, (list, tuple)) or (not value and _problem(declared, None))
+        ):
+            raise ValueError(f"{declared.id} is {shown(value)}; expected a list. Set it again.")
+        for one in value if lists else [value]:
             problem = _problem(declared, one)
             if problem:
                 raise ValueError(
@@ -114,10 +121,9 @@ def _problem(declared: io.Input, value: Any) -> str | None:
         low = -math.inf if declared.min is None else declared.min
         high = math.inf if declared.max is None else declared.max
         whole = isinstance(declared, io.Int.Input)
-        number = isinstance(value, Real)
+        number = isinstance(value, Integral if whole else Real)
         # In this way NaN is out of every range, and infinity too.
-        good = number and -math.inf < value < math.inf and low <= value <= high
-        if good and not (whole and value != int(value)):
+        if number and -math.inf < value < math.inf and low <= value <= high:
             return None
         return f"a {'whole ' if whole else ''}number from {low} to {high}"
     if isinstance(declared, io.Boolean.Input):

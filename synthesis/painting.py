@@ -13,7 +13,11 @@ from torch.nn import functional
 
 from ..common.backgrounds import Backgrounds
 from ..common.mask_files import stretched
+from ..common.pictures import pixel_count
+from ..common.pixel_budget import BUDGET
 from ..models.edges import soft_edge
+
+PIXELS_AT_WORK = 4  # for each of a background: as an image, a mask, and where they blend
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,11 @@ class Canvas:
     @classmethod
     def of(cls, mask: np.ndarray, backgrounds: Backgrounds, seed: int) -> Canvas:
         """For the image with that seed; mask (h, w) of any size. Raises ValueError."""
-        image = backgrounds.pixels_for(seed)
-        mask = stretched(mask, (image.shape[1], image.shape[0]))
-        blend = soft_edge(torch.from_numpy(mask).float()[None, None], backgrounds.edge)
-        return cls(image, mask, blend.half())
+        with BUDGET.take(PIXELS_AT_WORK * pixel_count(backgrounds.path_for(seed))):
+            image = backgrounds.pixels_for(seed)
+            mask = stretched(mask, (image.shape[1], image.shape[0]))
+            blend = soft_edge(torch.from_numpy(mask).float()[None, None], backgrounds.edge)
+            return cls(image, mask, blend.half())
 
 
 def images_at(canvases: Sequence[Canvas], height: int, width: int) -> Tensor:

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..common.files import replacing, stands_in_for, sync, sync_names
+from ..common.files import replacing, sync, sync_names, writer_of
 from ..common.pair_files import IMAGES, MASKS
+from ..common.processes import is_running
 from ..common.prompt_jsonl import Entry, write_prompt_jsonl
 from ..common.text import printable, shortened, shown
 from .errors import StoppedError, SynthesisError
@@ -142,9 +143,11 @@ def finish(
     whole = _all_records(folder, shard, record.plan)
     if whole is None:
         return None
+    first = not (folder / MANIFEST).exists()
     write_prompt_jsonl(folder / INDEX, _entries(job, range(len(job)), whole.failed))
     _write_json(folder / MANIFEST, {**values, "shards": shard.count, **whole.to_values()})
-    _sweep(folder)
+    if first or shard.count == 1:  # else other shards may be at work once more
+        _sweep(folder)
     return whole
 
 
@@ -197,10 +200,14 @@ def _read_record(path: Path) -> Record:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed; none is at work any more."""
+    """Remove the temporary files of processes that were killed.
+
+    None is at work any more, unless the same command was given twice.
+    """
     for kind in (IMAGES, MASKS, SHARDS, STAGING):
         for place, _, names in os.walk(folder / kind):
             for name in names:
                 path = Path(place, name)
-                if stands_in_for(path):
+                process = writer_of(path)
+                if process is not None and not is_running(process):
                     path.unlink(missing_ok=True)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..common.backgrounds import Backgrounds
+from ..common.files import describe_error
 from ..common.mask_files import is_palette
 from ..common.pair_files import PairFiles
 from ..common.pictures import Size
-from ..common.text import visible
+from ..common.text import one_line, visible
 from ..models.shapes import Changes
 from .check import problems
 from .command_line import Request
@@ -52,7 +53,16 @@ def run(request: Request) -> bool:
     claim(request.output_dir, values)
     make_model = partial(load_model, weights, settings, request.torch_compile)
     shard = request.shard or Shard()
-    record = synthesize(job, request.output_dir, values, shard, make_engine(request, make_model))
+    engine = make_engine(request, make_model)
+    try:
+        record = synthesize(job, request.output_dir, values, shard, engine)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise StoppedError(
+            f"{describe_error(error)}. Make room, or check the path and its permissions, and give "
+            "the same command again to go on."
+        ) from error
     return not record.failed
 
 
@@ -217,7 +227,7 @@ def _report(folder: Path, shard: Shard, record: Record, merged: bool) -> None:
         record.pairs, record.made, record.there, len(record.failed),
     )  # fmt: skip
     for name, problem in [*record.failed.items()][:SHOWN]:
-        log.info("  %s: %s", name, problem)
+        log.info("  %s: %s", one_line(name), one_line(problem))
     if len(record.failed) > SHOWN:
         log.info("  ... all in %s", folder / SHARDS / f"{shard.name}.{MANIFEST}")
     if merged:

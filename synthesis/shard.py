@@ -25,6 +25,7 @@ from .plan import Item
 DOWNSCALE = 8  # pixels of an image to one of its latents
 THREADS = 4  # that decode masks and encode images beside the sampling
 AHEAD = 2  # batches of masks decoded before their turn
+MOST_CANVASES_AHEAD = 4  # backgrounds are large
 OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, MemoryError)
 
 
@@ -110,8 +111,11 @@ def synthesize_shard(
     """
     with ThreadPoolExecutor(THREADS) as pool:
         batches = SizeBatches[Wanted](batch_size)
+        ahead = AHEAD * batch_size
+        if masking.backgrounds:
+            ahead = min(ahead, MOST_CANVASES_AHEAD)
         writing = Writing(pool, files)
-        for found in _read_ahead(items, files, masking, pool, AHEAD * batch_size):
+        for found in _read_ahead(items, files, masking, pool, ahead):
             if isinstance(found, Outcome):
                 yield found
                 continue

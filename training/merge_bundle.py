@@ -6,6 +6,7 @@ python training/merge_bundle.py base.safetensors siamese.safetensors merged.safe
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,7 +91,7 @@ def _check_output(merged: Path, inputs: Sequence[Path]) -> None:
             f"{merged}: expected a name that ends in .safetensors, the format that is written."
         )
     for path in inputs:
-        if merged.resolve() == path.resolve():
+        if os.path.realpath(merged) == os.path.realpath(path):
             raise WeightsError(f"{merged}: is one of the files to merge. Give a new name.")
 
 

@@ -10,6 +10,7 @@ import jinja2
 import numpy as np
 
 from ...common.files import replacing
+from ...common.text import printable
 from ..arms import BASELINE
 from ..downstream import ALL
 from ..overlap import METRICS
@@ -67,7 +68,7 @@ def write_page(
         ],
     )
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(printable(page), encoding="utf-8")
     return path
 
 

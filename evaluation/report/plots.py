@@ -40,7 +40,7 @@ def points(rows: Sequence[Point], axis: str, zero: bool = False) -> str:
             axes.plot([row.mean], [y], "o", color=row.colour, markersize=6)
         axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
         axes.set_ylim(-0.7, len(rows) - 0.3)
-        axes.set_xlabel(axis)
+        axes.set_xlabel(axis, parse_math=False)
         axes.grid(axis="x", color="#e2e8f0")
         axes.set_axisbelow(True)
         return _address(figure)
@@ -62,7 +62,7 @@ def histograms(
             axes.hist(values, bins, weights=weights, color=colour, alpha=0.55, label=label)
         if line is not None:
             axes.axvline(line, color=LOSS, linestyle="--", label="nearer than this: flagged")
-        axes.set_xlabel(axis)
+        axes.set_xlabel(axis, parse_math=False)  # it may hold a file's name
         axes.set_ylabel("% of images")
         axes.legend(frameon=False)
         return _address(figure)

@@ -309,6 +309,62 @@ def test_signed_pixels_are_refused(tmp_path: Path) -> None:
         read_image(path)
 
 
+def tiff(width: int, height: int, parts: list[bytes], tags: dict[int, tuple[int, ...]]) -> bytes:
+    """A TIFF of 8-bit grey pixels with these parts (strips); `tags` of 16 bits add or replace."""
+    places = [8 + sum(map(len, parts[:number])) for number in range(len(parts))]
+    values = {
+        256: (width,), 257: (height,), 258: (8,), 259: (1,), 262: (1,), 273: tuple(places),
+        277: (1,), 278: (height,), 279: tuple(map(len, parts)), **tags,
+    }  # fmt: skip
+    start = 8 + sum(map(len, parts))
+    behind = start + 2 + 12 * len(values) + 4
+    entries, more = b"", b""
+    for tag, found in sorted(values.items()):
+        data = struct.pack(f"<{len(found)}H", *found)
+        if len(data) > 4:
+            data, more = struct.pack("<I", behind + len(more)), more + data
+        entries += struct.pack("<HHI", tag, 3, len(found)) + data.ljust(4, b"\0")
+    directory = struct.pack("<H", len(values)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", start) + b"".join(parts) + directory + more
+
+
+ROWS = bytes([255]) * 8 * 4  # half of 8x8 pixels
+HALVES: dict[int, tuple[int, ...]] = {278: (4,)}  # rows of a part
+PLANES: dict[int, tuple[int, ...]] = {258: (8,) * 3, 262: (2,), 277: (3,), 284: (2,)}
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (tiff(8, 8, [ROWS], HALVES), "ends before its last row"),
+        (tiff(8, 8, [ROWS], {**HALVES, 274: (6,)}), "ends before its last row"),
+        (tiff(8, 8, [ROWS * 2] * 2, PLANES), "ends before its last row"),
+        (tiff(8, 8, [ROWS * 4] * 3, {**PLANES, 258: (16,) * 3}), "separate planes; save it with"),
+        (tiff(8, 8, [ROWS * 2] * 3, {**PLANES, 339: (1, 1, 2)}), "cannot be decoded"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_image, read_mask, read_palette_mask])
+def test_a_tiff_that_pillow_shows_half_black_or_wrong_is_refused(
+    read: Read, data: bytes, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "x.tif").write_bytes(data)
+    with pytest.raises(ValueError, match=rf"x\.tif: .*{says}"):
+        read(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff(8, 8, [ROWS] * 2, HALVES),
+        tiff(8, 6, [ROWS] * 2, {278: (4,), 274: (6,)}),
+        tiff(8, 8, [ROWS * 2] * 3, PLANES),
+    ],
+)
+def test_a_tiff_with_all_its_parts_is_read(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.tif").write_bytes(data)
+    assert (read_image(tmp_path / "x.tif") == 255).all()
+
+
 # The one report
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,11 +113,36 @@ def test_a_whole_line_without_its_end_is_kept(index: Path) -> None:
 def test_a_line_that_does_not_fit_on_the_disk_is_not_there_at_all(index: Path) -> None:
     write_prompt_jsonl(index, ENTRIES[:1])
     whole = index.read_bytes()
-    with at_most(len(whole) + 10), pytest.raises(OSError, match="File too large"):
+    with at_most(len(whole) + 10), pytest.raises(OSError, match=r"too large: .*prompt"):
         append_entry(index, ENTRIES[1])
     assert index.read_bytes() == whole
     append_entry(index, ENTRIES[1])
     assert len(read_prompt_jsonl(index).pairs) == 2
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_is_neither_waited_for_nor_changed(kind: str, index: Path) -> None:
+    os.mkfifo(index) if kind == "pipe" else index.mkdir()
+    with pytest.raises((ValueError, IsADirectoryError), match=r"prompt\.jsonl"):
+        drop_half_line(index)
+
+
+@pytest.mark.parametrize("start", [b"", ENTRIES[0].to_line().encode()])
+def test_a_huge_list_is_not_read_to_find_half_a_line(start: bytes, index: Path) -> None:
+    with index.open("wb") as file:
+        file.write(start)
+        file.truncate(3 << 30)  # a file of zeros that takes no room on the disk
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    drop_half_line(index)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+    assert index.stat().st_size == 3 << 30
+
+
+def test_half_a_line_behind_many_is_removed(index: Path) -> None:
+    whole = ENTRIES[0].to_line().encode() * 20_000
+    index.write_bytes(whole + ENTRIES[1].to_line().encode()[:-5])
+    drop_half_line(index)
+    assert index.read_bytes() == whole
 
 
 def test_an_interrupted_write_leaves_the_old_list_and_nothing_else(index: Path) -> None:

@@ -86,6 +86,83 @@ def test_a_script_of_another_shape_is_refused(pairs: PairSet, tmp_path: Path) ->
         given_features(path, None, pairs, SETTINGS)
 
 
+class Odd(nn.Module):
+    """Gives what no distance can be taken of."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, images: Tensor) -> Tensor:
+        means = images.mean((-2, -1))
+        if self.kind == "NaN on bright images":
+            return torch.where(means > 0.3, means / 0, means)
+        if self.kind == "no values":
+            return means[:, :0]
+        if self.kind == "whole numbers":
+            return means.int()
+        if self.kind == "complex numbers":
+            return torch.complex(means, means)
+        if self.kind == "sparse":
+            return means.to_sparse()
+        return images.flatten(1).repeat(1, 10)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("NaN on bright images", "not finite"), ("no values", "gives 0 values"),
+        ("whole numbers", r"torch\.int32"), ("complex numbers", r"torch\.complex64"),
+        ("sparse", r"torch\.sparse"), ("all pixels, ten times", "gives 30720 values"),
+    ],
+)  # fmt: skip
+def test_vectors_that_cannot_be_compared_are_refused_at_once(
+    kind: str, says: str, pairs: PairSet, tmp_path: Path
+) -> None:
+    path = tmp_path / "odd.pt"
+    torch.jit.script(Odd(kind)).save(path)
+    with pytest.raises(FeaturesError, match=f"{says}.* Give a") as error:
+        given_features(path, None, pairs, SETTINGS)
+    assert str(error.value).isprintable() and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {1: torch.ones(1)}, {"a": torch.ones(1).expand(1 << 20, 1 << 20)},
+        {"a": torch.full((2,), float("nan"))}, {"a": torch.empty(1, device="meta")},
+        {str(number): torch.ones(1) for number in range(500)},
+    ],
+)  # fmt: skip
+def test_weights_that_are_none_are_refused_in_one_line(
+    content: dict[Any, Tensor], pairs: PairSet, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    with pytest.raises(FeaturesError, match=f"{path}: .* Give a file") as error:
+        given_features(path, SMALL, pairs, SETTINGS)
+    assert str(error.value).isprintable() and len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "name", ["hf_hub:timm/resnet18", "hf-hub:a/b", "local-dir:/", "resnet50.x:y", "\x1b[2J" * 999]
+)
+def test_a_name_that_timm_would_look_for_elsewhere_is_refused(
+    name: str, pairs: PairSet, tmp_path: Path
+) -> None:
+    (path := tmp_path / "weights.pth").write_bytes(b"")
+    with pytest.raises(FeaturesError, match="timm has none of this name") as error:
+        given_features(path, name, pairs, SETTINGS)
+    assert str(error.value).isprintable() and len(str(error.value)) < 500
+
+
+def test_a_file_whose_name_is_no_text_is_refused(pairs: PairSet, tmp_path: Path) -> None:
+    torch.jit.script(Means()).save(means := tmp_path / "means.pt")
+    means.rename(path := tmp_path / "\udce9.pt")
+    with pytest.raises(FeaturesError, match="Rename it"):
+        given_features(path, None, pairs, SETTINGS)
+
+
 def test_our_own_encoder_has_not_seen_its_reference(pairs: PairSet, tmp_path: Path) -> None:
     features = own_features(pairs, SETTINGS, Store(tmp_path))
     assert "trained on 6 real training pairs" in features.name

@@ -45,6 +45,12 @@ def test_the_sentence_trusts_groups_where_there_are_any() -> None:
     assert "+0.020 (+0.010 to +0.030), drawing images: a gain." in alone
 
 
+def test_a_files_name_in_a_plot_is_no_formula() -> None:
+    name = "features of TorchScript in a$x^$.pt"
+    assert plots.histograms([0.1], [0.2], None, name).startswith("data:image/svg+xml")
+    assert plots.points([plots.Point("new", 0.5)], name).startswith("data:image/svg+xml")
+
+
 @pytest.mark.parametrize(
     ("metric", "colour"), [("dice", plots.GAIN), ("iou", plots.GAIN), ("hd95", plots.LOSS)]
 )

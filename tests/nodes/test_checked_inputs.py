@@ -36,6 +36,7 @@ def test_good_inputs_pass(overlay: Any) -> None:
         ("tint", 5.0, "number from 0"),
         ("outline", 1.5, "whole number"),
         ("outline", "2", "whole number"),
+        ("outline", 2.0, "whole number"),
         ("outline", None, "whole number"),
         ("colour", None, "one of: green"),
         ("tint", 10**400, "number from 0"),
@@ -64,9 +65,74 @@ def test_what_is_connected_is_looked_at(overlay: Any, name: str, value: Any) -> 
     assert str(error.value).isprintable() and len(str(error.value)) < 500
 
 
-def test_images_of_whole_numbers_are_not_guessed_at(overlay: Any) -> None:
-    with pytest.raises(ValueError, match=r"uint8 values; expected floating point"):
-        overlay(image=torch.zeros(1, 16, 16, 3, dtype=torch.uint8))
+@pytest.mark.parametrize("name", ["image", "mask"])
+@pytest.mark.parametrize("kind", ["uint8", "int64", "float8_e4m3fn", "sparse", "quantised", "meta"])
+def test_values_whose_range_is_not_known_are_not_guessed_at(
+    kind: str, name: str, overlay: Any
+) -> None:
+    """A mask of 100 of 255 is black, and one of 1 of 1 white."""
+    values = torch.ones(1, 16, 16, 3) if name == "image" else torch.ones(1, 16, 16)
+    if kind == "sparse":
+        odd = values.to_sparse()
+    elif kind == "quantised":
+        odd = torch.quantize_per_tensor(values, 0.1, 0, torch.quint8)
+    else:
+        odd = values.to("meta") if kind == "meta" else values.to(getattr(torch, kind))
+    with pytest.raises(ValueError, match=rf"The {name} .*expected floating point .* Connect") as e:
+        overlay(**{name: odd})
+    assert str(e.value).isprintable()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.bool])
+def test_masks_of_other_types_are_read(dtype: torch.dtype, overlay: Any) -> None:
+    mask = torch.zeros(1, 16, 16)
+    mask[:, 4:9, 4:9] = 1
+    assert torch.equal(overlay(mask=mask.to(dtype)).args[0], overlay(mask=mask).args[0])
+
+
+@pytest.fixture
+def listed(pack: SimpleNamespace) -> dict[str, Any]:
+    """The nodes that take lists, with good inputs, of which some are replaced."""
+    from siamese_diffusion.nodes.picture_nodes import SiameseContactSheet, SiameseFilterPairs
+
+    both = {"image": [torch.rand(1, 16, 16, 3)], "mask": [torch.ones(1, 16, 16)]}
+    sheet = {**both, "columns": [0], "cell_size": [16]}
+    kept = {**both, "minimum": [0.0], "stem": ["a"]}
+    return {
+        "sheet": lambda **others: SiameseContactSheet.execute(**{**sheet, **others}),
+        "filter": lambda **others: SiameseFilterPairs.execute(**{**kept, **others}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "value"),
+    [
+        ("sheet", "columns", []), ("sheet", "columns", 3), ("sheet", "image", 3),
+        ("filter", "minimum", []), ("filter", "scores", []), ("filter", "stem", "a"),
+    ],
+)  # fmt: skip
+def test_what_is_no_list_is_named(node: str, name: str, value: Any, listed: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"{name} is .*; expected a list"):
+        listed[node](**{name: value})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("node", ["overlay", "sheet", "filter"])
+def test_an_image_that_is_not_finite_is_not_drawn_as_black(
+    node: str, value: float, overlay: Any, listed: dict[str, Any]
+) -> None:
+    image = torch.rand(1, 16, 16, 3)
+    image[0, 3, 3, 1] = value
+    with pytest.raises(ValueError, match="The image holds values that are not finite"):
+        overlay(image=image) if node == "overlay" else listed[node](image=[image])
+
+
+def test_a_long_name_is_shortened_in_the_text(listed: dict[str, Any]) -> None:
+    mask = torch.zeros(1, 16, 16)
+    mask[:, 4:9, 4:9] = 1
+    with pytest.raises(ValueError, match="Nothing is left") as error:
+        listed["filter"](stem=["n" * 1_000_000], mask=[mask], minimum=[1.0])
+    assert len(str(error.value)) < 500
 
 
 def test_an_unknown_schedule_makes_no_image(pack: SimpleNamespace) -> None:

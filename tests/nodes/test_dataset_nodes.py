@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -255,6 +256,31 @@ def test_a_palette_is_saved_in_its_colours(tmp_path: Path, monkeypatch: pytest.M
         SiameseSavePairs.execute(**given)
 
 
+@pytest.mark.parametrize(
+    ("at", "make"),
+    [
+        ("", Path.touch), ("images", Path.touch), ("prompt.jsonl", Path.mkdir),
+        ("prompt.jsonl", os.mkfifo), ("", lambda path: path.symlink_to(path.name)),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("pack")
+def test_an_output_folder_that_is_none_is_named(
+    at: str, make: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what is in the way and what to do, and without waiting for a pipe."""
+    import folder_paths
+    from siamese_diffusion.nodes.dataset_nodes import SiameseSavePairs
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    monkeypatch.setattr(SiameseSavePairs, "hidden", None)
+    (place := tmp_path / "set" / at).parent.mkdir(exist_ok=True)
+    make(place)
+    image, mask = torch.zeros(1, 8, 8, 3), torch.ones(1, 8, 8)
+    with pytest.raises(ValueError, match=r"check the path|Move it away|link that leads") as error:
+        SiameseSavePairs.execute(image=image, mask=mask, stem="a", folder="set", prompt="")
+    assert "set" in str(error.value) and str(error.value).isprintable()
+
+
 def test_a_full_disk_leaves_no_half_pair_and_no_half_line(
     pack: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -264,7 +290,7 @@ def test_a_full_disk_leaves_no_half_pair_and_no_half_line(
     with at_most(500), pytest.raises(OSError, match=r"File too large: .*images/a.png"):
         pairs.write("a", noise, mask, "")
     assert files(tmp_path) == ["masks/a.png"] and not pairs.has("a")
-    with at_most(500), pytest.raises(OSError, match="File too large"):
+    with at_most(500), pytest.raises(OSError, match=r"too large: .*prompt\.jsonl"):
         pairs.write("b", torch.zeros(8, 8, 3), mask, 500 * "a")
     assert pairs.has("b") and index.read_bytes() == b""
     index.write_bytes(b'{"sour')  # of a process that was killed

@@ -310,6 +310,18 @@ HOSTILE: dict[str, Write] = {
     "classes are a list.safetensors": saying({"siamese.mask_classes": "[1, 2]"}),
     "classes are numbers.safetensors": saying({"siamese.mask_classes": '{"a": 1}'}),
     "classes are nothing.safetensors": saying({"siamese.mask_classes": "null"}),
+    "many classes.safetensors": saying(
+        {"siamese.mask_classes": json.dumps({f"#{n:06x}": "n" for n in range(10_000)})}
+    ),
+    "classes of no colour.safetensors": saying({"siamese.mask_classes": '{"#zz": "a"}'}),
+    "classes of two kinds.safetensors": saying(
+        {"siamese.mask_classes": '{"#000000": "a", "255": "b"}'}
+    ),
+    "classes of surrogates.safetensors": saying({"siamese.mask_classes": '{"255": "\\ud800"}'}),
+    "classes of commands.safetensors": saying({"siamese.mask_classes": '{"255": "\\u001b[2J"}'}),
+    "a class of a long name.safetensors": saying(
+        {"siamese.mask_classes": json.dumps({"255": "n" * 1_000_000})}
+    ),
     "deep classes.safetensors": saying({"siamese.mask_classes": '{"a":' * 100_000}),
     "prediction.safetensors": saying({"modelspec.prediction_type": "sample"}),
     "architecture.safetensors": saying({"modelspec.architecture": "flux-1-dev/siamese"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from support.synthesis_runs import random_job, synthesis_flags
 pytest_plugins = ["support.synthesis_runs"]
 
 DEEP = "[" * 100_000
-REMEDY = re.compile(r"\b(Give|give|Delete|Make room|Check the path|[Rr]ename|Lower)\b")
+REMEDY = re.compile(r"\b(Check it|Give|give|Delete|Make room|Check the path|[Rr]ename|Lower)\b")
 # Not JSON, or JSON that is not what a run has written.
 DAMAGED = {
     "deep": DEEP, "deep objects": '{"a":' * 100_000, "half": '{"plan": ', "list": "[1]",
@@ -276,6 +277,47 @@ def test_what_stops_a_run_under_way_is_told_by_the_exit_code(
     refused(given, "no memory", capsys, code=1)
     asked[:] = [1, 1]
     refused([*given[:2], f"--output_dir={tmp_path / 'other'}"], "no memory", capsys, code=2)
+
+
+@pytest.mark.usefixtures("stubbed")
+@pytest.mark.parametrize("at", ["images", "shards", "prompt.jsonl", "manifest.json"])
+def test_what_is_in_the_way_stops_a_run_under_way(
+    at: str, tiny_weights: Path, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pairs that are made stay, and the same command goes on."""
+    path = tmp_path / "out" / at
+    path.parent.mkdir()
+    path.mkdir() if "." in at else path.touch()
+    given = synthesis_flags(tiny_weights, masks, tmp_path / "out")
+    refused(given, path, capsys, code=1)
+    path.rmdir() if "." in at else path.unlink()
+    assert main(given) == 0
+
+
+@pytest.mark.usefixtures("stubbed")
+def test_a_mask_whose_name_has_a_line_end_is_told_in_one_line(
+    tiny_weights: Path, masks: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write(path := masks / "prompt.jsonl", line("a\nb.png"))
+    assert main(synthesis_flags(tiny_weights, path, tmp_path / "out")) == 1
+    assert "a\\nb_1: " in caplog.text
+
+
+@pytest.mark.usefixtures("stubbed")
+def test_pictures_that_cannot_be_opened_are_not_passed_over(
+    tiny_weights: Path, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    caplog.set_level("INFO")
+    os.mkfifo(masks / "pipe.png")
+    (masks / "gone.png").symlink_to("nowhere")
+    given = synthesis_flags(tiny_weights, masks, tmp_path / "out")
+    assert main(given) == 1
+    assert "3 pairs: 3 made now, 0 were there; 2 failed" in caplog.text
+    assert "gone_1: " in caplog.text and "pipe_1: " in caplog.text
+    (masks / "more").symlink_to(tmp_path)
+    assert "a link to a folder" in refused(given, masks / "more", capsys)
 
 
 @pytest.mark.usefixtures("stubbed")

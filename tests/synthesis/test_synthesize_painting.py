@@ -111,6 +111,19 @@ def test_any_sampler_keeps_the_background(
         assert np.abs(image.astype(int) - alone).max() <= 2
 
 
+def test_a_background_that_fills_the_memory_is_refused(
+    tiny_weights: Path, masks: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """64 million pixels take 0.6 MB in the file; painted into, they took 8 GB."""
+    caplog.set_level("INFO")
+    (folder := tmp_path / "behind").mkdir()
+    Image.new("L", (8000, 8000)).save(folder / "a.png")
+    arguments = synthesis_flags(tiny_weights, masks, tmp_path / "out", f"--backgrounds={folder}")
+    assert main([*arguments, "--resolution=32"]) == 1
+    found = f"{folder / 'a.png'}: a background of 64 million pixels; lesions are painted into"
+    assert f"{found} at most 34 million. Scale it down" in caplog.text
+
+
 def test_a_damaged_background_is_reported_and_stops_nothing_else(
     tiny_weights: Path,
     masks: Path,

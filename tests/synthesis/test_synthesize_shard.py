@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from siamese_diffusion.common.files import replacing
 from siamese_diffusion.common.mask_files import stretched
 from siamese_diffusion.common.pictures import read_image, read_mask
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from siamese_diffusion.common.size_batches import SizeBatches
+from siamese_diffusion.synthesis.engines.local import run_locally
 from siamese_diffusion.synthesis.errors import SynthesisError
 from siamese_diffusion.synthesis.masks import MaskFiles
 from siamese_diffusion.synthesis.plan import Item, Plan
+from siamese_diffusion.synthesis.run import synthesize
+from siamese_diffusion.synthesis.settings import Shard
 from siamese_diffusion.synthesis.shard import Masking, Outcome, Wanted
-from support.stub_models import MakeKilled, Stub
+from support.stub_models import MakeKilled, Stub, make_stub
 from support.synthesis_runs import contents, random_job, run_job
+
+NO_PROCESS = 1 << 22  # more than the number of any
 
 
 def test_every_pair_is_made_once(tmp_path: Path) -> None:
@@ -120,16 +126,26 @@ def test_a_full_disk_ends_the_run_and_leaves_nothing_half(
     assert contents(tmp_path) == contents(tmp_path / "whole")
 
 
+def test_what_another_process_is_writing_is_not_swept(tmp_path: Path) -> None:
+    """Of the same command given twice; and of shards that run once more."""
+    job, engine = random_job(tmp_path), partial(run_locally, make_model=make_stub, processes=1)
+    run_job(job, tmp_path)
+    names = {
+        process: tmp_path / f"images/.x.png.{process}.tmp" for process in (os.getpid(), NO_PROCESS)
+    }
+    for path in names.values():
+        path.touch()
+    for number in (0, 1, 0):
+        synthesize(job, tmp_path, {}, Shard(number, 2), engine)
+        assert all(path.exists() for path in names.values())
+    run_job(job, tmp_path)
+    assert [process for process, path in names.items() if path.exists()] == [os.getpid()]
+
+
 def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir(parents=True)
-    with replacing(tmp_path / "images" / "random_1_1.png") as temporary:
-        left = temporary
-        temporary.write_bytes(b"half")
-        temporary.rename(tmp_path / "kept")
-        temporary.touch()
-        with replacing(tmp_path / "settings") as other:
-            other.touch()
-    (tmp_path / "kept").rename(left)
+    left = tmp_path / f"images/.random_1_1.png.{NO_PROCESS}.tmp"
+    left.write_bytes(b"half")
     run_job(random_job(tmp_path), tmp_path)
     assert not left.exists()
 

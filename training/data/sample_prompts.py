@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...common.text import printable, shown
 from ...common.text_files import parse_json, read_text
 from ..config import TrainConfig
 from ..errors import ConfigError
@@ -22,6 +23,9 @@ OPTIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "l": ("scale", float),
     "cn": ("controlnet_image", str),
 }
+
+
+MOST_PROMPTS = 1024  # as many as a preview shows of pairs
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ def read_sample_prompts(path: Path) -> list[SamplePrompt]:
         entries = _entries(path)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"--sample_prompts {path}: cannot be read ({error}).") from error
+    if len(entries) > MOST_PROMPTS:
+        raise ConfigError(
+            f"--sample_prompts {path}: {len(entries)} prompts; at most {MOST_PROMPTS} are sampled. "
+            "Give fewer."
+        )
     prompts = [_prompt(path, number, entry) for number, entry in enumerate(entries, start=1)]
     if not prompts:
         raise ConfigError(f"--sample_prompts {path}: no prompts. Write one, or leave the flag out.")
@@ -77,7 +86,10 @@ def _prompt(path: Path, number: int, entry: Any) -> SamplePrompt:
         raise ConfigError(f"{where}: no mask; add --cn MASK to the line.") from None
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{where}: {error}. Correct it.") from error
-    if not found.mask.is_file():
+    for text in (found.prompt, found.negative_prompt):
+        if printable(text) != text:
+            raise ConfigError(f"{where}: {shown(text)} is no text (half a character). Correct it.")
+    if not _is_file(found.mask):
         raise ConfigError(f"{where}: {found.mask}: no such file; expected a mask after --cn.")
     for flag, value in (
         ("seed", found.seed), ("sample_steps", found.steps), ("sample_cfg", found.cfg)
@@ -87,6 +99,13 @@ def _prompt(path: Path, number: int, entry: Any) -> SamplePrompt:
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
     return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _number(value: Any, kind: Callable[[Any], Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +57,14 @@ def prepare(name: str, folder: Path, out: Path) -> Prepared:
     """Write the dataset `name`, unpacked in `folder`, to `out`. Raises PrepareError or OSError."""
     dataset = DATASETS[name]
     check_out(out, name)
-    if folder.resolve() in (out.resolve(), *out.resolve().parents):
+    place = Path(os.path.realpath(out))
+    if Path(os.path.realpath(folder)) in (place, *place.parents):
         raise PrepareError(f"{out}: lies in {folder}, which is read; give a folder outside it")
     found = dataset.read(folder)
     if found.problems:
         raise PrepareError(f"{folder}: nothing was written.{report(found.problems)}")
     items = assign_splits(found.items)
-    notes = found.notes + write_dataset(out, name, items, dataset.short_side)
+    notes = found.notes + write_dataset(place, name, items, dataset.short_side)
     seen = sum(str(item.split).endswith(SEEN) for item in items)
     if seen:
         notes.append(

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
+from ...common.files import describe_error
 from ...common.hashes import file_hash
 from ...common.text import as_bytes
 from .items import Item, PrepareError
@@ -39,7 +41,7 @@ def join_copies(items: Sequence[Item]) -> list[Item]:
     """Give groups that share an image file's content one name, that of the first."""
     paths = list(dict.fromkeys(item.image for item in items))
     with ThreadPoolExecutor() as pool:
-        content = dict(zip(paths, pool.map(file_hash, paths), strict=True))
+        content = dict(zip(paths, pool.map(_content, paths), strict=True))
     first: dict[str, str] = {}  # content -> group
     parent: dict[str, str] = {}
 
@@ -53,6 +55,16 @@ def join_copies(items: Sequence[Item]) -> list[Item]:
         if one != other:
             parent[one] = other
     return [replace(item, group=root(item.group)) for item in items]
+
+
+def _content(path: Path) -> str:
+    try:
+        return file_hash(path)
+    except OSError as error:
+        raise PrepareError(
+            f"{describe_error(error)}. Copy it again, or unpack the archive again; nothing was "
+            "written."
+        ) from error
 
 
 def split_by_group(items: Sequence[Item]) -> list[Item]:

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...common.text import shortened
 from ...common.text_files import read_text
 from ..data.listing import read_folders
 from .archive import find_pairs, not_found
@@ -42,7 +43,7 @@ def read_two_folders(root: Path) -> Found:
             Item("_".join(stem.parts), pair.image, (pair.mask,), pair.caption, group)
         )
     if groups:
-        unknown = ", ".join(list(groups)[:5])
+        unknown = shortened(", ".join(list(groups)[:5]))
         found.problems.append(f"{images.parent / GROUPS}: no image of this name: {unknown}")
     if len({item.group for item in found.items}) == len(found.items):
         found.notes.append(
@@ -60,7 +61,8 @@ def _read_groups(path: Path) -> dict[str, str]:
         return {}
     try:
         lines = read_text(path).splitlines(keepends=True)
-        rows: list[Mapping[str, str | None]] = list(csv.DictReader(lines))
+        # strict: a quotation mark that is not closed would make one group of all that follows.
+        rows: list[Mapping[str, str | None]] = list(csv.DictReader(lines, strict=True))
     except (OSError, ValueError, csv.Error) as error:
         raise PrepareError(
             f"{path}: cannot be read ({error}); expected UTF-8, a first line name,group"
@@ -74,5 +76,5 @@ def _read_groups(path: Path) -> dict[str, str]:
                 '"name,group", then an image name without extension and its group a line'
             )
         if groups.setdefault(name, group) != group:
-            raise PrepareError(f"{path}: line {number}: {name} has two groups")
+            raise PrepareError(f"{path}: line {number}: {shortened(name)} has two groups")
     return groups

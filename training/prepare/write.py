@@ -18,13 +18,16 @@ import numpy as np
 from PIL import Image
 
 from ...common.natural_order import natural
+from ...common.pair_files import PairFiles
 from ...common.pictures import pixel_count, read_image, read_mask
 from ...common.pixel_budget import BUDGET
 from ...common.prompt_jsonl import Entry, write_prompt_jsonl
+from ...common.text import as_bytes, shortened, shown
 from ...common.text_files import parse_json, read_text
 from .items import Item, PrepareError, report
 
 RECORD = "dataset.json"
+LONGEST_NAME = 200  # bytes; file systems take 255, and names get an ending
 SPLITS = ("train", "val", "val_seen", "test", "test_seen")
 
 
@@ -48,13 +51,13 @@ def check_out(out: Path, name: str) -> None:
         return
     held = _recorded(out / RECORD)
     if held != name:
-        what = f"holds the dataset {held}" if held else "is not empty"
+        what = f"holds the dataset {shown(held)}" if held else "is not empty"
         raise PrepareError(f"{out}: {what}; give a new folder for {name}")
     others = [entry for entry in inside if entry not in (*SPLITS, RECORD)]
     if others:
         raise PrepareError(
-            f"{out}: holds more than the dataset, such as {others[0]}, which would be deleted; "
-            "move it away, or give a new folder"
+            f"{out}: holds more than the dataset, such as {shortened(others[0])}, which would be "
+            "deleted; move it away, or give a new folder"
         )
 
 
@@ -63,12 +66,12 @@ def write_dataset(
 ) -> list[str]:
     """Write SPLIT/{images,masks}/NAME.png and SPLIT/prompt.jsonl; returns notes on what was found.
 
-    short_side: larger pictures are reduced to it. Raises PrepareError with every file that is
-    wrong, and leaves `out` as it was.
+    out: an absolute path. short_side: larger pictures are reduced to it. Raises PrepareError with
+    every file that is wrong, and leaves `out` as it was.
     """
     items = sorted(items, key=lambda item: natural(item.name))
     _check_names(items)
-    with _building(out) as folder:
+    with _building(out, name) as folder:
         results = _write_all(folder, items, short_side)
         problems = [problem for result in results for problem in result.problems]
         if problems:
@@ -139,9 +142,6 @@ def pair_digest(image: np.ndarray, mask: np.ndarray) -> str:
 
 
 def _write_all(folder: Path, items: Sequence[Item], short_side: int | None) -> list[Written]:
-    for split in {item.split for item in items}:
-        for part in ("images", "masks"):
-            (folder / str(split) / part).mkdir(parents=True)
     show = _progress(len(items))
     results = []
     with ThreadPoolExecutor() as pool:
@@ -161,9 +161,9 @@ def _write(folder: Path, item: Item, short_side: int | None) -> Written:
             image, mask = make_pair(item, short_side)
     except ValueError as error:
         return Written((str(error),))
-    place = folder / str(item.split)
-    Image.fromarray(image).save(place / "images" / f"{item.name}.png")
-    Image.fromarray(mask).save(place / "masks" / f"{item.name}.png")
+    files = PairFiles(folder / str(item.split))
+    files.write_mask(item.name, mask)
+    files.write_image(item.name, image)
     differs = item.digest is not None and item.digest != pair_digest(image, mask)
     return Written(empty=not mask.any(), differs=differs)
 
@@ -189,6 +189,12 @@ def _check_names(items: Sequence[Item]) -> None:
     if twice:
         names = ", ".join(twice[:5])
         raise PrepareError(f"{len(twice)} names are given to several pairs, such as {names}")
+    longest = max((item.name for item in items), key=lambda name: len(as_bytes(name)), default="")
+    if len(as_bytes(longest)) > LONGEST_NAME:
+        raise PrepareError(
+            f"{shortened(longest)}: a name of {len(as_bytes(longest))} bytes, of all folders that "
+            f"the image is in; at most {LONGEST_NAME} are written. Rename them."
+        )
 
 
 def _write_record(path: Path, name: str, items: Sequence[Item]) -> None:
@@ -196,7 +202,7 @@ def _write_record(path: Path, name: str, items: Sequence[Item]) -> None:
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
-def _recorded(path: Path) -> str | None:
+def _recorded(path: Path) -> object:
     """The dataset that a folder was prepared for."""
     try:
         record = parse_json(read_text(path))
@@ -206,13 +212,14 @@ def _recorded(path: Path) -> str | None:
 
 
 @contextmanager
-def _building(out: Path) -> Iterator[Path]:
+def _building(out: Path, name: str) -> Iterator[Path]:
     """A temporary folder beside `out`, which takes its place when all went well."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     old = out.with_name(f".{out.name}.{os.getpid()}.old.tmp")
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        check_out(out, name)  # again: another process may have written to it meanwhile
         if out.exists():
             out.rename(old)
         try:

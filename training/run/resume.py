@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -93,7 +94,7 @@ def state_to_continue(config: TrainConfig, record: Record) -> Path | None:
     state = config.resume or newest
     if state is None:
         return None
-    own = state.resolve().is_relative_to(config.output_dir.resolve())
+    own = Path(os.path.realpath(state)).is_relative_to(os.path.realpath(config.output_dir))
     if newest is not None and not own:
         raise ConfigError(
             f"--resume {state}: --output_dir {config.output_dir} holds a run of its own, saved in "

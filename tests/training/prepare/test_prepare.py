@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from siamese_diffusion.training.prepare.items import Item
 from siamese_diffusion.training.prepare.registry import DATASETS
 from siamese_diffusion.training.prepare_data import main
 from support.dataset_archives import BUILDERS, TILES, cvc_clinicdb, folders, lesion, save
+from support.full_disk import at_most
 from support.paths import ROOT
 from support.processes import run
 
@@ -298,6 +300,8 @@ def test_without_groups_the_owner_is_told_what_that_means(
         ("image,patient\np1,a\n", "line 2 has no name or no group"),
         ("name,group\np1,a\np1,b\n", "line 3: p1 has two groups"),
         ("name,group\np1,a\nq,b\n", "no image of this name: q"),
+        ('name,group\np1,"a\np2,b\n', "unexpected end of data"),
+        (f"name,group\n{'n' * 100_000},a\n", "no image of this name: nnn"),
     ],
 )
 def test_a_wrong_table_of_groups_is_refused(
@@ -306,7 +310,7 @@ def test_a_wrong_table_of_groups_is_refused(
     folder = folders(tmp_path / "in")
     (folder / "groups.csv").write_text(text, encoding="utf-8")
     message = refused(capsys, "folders", folder, tmp_path / "out")
-    assert expected in message and "groups.csv" in message
+    assert expected in message and "groups.csv" in message and len(message) < 1000
 
 
 def test_two_groups_cannot_be_split_in_three(
@@ -421,7 +425,7 @@ def test_another_dataset_is_never_overwritten(
     before = tree(out)
     capsys.readouterr()
     message = refused(capsys, "bbbc038", archive("bbbc038"), out)
-    assert "holds the dataset folders" in message
+    assert "holds the dataset 'folders'" in message
     (out / "notes.txt").write_text("mine", encoding="utf-8")
     message = refused(capsys, "folders", archive("folders"), out)
     assert "notes.txt, which would be deleted" in message
@@ -457,6 +461,86 @@ def test_an_interrupted_command_leaves_nothing(
     assert main(["folders", str(archive("folders")), str(tmp_path / "out")]) == 130
     assert "nothing was written" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("link", ["pipe", "loop", "deleted"])
+def test_an_image_that_cannot_be_opened_is_named(
+    link: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pipe is not waited for."""
+    folder = folders(tmp_path / "in")
+    image = folder / "images/p1.png"
+    image.unlink()
+    if link == "pipe":
+        os.mkfifo(image)
+    else:
+        image.symlink_to({"loop": image.name, "deleted": "nowhere"}[link])
+    message = refused(capsys, "folders", folder, tmp_path / "out")
+    assert f"{image}: " in message and "nothing was written" in message
+
+
+def test_a_link_to_a_folder_of_pictures_is_not_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folders(tmp_path / "in")
+    for side in ("images", "masks"):
+        (folder / side / "more").symlink_to(folders(tmp_path / "more") / side)
+    message = refused(capsys, "folders", folder, tmp_path / "out")
+    for side in ("images", "masks"):
+        assert f"{folder / side / 'more'}: cannot be read (a link to a folder" in message
+
+
+def test_a_name_made_of_many_folders_is_refused_where_it_is_too_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folders(tmp_path / "in")
+    for side in ("images", "masks"):
+        target = folder / side / "/".join("abc"[n] * 90 for n in range(3)) / "p1.png"
+        target.parent.mkdir(parents=True)
+        (folder / side / "p1.png").rename(target)
+    message = refused(capsys, "folders", folder, tmp_path / "out")
+    assert "a name of 275 bytes" in message and "Rename" in message
+
+
+def test_the_working_folder_and_a_link_are_filled(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "target"):
+        (tmp_path / name).mkdir()
+    (link := tmp_path / "link").symlink_to("target")
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (".", link):
+        assert main(["folders", str(archive("folders")), str(out)]) == 0
+    assert tree(tmp_path / "here") == tree(tmp_path / "target")
+    assert link.is_symlink() and len(tree(tmp_path / "here")) == 44
+
+
+def test_what_another_process_has_written_meanwhile_is_not_replaced(
+    archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    real, mine = write.make_pair, tmp_path / "out/mine"
+
+    def beside(item: Item, short_side: int | None) -> tuple[np.ndarray, np.ndarray]:
+        mine.parent.mkdir(exist_ok=True)
+        mine.touch()
+        return real(item, short_side)
+
+    monkeypatch.setattr(write, "make_pair", beside)
+    assert main(["folders", str(archive("folders")), str(tmp_path / "out")]) == 2
+    assert "is not empty; give a new folder" in capsys.readouterr().err
+    assert [*mine.parent.iterdir()] == [mine] and [*tmp_path.iterdir()] == [mine.parent]
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(
+    archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = archive("folders")
+    with at_most(40):
+        assert main(["folders", str(folder), str(tmp_path / "out")]) == 1
+    [line] = [t for t in capsys.readouterr().err.splitlines() if t.startswith("error: ")]
+    assert ".png: File too large. Make room" in line
+    assert not [*tmp_path.iterdir()]
 
 
 def test_it_runs_by_its_path_and_needs_no_torch(archive: Archive, tmp_path: Path) -> None:

@@ -66,6 +66,9 @@ def test_a_line_means_what_it_means_in_sd_scripts(library: Library, tmp_path: Pa
         ("p.toml", '[[prompt.subset]]\nseed = inf\ncontrolnet_image = "m"', "prompt 1: cannot"),
         ("p.txt", "# nothing", "no prompts"),
         ("p.json", "{", "cannot be read"),
+        ("p.txt", f"a --cn {'n' * 300}", "no such file; expected a mask"),
+        ("p.txt", "a\n" * 1025, "1025 prompts; at most 1024"),
+        ("p.json", '[{"prompt": "\\ud800", "controlnet_image": "m"}]', "is no text"),
         ("p.toml", "[prompt]", "cannot be read"),
     ],
 )
