@@ -91,7 +91,7 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
 def check_inputs(inputs: Sequence[io.Input], given: Mapping[str, Any], lists: bool = False) -> None:
     """Raise ValueError for a choice, number or text that the schema does not allow."""
     for declared in inputs:
-        value = given.get(declared.id)
+        value: Any = given.get(declared.id)
         if value is None and (declared.optional or declared.id not in given):
             continue  # left out
         if lists and (

@@ -15,7 +15,7 @@ from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
 from siamese_diffusion.evaluation import inputs
 from siamese_diffusion.evaluation.errors import OutputError
 from siamese_diffusion.evaluation.evaluate import main
-from siamese_diffusion.evaluation.pair_sets import PairSet
+from siamese_diffusion.evaluation.pair_sets import PairSet, load_pairs
 from siamese_diffusion.evaluation.radiomics import comparable
 from siamese_diffusion.evaluation.segmenters import Segmenter, colour_statistics
 from siamese_diffusion.evaluation.store import Store
@@ -122,12 +122,12 @@ def test_what_would_fail_after_hours_is_refused_at_once(
 def test_a_file_deleted_between_check_and_reading_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lists, load = data(tmp_path), inputs.load_pairs
+    lists = data(tmp_path)
     gone = tmp_path / "synthetic/images/00001.png"
 
     def delayed(name: str, *others: Any) -> PairSet:
         gone.unlink(missing_ok=True)
-        return load(name, *others)
+        return load_pairs(name, *others)
 
     monkeypatch.setattr(inputs, "load_pairs", delayed)
     assert run(lists, tmp_path / "out") == 2

@@ -35,6 +35,8 @@ from support.workflow_prompts import (
 
 pytest_plugins = ["support.comfy_inside", "support.served_models"]
 
+linux: pytest.MarkDecorator = Need.LINUX.unless(sys.platform == "linux")
+
 
 def load_prompt(folder: str, **settings: Any) -> Prompt:
     """Shows the masks of a folder, their widths telling which they are."""
@@ -300,7 +302,7 @@ def test_a_full_disk_leaves_no_half_pair_and_no_half_line(
     assert [pair.stem for pair in read_prompt_jsonl(index).pairs] == ["a", "b"]
 
 
-@Need.LINUX.unless(sys.platform == "linux")
+@linux
 def test_saved_pairs_outlive_a_loss_of_power(
     pack: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
