@@ -111,21 +111,34 @@ def _values(found: Sequence[Downstream], arm: str, segmenter: str) -> np.ndarray
     return np.concatenate([over_segmenters(one.values[arm], segmenter) for one in found])
 
 
-def by_contrast(found: Sequence[Downstream]) -> dict[str, list[dict[str, Any]]]:
-    """Each arm's paired differences in Dice to real + augmentation, in fifths of the test images.
+def contrast(pairs: PairSet) -> np.ndarray:
+    """How much brighter each image is within its mask than outside, in 0..255."""
+    shown = zip(pairs.images[..., 0], pairs.masks, strict=True)
+    return np.array([image[mask].mean() - image[~mask].mean() for image, mask in shown])
 
-    Contrast is how much brighter an image is within its mask than outside, in 0..255.
-    """
+
+def contrasts(found: Downstream) -> dict[str, dict[str, float]]:
+    """Of each set of pairs: the mean, and the share that is as dim as the test's dimmest fifth."""
+    dim = np.quantile(contrast(found.test), 0.2)
+    shown = {pairs.name: contrast(pairs) for pairs in sets_of(found)}
+    return {
+        name: {"mean": float(values.mean()), "as_dim_as_a_fifth": float((values < dim).mean())}
+        for name, values in shown.items()
+    }
+
+
+def by_contrast(found: Sequence[Downstream]) -> dict[str, list[dict[str, Any]]]:
+    """Each arm's paired differences in Dice to real + augmentation, in fifths of the test images by
+    their contrast."""
     test, dice = found[0].test, METRICS.index("dice")
-    pairs = zip(test.images[..., 0], test.masks, strict=True)
-    contrasts = np.array([image[mask].mean() - image[~mask].mean() for image, mask in pairs])
-    fifths = np.array_split(np.argsort(contrasts), 5)
+    of_test = contrast(test)
+    fifths = np.array_split(np.argsort(of_test), 5)
     rows: dict[str, list[dict[str, Any]]] = {}
     for arm in arms_of(found):
         differences = (_values(found, arm, ALL) - _values(found, BASELINE, ALL))[..., dice]
         rows[arm] = [
             {
-                "contrast": [float(contrasts[fifth].min()), float(contrasts[fifth].max())],
+                "contrast": [float(of_test[fifth].min()), float(of_test[fifth].max())],
                 "difference": asdict(bootstrap(differences[:, fifth], 0, test.take(fifth).groups)),
             }
             for fifth in fifths
@@ -133,12 +146,17 @@ def by_contrast(found: Sequence[Downstream]) -> dict[str, list[dict[str, Any]]]:
     return rows
 
 
+def sets_of(found: Downstream) -> list[PairSet]:
+    """What segmenters train on, real and sampled, and what they are tested on."""
+    synthetic = [arm.synthetic for arm in found.arms if arm.synthetic and arm.ratio is None]
+    return [found.training, found.test, *synthetic]
+
+
 def seen_outside(found: Downstream) -> dict[str, float]:
     """Of each set of pairs: what segmenters of the real pairs see outside the mask, as a share of
     the mask's area; the mean over the pairs."""
-    synthetic = [arm.synthetic for arm in found.arms if arm.synthetic and arm.ratio is None]
     shares = {}
-    for pairs in (found.training, found.test, *synthetic):
+    for pairs in sets_of(found):
         seen = np.stack([predict(segmenter, pairs.images) for segmenter in found.judges])
         outside = (seen & ~pairs.masks).sum((2, 3)) / pairs.masks.sum((1, 2))
         shares[pairs.name] = float(outside.mean())
@@ -185,6 +203,7 @@ def as_content(given: argparse.Namespace, found: Sequence[Downstream]) -> dict[s
             compared(found, arm, rival) for arm, rival in rivals.items() if rival in arms
         ],
         "seen_outside": [seen_outside(one) for one in found],
+        "contrast": [contrasts(one) for one in found],
         "by_contrast": by_contrast(found),
     }
 

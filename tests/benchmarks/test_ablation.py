@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -310,6 +310,14 @@ def test_segmenters_of_several_draws_are_pooled_image_by_image() -> None:
     assert [row["difference"]["mean"] for row in fifths] == pytest.approx([0.015] * 5)
     ends = [end for row in fifths for end in row["contrast"]]
     assert ends == sorted(ends) and ends[0] < ends[-1]
+    assert downstream.contrasts(draw(0))["test"]["as_dim_as_a_fifth"] == pytest.approx(0.2)
+
+
+def test_contrast_is_how_much_brighter_an_image_is_within_its_mask() -> None:
+    crops = read_crops("test")[:3]
+    painted = [replace(crop, image=(crop.mask * 100 + 20).astype(np.uint8)) for crop in crops]
+    found = downstream.contrast(crop_sets.crop_set("painted", painted))
+    assert found.tolist() == [100, 100, 100]
 
 
 @pytest.mark.long
