@@ -199,6 +199,7 @@ def as_content(given: argparse.Namespace, found: Sequence[Downstream]) -> dict[s
         "keep": given.keep and asdict(given.keep),
         "real_pairs": [len(one.training) + len(one.validation) for one in found],
         "arms": pooled(found),
+        "arms_of_each_draw": [pooled([one]) for one in found],
         "published_against_mask_only": [
             compared(found, arm, rival) for arm, rival in rivals.items() if rival in arms
         ],
