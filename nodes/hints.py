@@ -119,10 +119,10 @@ def image_hint(image: Tensor, hint: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def image_batch(image: Tensor, what: str = "image") -> Tensor:
+def image_batch(image: Tensor, what: str = "image", finite: bool = True) -> Tensor:
     """ComfyUI IMAGE (B, H, W, 3 or 4) -> (B, 3, H, W) without alpha.
 
-    Raises ValueError for any other shape or type, or values that are not finite.
+    Raises ValueError for any other shape or type, or, with `finite`, values that are not finite.
     """
     _check_type(image, what, "an IMAGE")
     if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
@@ -130,7 +130,8 @@ def image_batch(image: Tensor, what: str = "image") -> Tensor:
             f"The {what} has shape {list(image.shape)}; expected [batch, height, width, 3]. "
             "Connect an IMAGE output, such as that of 'Load Image'."
         )
-    check_finite(image, f"The {what}")
+    if finite:
+        check_finite(image, f"The {what}")
     return image.detach()[..., :3].movedim(-1, 1)
 
 

@@ -207,7 +207,7 @@ class SiameseFilterPairs(io.ComfyNode):
         lowest: Sequence[float] = (0.5,),
         highest: Sequence[float] = (1.0,),
     ) -> io.NodeOutput:
-        pairs = pairs_of(image, mask)
+        pairs = pairs_of(image, mask, finite=False)  # those that are not are dropped
         stems = _stem_of_each(stem, [len(batch) for batch in image])
         found = agreements(input_file(scores[0]), stems) if scores[0].strip() else None
         values = [contrast(pair) for pair in with_progress(pairs)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,12 +30,13 @@ RING = 0.05  # of the shorter side: how far around the lesion its surroundings g
 Pair = tuple[Tensor, Tensor]  # image (1, 3, H, W) in [0, 1], mask (1, 1, H, W) of zeros and ones
 
 
-def pairs_of(images: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Pair]:
+def pairs_of(images: Sequence[Tensor], masks: Sequence[Tensor], finite: bool = True) -> list[Pair]:
     """ComfyUI's IMAGEs and MASKs, batches of any size -> pairs, each mask as large as its image.
 
-    A single mask is used for all images. Raises ValueError for other counts that differ.
+    A single mask is used for all images. Raises ValueError for other counts that differ, and, with
+    `finite`, for images that are not finite.
     """
-    single = [one for image in images for one in image_batch(image).split(1)]
+    single = [one for image in images for one in image_batch(image, finite=finite).split(1)]
     binary = [one[:, None] for mask in masks for one in binary_mask(mask).split(1)]
     if len(binary) not in (1, len(single)):
         raise ValueError(
@@ -60,9 +62,11 @@ def overlay(pair: Pair, colour: str, outline: int, tint: float) -> Tensor:
 def contrast(pair: Pair) -> float | None:
     """Mean absolute difference, 0..1, between mean colours of the lesion and a ring around it.
 
-    None when the mask is empty or full.
+    NaN when the image is not finite, None when the mask is empty or full.
     """
     image, mask = pair
+    if not torch.isfinite(image).all():
+        return math.nan
     ring = dilated(mask, max(1, round(RING * min(mask.shape[-2:])))) - mask
     if not mask.any() or not ring.any():
         return None

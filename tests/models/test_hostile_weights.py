@@ -41,7 +41,7 @@ def test_a_hostile_file_is_refused_with_a_message(outcome: dict[str, Any], name:
     message = outcome["told"][name]
     assert message is not None, "accepted"
     file_name = name.encode("utf-8", "backslashreplace").decode()
-    assert f"hostile0/{file_name}: " in message
+    assert f"{Path(outcome['folder']).name}/{file_name}: " in message
     assert missing_parts(message, f"{outcome['folder']}/{file_name}", file_name) == []
     assert "\n" not in message
     assert len(message) < 700

@@ -117,7 +117,7 @@ def test_what_is_no_list_is_named(node: str, name: str, value: Any, listed: dict
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("node", ["overlay", "sheet", "filter"])
+@pytest.mark.parametrize("node", ["overlay", "sheet"])
 def test_an_image_that_is_not_finite_is_not_drawn_as_black(
     node: str, value: float, overlay: Any, listed: dict[str, Any]
 ) -> None:

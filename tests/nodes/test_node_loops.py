@@ -148,12 +148,16 @@ def test_nodes_take_masks_in_every_layout(name: str) -> None:
 
 
 @pytest.mark.usefixtures("progress")
-def test_an_image_that_is_no_number_is_dropped_and_counted() -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("place", [(0, 0), (31, 31)], ids=["beyond", "in the lesion"])
+def test_an_image_that_is_not_finite_is_dropped_and_counted(
+    value: float, place: tuple[int, int]
+) -> None:
 
     from siamese_diffusion.nodes.picture_nodes import SiameseFilterPairs
 
     image = torch.rand((2, 64, 64, 3), generator=generator())
-    image[1, 0, 0] = torch.nan
+    image[1][place] = value
     found = SiameseFilterPairs.execute([image], [square()], [0.0], ["a", "b"])
     images, _, stems, text = found.result
     assert (len(images), stems) == (1, ["a"])
