@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -102,18 +102,16 @@ def sync(path: Path) -> None:
             raise
 
 
-def sync_names(folder: Path) -> None:
-    """`sync` for the names in a folder and in those below it; files' content is left alone."""
-    for place, _, _ in os.walk(folder):
-        sync(Path(place))
-
-
-def sync_upwards(folder: Path, top: Path) -> None:
-    """`sync` for the names in a folder and in those around it, up to `top`."""
-    for place in (folder, *folder.parents):
+def sync_upwards(folders: Iterable[Path], top: Path) -> None:
+    """`sync` for the names in folders and in those around them, up to `top`; each once."""
+    places: set[Path] = set()
+    for folder in folders:
+        for place in (folder, *folder.parents):
+            places.add(place)
+            if place == top:
+                break
+    for place in places:
         sync(place)
-        if place == top:
-            return
 
 
 def sync_tree(folder: Path) -> None:

@@ -65,8 +65,7 @@ class PairFolder:
     def __exit__(self, *_: object) -> None:
         if self._changed:
             sync(self.folder / INDEX)
-        for folder in self._changed:
-            sync_upwards(folder, self.folder.parent)
+        sync_upwards(self._changed, self.folder.parent)
         self._changed.clear()
 
     def image(self, name: str) -> Path:

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..common.files import replacing, sync, sync_names, writer_of
+from ..common.files import replacing, sync, sync_upwards, writer_of
 from ..common.pair_files import IMAGES, MASKS
 from ..common.processes import is_running
 from ..common.prompt_jsonl import Entry, write_prompt_jsonl
+from ..common.tar_members import file_of
 from ..common.text import printable, shortened, shown
 from .errors import StoppedError, SynthesisError
 from .jobs import STAGING, UNTOLD, Job, checked_problems, read_object
@@ -96,8 +97,7 @@ def _create(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    for folder in (path.parent, path.parent.parent):
-        sync(folder)
+    sync_upwards([path.parent], path.parent.parent)
 
 
 @dataclass
@@ -134,7 +134,13 @@ def finish(
     on the disk before it: both outlive a loss of power.
     """
     (folder / SHARDS).mkdir(exist_ok=True)
-    sync_names(folder)
+    # Of this shard's own pairs: to look through all would take each of many shards long.
+    places = {
+        file_of(folder / path).parent
+        for entry in _entries(job, units, record.failed)
+        for path in (entry.source, entry.target)
+    }
+    sync_upwards({folder, *places}, folder.parent)
     write_prompt_jsonl(_file(folder, shard, "jsonl"), _entries(job, units, record.failed))
     if job.plan.anonymous:
         record = replace(record, failed=dict.fromkeys(record.failed, UNTOLD))

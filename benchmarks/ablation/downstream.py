@@ -119,8 +119,8 @@ def contrast(pairs: PairSet) -> np.ndarray:
 
 def contrasts(found: Downstream) -> dict[str, dict[str, float]]:
     """Of each set of pairs: the mean, and the share that is as dim as the test's dimmest fifth."""
-    dim = np.quantile(contrast(found.test), 0.2)
     shown = {pairs.name: contrast(pairs) for pairs in sets_of(found)}
+    dim = np.quantile(shown[found.test.name], 0.2)
     return {
         name: {"mean": float(values.mean()), "as_dim_as_a_fifth": float((values < dim).mean())}
         for name, values in shown.items()

@@ -32,8 +32,16 @@ def load_tokenizer(context_dim: int, folder: Path | None) -> CLIPTokenizer:
     """
     if folder is not None:
         place = tokenizer_folder(folder, [SAVED_AS[context_dim]])
-        _check_files(place)
-        return _from_folder(place, context_dim)
+        try:
+            _check_files(place)
+            tokenizer = _from_folder(place, context_dim)
+            tokenizer("a photo", padding="max_length", truncation=True)
+        except Exception as error:  # files made up to fail raise nearly anything
+            raise ConfigError(
+                f"--tokenizer_cache_dir {place}: no tokenizer of CLIP ({shortened(str(error))}). "
+                "Copy it again, or leave the flag out: CLIP's own is included."
+            ) from error
+        return tokenizer
     merges = gzip.decompress(MERGES.read_bytes()).decode()
     with TemporaryDirectory() as temporary:
         place = Path(temporary)
@@ -71,29 +79,22 @@ def clip_vocabulary(merges: Sequence[str]) -> dict[str, int]:
 
 
 def _check_files(place: Path) -> None:
-    """Raise ConfigError unless a tokenizer's files are what they should be.
+    """Raise OSError or ValueError unless a tokenizer's files are what they should be.
 
     What reads them fails on others in ways of its own, or goes round and round.
     """
-    try:
-        vocabulary = parse_json(read_text(place / VOCABULARY_FILE))
-        numbers = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
-        whole = all(type(number) is int for number in numbers)
-        if not whole or sorted(numbers) != [*range(len(numbers))] or not {*vocabulary} >= MARKS:
-            raise ValueError(f"{VOCABULARY_FILE}: expected texts, each with a number from 0 on")
-        merges = read_text(place / MERGES_FILE).splitlines()[1:]
-        if any(line and len(line.split()) != 2 for line in merges):
-            raise ValueError(f"{MERGES_FILE}: expected a line of two parts for each merge")
-        for name in OTHER_FILES:  # that a tokenizer may have beside these
-            if (place / name).exists() and not isinstance(
-                parse_json(read_text(place / name)), dict
-            ):
-                raise ValueError(f"{name}: expected a table")
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--tokenizer_cache_dir {place}: no tokenizer of CLIP ({shortened(str(error))}). Copy "
-            "it again, or leave the flag out: CLIP's own is included."
-        ) from error
+    vocabulary = parse_json(read_text(place / VOCABULARY_FILE))
+    numbers = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    whole = all(type(number) is int for number in numbers)
+    if not whole or sorted(numbers) != [*range(len(numbers))] or not {*vocabulary} >= MARKS:
+        raise ValueError(f"{VOCABULARY_FILE}: expected texts, each with a number from 0 on")
+    merges = read_text(place / MERGES_FILE).splitlines()[1:]
+    if any(line and len(line.split()) != 2 for line in merges):
+        raise ValueError(f"{MERGES_FILE}: expected a line of two parts for each merge")
+    for name in OTHER_FILES:  # that a tokenizer may have beside these
+        path = place / name
+        if path.exists() and not isinstance(parse_json(read_text(path)), dict):
+            raise ValueError(f"{name}: expected a table")
 
 
 def _from_folder(folder: Path, context_dim: int) -> CLIPTokenizer:
@@ -101,14 +102,7 @@ def _from_folder(folder: Path, context_dim: int) -> CLIPTokenizer:
     # Version 2.x pads with "!", as OpenCLIP does, version 1.x with the end mark.
     pad = "!" if context_dim == SD2_CONTEXT else "<|endoftext|>"
     # Version 5 of transformers takes other arguments for the files; a folder it reads alike.
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(
-            str(folder), pad_token=pad, model_max_length=MAX_TOKENS, local_files_only=True
-        )
-        tokenizer("a photo", padding="max_length", truncation=True)
-    except Exception as error:  # files made up to fail raise nearly anything
-        raise ConfigError(
-            f"--tokenizer_cache_dir {folder}: no tokenizer of CLIP ({shortened(str(error))}). Copy "
-            "it again, or leave the flag out: CLIP's own is included."
-        ) from error
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(
+        str(folder), pad_token=pad, model_max_length=MAX_TOKENS, local_files_only=True
+    )
     return tokenizer
