@@ -49,7 +49,7 @@ def named_tensors(content: Any, size: int) -> dict[str, Tensor]:
         raise ContentError(f"expected a dictionary of tensors, found {found}. {DAMAGED}")
     check_count(len(content))
     tensors = {
-        key: _plain(key, value)
+        key: plain(key, value)
         for key, value in dict.items(content)
         if isinstance(key, str) and isinstance(value, Tensor)
     }
@@ -65,7 +65,7 @@ def check_count(tensors: int) -> None:
         raise ContentError(f"holds {tensors} tensors; no model has over {MOST_TENSORS}. {DAMAGED}")
 
 
-def _plain(key: str, value: Tensor) -> Tensor:
+def plain(key: str, value: Tensor) -> Tensor:
     """The tensor without attributes or gradient; raises ContentError unless it is an ordinary one.
 
     That is: on the CPU, dense, not quantised, with memory for each of its values.

@@ -60,6 +60,7 @@ class RunFolder:
                 f"--output_dir: {self.weights()} exists, that run is finished. Choose another "
                 "--output_dir."
             )
+        self._check_places()
         if not self.config.is_file():
             return
         name = self._recorded_name()
@@ -68,6 +69,17 @@ class RunFolder:
                 f"--output_name is {self.name!r}, but {self.config} is of a run with the name "
                 f"{name!r}. Choose another --output_dir, or give that name to resume that run."
             )
+
+    def _check_places(self) -> None:
+        """Raise ConfigError for what only shows while training: a pipe would be waited for."""
+        files = (self.config, self.metrics, self.losses, self.weights())
+        for path in (self.states, self.preview(0).parent, *files):
+            kind, there = ("file", path.is_file()) if path in files else ("folder", path.is_dir())
+            if os.path.lexists(path) and not there:
+                raise ConfigError(
+                    f"--output_dir: {path} is no {kind}, which a run has there. Move it away, or "
+                    "choose another --output_dir."
+                )
 
     def _recorded_name(self) -> str:
         """The name in config.json. Raises ConfigError where the file is damaged."""
@@ -96,7 +108,7 @@ class RunFolder:
     def _remove_unfinished(self) -> None:
         """Remove what a killed run has left half written, and nothing else."""
         for path in self.unfinished():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _remove(path)
 
     def unfinished(self) -> list[Path]:
         """Files and folders of states that a killed run has left half written."""
@@ -145,7 +157,8 @@ class RunFolder:
 
     def clear(self, folder: Path) -> None:
         """Make an empty folder of it."""
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.path.lexists(folder):
+            _remove(folder)
         folder.mkdir(parents=True)
 
     def complete_state(self, folder: Path, step: int, record: Mapping[str, Any]) -> None:
@@ -170,7 +183,7 @@ class RunFolder:
         if not paths:
             return
         numbered = (self.folder / f"set_aside_{number}" for number in count(1))
-        folder = next(path for path in numbered if not path.exists())
+        folder = next(path for path in numbered if not os.path.lexists(path))
         folder.mkdir()
         for path in paths:
             path.rename(folder / path.name)
@@ -185,12 +198,17 @@ class RunFolder:
         for path in self.complete_states()[:-keep]:
             # First it loses the name that says it is complete.
             removed = path.rename(self.unfinished_state(_step_of(path)))
-            shutil.rmtree(removed)
+            _remove(removed)
         for path in self.intermediate_weights()[:-keep]:
             path.unlink()
 
     def remove_states(self) -> None:
         shutil.rmtree(self.states, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder; of a link to one the link alone."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _escape(name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,21 @@ from ..errors import ConfigError
 from ..hosts.interface import Host
 from ..method.networks import SiameseNetworks
 from .gradient_buckets import make_buckets, sum_gradients
+from .optimizer_state import check_optimizer, scaler_to_load, schedule_to_load, with_own_settings
 from .states import OPTIMIZER, DamagedStateError, read_optimizer, read_state, write_optimizer
 
 DEEPSPEED_FOLDER = "deepspeed"
 ZERO_STAGE = 2
+
+
+@contextmanager
+def _damaged(folder: Path) -> Iterator[None]:
+    """Turn what loading a state's optimizer raises into a DamagedStateError."""
+    try:
+        yield
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        said = first_line(error)
+        raise DamagedStateError(f"{folder / OPTIMIZER}: damaged ({said}).") from error
 
 
 class GradientUpdate:
@@ -94,26 +107,30 @@ class GradientUpdate:
         saved = read_optimizer(folder)
         if "optimizer" not in saved:
             raise ConfigError(f"--resume {folder}: was saved with DeepSpeed; resume with it.")
-        try:
-            self.restore(saved)
-        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-            raise DamagedStateError(f"{folder / OPTIMIZER}: damaged ({error}).") from error
+        step = read_state(folder)[0]
+        with _damaged(folder):
+            self.restore(saved, step)
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Take over optimizer, learning rate and scaler as they were saved, on this device."""
-        for group, theirs in zip(
-            self.optimizer.param_groups, saved["optimizer"]["param_groups"], strict=True
-        ):  # which kernels do the arithmetic is for the device to say, not for the state
-            theirs |= {name: group[name] for name in ("foreach", "fused") if name in group}
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self._load_schedule(saved["scheduler"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(saved["scaler"])
+    def restore(self, saved: dict[str, Any], step: int) -> None:
+        """Take over optimizer, learning rate and scaler as after that step, on this device."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        scaler = self.accelerator.scaler
+        check_optimizer(saved["optimizer"], optimizer, step, may_skip=scaler is not None)
+        groups = [
+            with_own_settings(theirs, group, optimizer)
+            for theirs, group in zip(
+                saved["optimizer"]["param_groups"], optimizer.param_groups, strict=True
+            )
+        ]
+        self.optimizer.load_state_dict({**saved["optimizer"], "param_groups": groups})
+        self._load_schedule(saved["scheduler"], step)
+        if scaler is not None:
+            scaler.load_state_dict(scaler_to_load(saved["scaler"], scaler.state_dict()))
 
-    def _load_schedule(self, saved: dict[str, Any]) -> None:
+    def _load_schedule(self, saved: dict[str, Any], step: int) -> None:
         """The saved place in the schedule, at the learning rate of this command."""
         wanted = self.scheduler.base_lrs
-        self.scheduler.load_state_dict(saved)
+        self.scheduler.load_state_dict(schedule_to_load(saved, self.scheduler.state_dict(), step))
         factors = [new / old for new, old in zip(wanted, self.scheduler.base_lrs, strict=True)]
         self.scheduler.base_lrs = wanted
         rates = zip(self.scheduler.get_last_lr(), factors, strict=True)
@@ -158,7 +175,8 @@ class DeepSpeedGradientUpdate(GradientUpdate):
     def load(self, folder: Path) -> None:
         if not (folder / DEEPSPEED_FOLDER).is_dir():
             raise ConfigError(f"--resume {folder}: was saved without DeepSpeed; resume without.")
-        saved, now = read_state(folder)[1].get("num_processes"), self.accelerator.num_processes
+        step, record = read_state(folder)
+        saved, now = record.get("num_processes"), self.accelerator.num_processes
         if saved != now:
             raise ConfigError(
                 f"--resume {folder}: was saved by {saved} processes with DeepSpeed, which resumes "
@@ -171,7 +189,9 @@ class DeepSpeedGradientUpdate(GradientUpdate):
             raise DamagedStateError(f"{place}: damaged ({first_line(error)}).") from error
         if found is None:  # it only warns
             raise DamagedStateError(f"{place}: holds no state of DeepSpeed.")
-        self._load_schedule(read_optimizer(folder)["scheduler"])
+        optimizer = read_optimizer(folder)
+        with _damaged(folder):
+            self._load_schedule(optimizer["scheduler"], step)
 
 
 def make_gradient_update(

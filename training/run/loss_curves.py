@@ -41,7 +41,7 @@ def draw_losses(lines: Iterable[Line]) -> Figure | None:
 
     points = _points(lines)
     terms = [term for term in TITLES if f"loss_{term}" in points]
-    if not terms:
+    if not terms or "learning_rate" not in points:
         return None
     height = TOP + PANEL * (len(terms) + 1) + BOTTOM
     figure = Figure(figsize=(WIDTH, height))
@@ -69,15 +69,18 @@ def _draw_term(axes: Axes, term: str, points: Points) -> None:
         axes.plot(validated, losses, ".-", color=ORANGE, linewidth=1.5, label="validation")
         shown = np.concatenate([shown, losses[validated >= BEGINNING * steps[-1]]])
         latest = f"{latest}, validation {losses[-1]:#.3g}"
-    margin = 0.1 * np.ptp(shown) or 0.1 * abs(shown[0]) or 1e-6
-    axes.set_ylim(shown.min() - margin, shown.max() + margin)
+    shown = shown[np.isfinite(shown)]  # a validation may not be
+    if shown.size:
+        margin = 0.1 * np.ptp(shown) or 0.1 * abs(shown[0]) or 1e-6
+        axes.set_ylim(shown.min() - margin, shown.max() + margin)
     _label(axes, TITLES[term], latest)
 
 
 def _draw_learning_rate(axes: Axes, points: Points) -> None:
     steps, rates = points["learning_rate"]
     axes.plot(steps, rates, color=GREY, linewidth=2)
-    axes.set_ylim(0, 1.1 * rates.max() or 1)
+    highest = 1.1 * rates.max()
+    axes.set_ylim(0, highest if highest > 0 and np.isfinite(highest) else 1)
     _label(axes, "learning rate", f"{rates[-1]:.3g}")
     axes.set_xlabel("step")
     axes.locator_params(axis="x", integer=True)

@@ -65,6 +65,8 @@ def _lines(path: Path) -> list[str]:
 def _step_of(line: str) -> int | None:
     """The step of a whole line, else None."""
     try:
-        return int(json.loads(line)["step"]) if line.endswith("\n") else None
-    except NOT_FACTS:
+        values = json.loads(line) if line.endswith("\n") else {}
+        numbers = all(type(value) in (int, float) for value in values.values())
+        return int(values["step"]) if numbers else None
+    except (*NOT_FACTS, AttributeError):  # a list has no values
         return None

@@ -18,7 +18,7 @@ from . import metrics
 from .folder import RunFolder
 from .metadata import CAPTIONS, PRIVATE
 from .metrics import NOT_FACTS
-from .states import DamagedStateError, cannot_resume, check_state, read_state
+from .states import FACTS, DamagedStateError, cannot_resume, check_state, read_state
 
 Record = dict[str, Any]
 
@@ -120,7 +120,10 @@ def state_to_continue(config: TrainConfig, record: Record) -> Path | None:
 def check_same_run(config: TrainConfig, state: Path, record: Record) -> None:
     """Raise ConfigError unless this command may resume the run that saved `state`."""
     free = FREE_TO_CHANGE | ({"learning_rate"} if config.resume else set())
-    changed = differences(read_state(state)[1], record, free)
+    previous = read_state(state)[1]
+    if "seed" not in previous:  # of another kind: there is nothing to compare
+        raise DamagedStateError(f"{state / FACTS}: has no record of a training.")
+    changed = differences(previous, record, free)
     if changed:
         raise ConfigError(
             f"{state} is of a run of another command ({'; '.join(changed)}). Choose another "

@@ -12,9 +12,11 @@ import torch
 
 from ...common.files import system_error
 from ...common.pickles import check_pickle
-from ...common.text_files import parse_json, read_text
-from ...models.weights import UNREADABLE, WeightsError, first_line, read_shapes
+from ...common.text import shown
+from ...common.text_files import check_regular, parse_json, read_text
+from ...models.weights import UNREADABLE, WeightsError, first_line, read_shapes, read_strings
 from ..errors import ConfigError
+from ..options import MOST_STEPS
 from .metrics import NOT_FACTS
 
 WEIGHTS = "weights.safetensors"  # a bundle
@@ -41,12 +43,23 @@ def read_state(state: Path) -> tuple[int, dict[str, Any]]:
         if "record" not in facts:  # of the first versions
             config = state.parent.parent / "config.json"
             facts["record"] = parse_json(read_text(config))
-        return int(facts["step"]), dict(facts["record"])
+        step, record = facts["step"], dict(facts["record"])
+        _check_step(state, step, record)
+        return step, record
     except (OSError, *NOT_FACTS) as error:
         raise DamagedStateError(
             f"{state}: not a training state, or a damaged one ({FACTS}: {error}). Expected a "
             "folder such as OUTPUT_DIR/state/step00000500."
         ) from error
+
+
+def _check_step(state: Path, step: Any, record: Mapping[str, Any]) -> None:
+    """Raise ValueError for what no run comes to, or is not what the folder is called by."""
+    last = record.get("max_train_steps", MOST_STEPS)
+    if type(step) is not int or not 1 <= step <= last:
+        raise ValueError(f"step is {shown(step)}; expected a whole number from 1 to {shown(last)}")
+    if fnmatchcase(state.name, STEP_PATTERN) and int(state.name[-STEP_DIGITS:]) != step:
+        raise ValueError(f"step is {step}, which is not the folder's")
 
 
 def write_optimizer(state: Path, saved: Mapping[str, Any]) -> None:
@@ -63,6 +76,7 @@ def read_optimizer(state: Path, mmap: bool = False) -> dict[str, Any]:
     """What GradientUpdate has saved, with `mmap` without its values. Raises DamagedStateError."""
     path = state / OPTIMIZER
     try:
+        check_regular(path)
         check_pickle(path)
         return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
     except UNREADABLE as error:
@@ -77,15 +91,18 @@ def check_state(state: Path, has_ema: bool) -> None:
 
     Values of tensors are not read: of the largest state this takes no time.
     """
-    read_state(state)
+    step, _ = read_state(state)
     for name in [WEIGHTS, *([EMA] if has_ema else [])]:
         path = state / name
         if not path.is_file():
             raise DamagedStateError(f"{path}: missing.")
         try:
             read_shapes(path)
+            found = read_strings(path).get("siamese.step")
         except WeightsError as error:
             raise DamagedStateError(str(error)) from error
+        if found not in (None, str(step)):
+            raise DamagedStateError(f"{path}: of step {shown(found)}, in a state of step {step}.")
     read_optimizer(state, mmap=True)
 
 

@@ -84,7 +84,7 @@ def test_a_state_does_not_say_which_kernels_to_use() -> None:
     saved = {"optimizer": update.optimizer.state_dict(), "scheduler": update.scheduler.state_dict()}
     update.optimizer = torch.optim.AdamW([weight], fused=True)
     update.scheduler = torch.optim.lr_scheduler.ConstantLR(update.optimizer)
-    update.restore(saved)
+    update.restore(saved, step=1)
     group = update.optimizer.param_groups[0]
     assert group["fused"] is True
     assert float(update.optimizer.state[weight]["step"]) == 1
