@@ -61,7 +61,7 @@ def measure_caching(scale: Scale, full: bool = True) -> Result:
     encoders = Encoders(full, scale.shape.context_dim)
     plain, augmented = (random_batch(scale, count) for count in (0, scale.batch // 5))
     tokens = torch.randint(VOCABULARY, (scale.batch, TOKENS))
-    cache = MemoryCache()
+    cache, shape = MemoryCache(), tuple(plain.latents.shape[1:])
     for index, tensors in enumerate(zip(*encoders.encode(plain.image, tokens), strict=True)):
         cache.save(str(index), *tensors)
 
@@ -69,7 +69,7 @@ def measure_caching(scale: Scale, full: bool = True) -> Result:
         return _sampled(batch, *encoders.encode(batch.image, tokens))
 
     def cached(batch: Batch) -> Batch:
-        loaded = zip(*(cache.load(str(index)) for index in range(scale.batch)), strict=True)
+        loaded = zip(*(cache.load(str(index), shape) for index in range(scale.batch)), strict=True)
         return _sampled(batch, *(torch.stack(tensors) for tensors in loaded))
 
     ours = Step(random_networks(scale.shape))

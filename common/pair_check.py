@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 from tqdm import tqdm
 
 from .colours import hex_colour, packed
 from .hashes import file_hash
-from .pair_info import CheckCache, PairInfo, stamp, stamps_of
+from .pair_info import CheckCache, PairInfo, Stamp, stamp, stamps_of
 from .pairs import DatasetError, Listing, Pair
 from .pictures import pixel_count, read_image, read_mask, read_palette_mask
 from .pixel_budget import BUDGET
@@ -57,6 +58,10 @@ def _check_pair(pair: Pair, mask_mode: str) -> tuple[PairInfo | None, list[str]]
 
 def _check_decoded(pair: Pair, mask_mode: str) -> tuple[PairInfo | None, list[str]]:
     problems, pictures = [], []
+    stamps: tuple[Stamp, ...] = ()
+    with suppress(OSError):  # reading the files tells why
+        # Before they are read: what is changed meanwhile is noticed at its first use.
+        stamps = stamps_of(pair)
     readers = {
         "image": read_image,
         "mask": read_mask if mask_mode == "binary" else read_palette_mask,
@@ -88,7 +93,7 @@ def _check_decoded(pair: Pair, mask_mode: str) -> tuple[PairInfo | None, list[st
         return None, problems
     coverage = float((mask != 0).mean())
     try:
-        stamps = stamps_of(pair)
+        stamps = stamps or stamps_of(pair)
         digests = file_hash(pair.image), file_hash(pair.mask)
     except OSError as error:  # it was there a moment ago
         return None, [
@@ -108,6 +113,17 @@ def check_unchanged(pair: Pair, info: PairInfo) -> None:
         if found != expected:
             raise ValueError(
                 f"{path}: has changed since training began; a run needs the same data throughout"
+            )
+
+
+def check_sizes(pair: Pair, info: PairInfo, *pictures: np.ndarray) -> None:
+    """Raise ValueError unless image and mask, as they were read, have the size that was checked."""
+    for path, picture in zip((pair.image, pair.mask), pictures, strict=True):
+        height, width = picture.shape[:2]
+        if (width, height) != info.size:
+            raise ValueError(
+                f"{path}: is {width}x{height}, and was {info.size[0]}x{info.size[1]} when it was "
+                "checked; a run needs the same data throughout"
             )
 
 

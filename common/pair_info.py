@@ -15,6 +15,7 @@ from .pairs import Pair
 from .pictures import Size
 from .tar_members import file_of
 from .text import as_bytes
+from .text_files import LARGEST_LIST, parse_json, read_text
 
 Stamp = tuple[int, int]  # size of a file, and when it was last changed, in ns
 # A change so soon after another may leave a file the same time; FAT counts in two seconds.
@@ -63,9 +64,9 @@ class CheckCache:
         """Those of these pairs whose files are as they were."""
         found: dict[Pair, PairInfo] = {}
         with suppress(OSError, ValueError):
-            entries = json.loads(self.path.read_bytes())
+            entries = parse_json(read_text(self.path, LARGEST_LIST))
             for pair in pairs:
-                with suppress(LookupError, TypeError, ValueError, OSError):
+                with suppress(LookupError, TypeError, ValueError, OverflowError, OSError):
                     info = _info(entries[_key(pair)])
                     if info.stamps == stamps_of(pair):
                         found[pair] = info
@@ -94,6 +95,9 @@ def _key(pair: Pair) -> str:
 
 def _info(entry: Any) -> PairInfo:
     width, height, brightest, coverage, colours, digest, mask_digest, stamps = entry
+    good = min(width, height) >= 1 and 0 <= brightest <= 255 and 0 <= coverage <= 1
+    if not (good and all(0 <= colour <= 0xFFFFFF for colour in colours)):
+        raise ValueError(entry)
     return PairInfo(
         (int(width), int(height)),
         int(brightest),

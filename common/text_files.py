@@ -26,16 +26,16 @@ def check_regular(path: Path) -> None:
         raise ValueError("a pipe or a device; expected a file")
 
 
-def read_text(path: Path) -> str:
-    """A file's text, without a byte order mark.
+def read_text(path: Path, largest: int = LARGEST) -> str:
+    """A file's text, without a byte order mark. largest: size in bytes that is read.
 
     Raises OSError, or ValueError that says what is wrong without the file's name.
     """
     check_regular(path)
     with path.open("rb") as file:
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise ValueError(f"larger than {LARGEST >> 20} MiB; expected a short text file")
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise ValueError(f"larger than {largest >> 20} MiB; expected a short text file")
     return _decoded(data)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from siamese_diffusion.common import pair_check
-from siamese_diffusion.common.pair_check import check_pairs
+from siamese_diffusion.common.pair_check import check_pairs, check_unchanged
 from siamese_diffusion.common.pair_info import CheckCache, PairInfo
 from siamese_diffusion.common.pairs import DatasetError, Pair
 from siamese_diffusion.common.pictures import read_image
@@ -94,7 +96,10 @@ def test_files_that_may_still_change_unseen_are_not_taken_over(
     assert not cache.path.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff", b'{"a": [1]}', b"null"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[1]", b"{", b"\xff", b'{"a": [1]}', b"null", b"[" * 100_000, b'{"a":' * 99_999],
+)
 def test_a_damaged_file_is_as_none(content: bytes, tmp_path: Path, opened: list[str]) -> None:
     folder, cache = write_list(tmp_path / "pairs", [(32, 32)]), CheckCache(tmp_path / "c.json")
     settle(folder)
@@ -106,6 +111,51 @@ def test_a_damaged_file_is_as_none(content: bytes, tmp_path: Path, opened: list[
     cache.path.write_text(entry.replace('"', '"0', 2), encoding="utf-8")  # of another pair
     assert check(folder, cache) == expected
     assert opened == ["0.png"] * 3
+
+
+ENTRIES = {0: (0, -32, 1e999, None, "x"), 2: (-1, 256), 3: (-0.1, 2, float("nan")), 4: ([-1], 7)}
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(place, value) for place, values in ENTRIES.items() for value in values]
+)
+def test_an_entry_that_no_check_has_written_is_as_none(
+    place: int, value: object, tmp_path: Path, opened: list[str]
+) -> None:
+    """Also of a version that writes something else."""
+    folder, cache = write_list(tmp_path / "pairs", [(32, 32)]), CheckCache(tmp_path / "c.json")
+    settle(folder)
+    expected = check(folder, cache)
+    [(key, entry)] = json.loads(cache.path.read_text(encoding="utf-8")).items()
+    entry[place] = value
+    for changed in (entry, entry[:-1], [*entry, 1]):
+        cache.path.write_text(json.dumps({key: changed}), encoding="utf-8")
+        assert check(folder, cache) == expected
+    assert opened == ["0.png"] * 4
+
+
+@pytest.mark.parametrize("how", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_file_is_as_none(how: Callable[[Path], object], tmp_path: Path) -> None:
+    folder, cache = write_list(tmp_path / "pairs", [(32, 32)]), CheckCache(tmp_path / "c.json")
+    settle(folder)
+    how(cache.path)
+    assert len(check(folder, cache)) == 1
+
+
+def test_a_file_that_is_replaced_while_it_is_checked_is_noticed_at_its_first_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_list(tmp_path / "pairs", [(32, 32)])
+
+    def replacing(path: Path) -> np.ndarray:
+        found = read_image(path)
+        save(path, photo(7, 48, 32))
+        return found
+
+    monkeypatch.setattr(pair_check, "read_image", replacing)
+    [(pair, info)] = check(folder, CheckCache(tmp_path / "c.json")).items()
+    with pytest.raises(ValueError, match=r"0\.png: has changed since"):
+        check_unchanged(pair, info)
 
 
 def test_a_run_keeps_it_beside_its_folder_without_names_and_a_dry_run_does_not(

@@ -153,7 +153,7 @@ class TrainingData:
         shape = self._latents_shape(indices)
         uniform, timesteps = draw_numbers(seed, step, shape, len(indices))
         deviate, noise = draw_noise(seed, step, shape, share)
-        latents = [self._cache.load(self._latents_key(*item)) for item in job]
+        latents = [self._cache.load(self._latents_key(*item), shape) for item in job]
         mean, deviation = (torch.stack(tensors) for tensors in zip(*latents, strict=True))
         rates = torch.tensor([self._dropout_rate(index, caption_dropout) for index in indices])
         dropped = uniform < rates

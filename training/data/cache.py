@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ...common.text import shown
+from ...models.content import is_finite
 from ...models.weights import write_weights
 from ..errors import CacheError
 
@@ -18,11 +20,12 @@ RUN_TEXTS = ".text-*.npy"  # files of text embeddings that go with their run
 
 
 class TensorCache(Protocol):
-    """Tensors by key. A key says everything that the tensors depend on."""
+    """Two tensors by key. A key says everything that they depend on."""
 
     def __contains__(self, key: str) -> bool: ...
 
-    def load(self, key: str) -> tuple[Tensor, ...]: ...
+    def load(self, key: str, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+        """What was saved, which has that shape. Raises CacheError for a damaged file."""
 
     def save(self, key: str, *tensors: Tensor) -> None: ...
 
@@ -36,7 +39,7 @@ class MemoryCache:
     def __contains__(self, key: str) -> bool:
         return key in self._tensors
 
-    def load(self, key: str) -> tuple[Tensor, ...]:
+    def load(self, key: str, _shape: tuple[int, ...]) -> tuple[Tensor, ...]:
         return self._tensors[key]
 
     def save(self, key: str, *tensors: Tensor) -> None:
@@ -52,13 +55,21 @@ class DiskCache:
     def __contains__(self, key: str) -> bool:
         return self._path(key).is_file()
 
-    def load(self, key: str) -> tuple[Tensor, ...]:
+    def load(self, key: str, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
         """Raises CacheError for a damaged file."""
         path = self._path(key)
         try:
             tensors = load_file(path)
-            return tuple(tensors[str(number)] for number in range(len(tensors)))
-        except (OSError, SafetensorError, KeyError) as error:
+            if tensors.keys() != {"0", "1"}:
+                raise ValueError(f"it holds {shown([*tensors])}; expected 0 and 1")
+            for tensor in tensors.values():
+                if tensor.shape != shape or tensor.dtype != torch.float32:
+                    found = f"{tuple(tensor.shape)} in {tensor.dtype}"
+                    raise ValueError(f"it holds {found}; expected {shape} in torch.float32")
+                if not is_finite(tensor):
+                    raise ValueError("it holds values that are not finite (NaN or infinity)")
+            return tensors["0"], tensors["1"]
+        except (OSError, SafetensorError, ValueError) as error:
             raise CacheError(
                 f"--cache_latents_to_disk: {path} is damaged ({error}). Delete it and start again."
             ) from error

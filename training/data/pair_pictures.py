@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as MapDataset
 from torch.utils.data import get_worker_info
 
-from ...common.pair_check import check_unchanged
+from ...common.pair_check import check_sizes, check_unchanged
 from ...common.pictures import pixel_count, read_image, read_mask, read_palette_mask
 from ...common.pixel_budget import BUDGET
 from ..errors import FileError
@@ -77,8 +77,9 @@ class PairPictures(MapDataset[tuple[Tensor, Tensor] | Exception]):
         try:
             check_unchanged(pair, self._infos[index])
             with BUDGET.take(pixel_count(pair.image) + pixel_count(pair.mask)):
-                framing = self._framings[index]
-                decoded = framing.resize(read_image(pair.image), self._read_mask(pair.mask))
+                image, mask = read_image(pair.image), self._read_mask(pair.mask)
+                check_sizes(pair, self._infos[index], image, mask)
+                decoded = self._framings[index].resize(image, mask)
         except ValueError as error:  # it was good when the run began
             raise FileError(str(error)) from error
         if self._keep and get_worker_info() is None:  # not once more in each worker

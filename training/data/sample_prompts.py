@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...common.text import printable, shown
+from ...common.pictures import read_mask, read_palette_mask
+from ...common.text import printable, shortened, shown
 from ...common.text_files import parse_json, read_text
 from ..config import TrainConfig
 from ..errors import ConfigError
@@ -26,6 +27,7 @@ OPTIONS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 
 
 MOST_PROMPTS = 1024  # as many as a preview shows of pairs
+LONGEST_PATH = 1000  # of it in a message
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class SamplePrompt:
     cfg: float | None = None
 
 
+def check_sample_prompts(path: Path, mask_mode: str) -> None:
+    """Raise ConfigError for prompts that cannot be read, or a mask that is damaged."""
+    read = read_mask if mask_mode == "binary" else read_palette_mask
+    for number, prompt in enumerate(read_sample_prompts(path), start=1):
+        try:
+            read(prompt.mask)
+        except ValueError as error:
+            raise ConfigError(f"--sample_prompts {path}, prompt {number}: {error}.") from error
+
+
 def read_sample_prompts(path: Path) -> list[SamplePrompt]:
     """Prompts of a .txt with a line each, a .toml or a .json.
 
@@ -47,8 +59,12 @@ def read_sample_prompts(path: Path) -> list[SamplePrompt]:
     """
     try:
         entries = _entries(path)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"--sample_prompts {path}: cannot be read ({error}).") from error
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        said = shortened(getattr(error, "strerror", None) or str(error))
+        raise ConfigError(
+            f"--sample_prompts {path}: cannot be read ({said}). Expected a .txt with a prompt a "
+            "line, or sd-scripts' .toml or .json of prompts."
+        ) from error
     if len(entries) > MOST_PROMPTS:
         raise ConfigError(
             f"--sample_prompts {path}: {len(entries)} prompts; at most {MOST_PROMPTS} are sampled. "
@@ -75,9 +91,9 @@ def _prompt(path: Path, number: int, entry: Any) -> SamplePrompt:
     try:
         values = _options(entry) if isinstance(entry, str) else dict(entry)
         found = SamplePrompt(
-            str(values.get("prompt", "")),
+            _text(values, "prompt"),
             Path(values["controlnet_image"]),
-            str(values.get("negative_prompt", "")),
+            _text(values, "negative_prompt"),
             _number(values.get("seed"), int),
             _number(values.get("sample_steps"), int),
             _number(values.get("scale"), float),
@@ -85,12 +101,13 @@ def _prompt(path: Path, number: int, entry: Any) -> SamplePrompt:
     except KeyError:
         raise ConfigError(f"{where}: no mask; add --cn MASK to the line.") from None
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{where}: {error}. Correct it.") from error
+        raise ConfigError(f"{where}: {shortened(str(error))}. Correct it.") from error
     for text in (found.prompt, found.negative_prompt):
         if printable(text) != text:
             raise ConfigError(f"{where}: {shown(text)} is no text (half a character). Correct it.")
     if not _is_file(found.mask):
-        raise ConfigError(f"{where}: {found.mask}: no such file; expected a mask after --cn.")
+        name = shortened(str(found.mask), longest=LONGEST_PATH)
+        raise ConfigError(f"{where}: {name}: no such file; expected a mask after --cn.")
     for flag, value in (
         ("seed", found.seed), ("sample_steps", found.steps), ("sample_cfg", found.cfg)
     ):  # fmt: skip
@@ -109,7 +126,20 @@ def _is_file(path: Path) -> bool:
 
 
 def _number(value: Any, kind: Callable[[Any], Any]) -> Any:
-    return None if value is None else kind(value)
+    """Raises ValueError for what would have to be rounded."""
+    if value is None:
+        return None
+    number = kind(value)
+    if isinstance(value, bool) or (kind is int and isinstance(value, float) and number != value):
+        raise ValueError(f"{shown(value)} is no {'whole ' if kind is int else ''}number")
+    return number
+
+
+def _text(values: Mapping[str, Any], name: str) -> str:
+    text = values.get(name, "")
+    if not isinstance(text, str):
+        raise ValueError(f"{name} is {shown(text)}, no text")
+    return text
 
 
 def _options(line: str) -> dict[str, Any]:

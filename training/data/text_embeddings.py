@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from ...common.files import replacing
 from ...common.text import as_bytes
+from ...models.content import is_finite
+from ...models.weights import first_line
 from ..errors import CacheError
 from ..method.base_model import TextEncoder
 from .cache import RUN_TEXTS, weights_hash
@@ -77,10 +79,15 @@ class TextEmbeddings:
             ) from error
         try:
             self._values = torch.from_numpy(np.load(self._path, mmap_mode="c"))
-        except (OSError, ValueError) as error:
-            raise CacheError(
-                f"{self._path} is damaged ({error}). Delete it and start again."
-            ) from error
+        except Exception as error:  # of a damaged header NumPy raises nearly anything
+            raise self._damaged(first_line(error)) from error
+        shape, bits = tuple(self._values.shape), BITS[self._dtype]
+        if len(shape) != 3 or shape[0] != len(self._rows) or self._values.dtype != bits:
+            found = f"{shape} in {self._values.dtype}"
+            raise self._damaged(f"it holds {found}; expected {(len(self._rows), 'T', 'D')}, {bits}")
+
+    def _damaged(self, finding: str) -> CacheError:
+        return CacheError(f"{self._path} is damaged ({finding}). Delete it and start again.")
 
     def _write(
         self, file: BinaryIO, encoder: TextEncoder, device: torch.device, quiet: bool
@@ -99,7 +106,11 @@ class TextEmbeddings:
 
     def load(self, captions: Sequence[str]) -> Tensor:
         """Embeddings (B, T, D) of captions that were prepared."""
-        return self._values[[self._rows[caption] for caption in captions]].view(self._dtype)
+        rows = [self._rows[caption] for caption in captions]
+        loaded = self._values[rows].view(self._dtype)
+        if not is_finite(loaded):
+            raise self._damaged("it holds values that are not finite (NaN or infinity)")
+        return loaded
 
     def remove(self) -> None:
         """Remove the file, unless it is kept, once no process needs it."""

@@ -21,7 +21,7 @@ from ..data.batches import TrainingData
 from ..data.cache import DiskCache, MemoryCache
 from ..data.dataset import Dataset
 from ..data.framing import Framing
-from ..data.sample_prompts import read_sample_prompts
+from ..data.sample_prompts import check_sample_prompts
 from ..data.summary import DatasetSummary, describe_counts
 from ..data.text_embeddings import TextEmbeddings
 from ..errors import ConfigError
@@ -58,7 +58,7 @@ def check(config: TrainConfig, host: Host) -> Accelerator:
     check_settings(config, accelerator.device)
     host.check(config)
     if config.sample_prompts is not None:
-        read_sample_prompts(config.sample_prompts)
+        check_sample_prompts(config.sample_prompts, config.mask_mode)
     if config.resume is not None:
         check_given_state(config.resume, config.ema_decay > 0)
     log.info("Processes: %s", describe_processes(accelerator))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from siamese_diffusion.training.data import pair_pictures
 from siamese_diffusion.training.data.batch_order import BatchOrder, Share
 from siamese_diffusion.training.data.batches import TrainingData
@@ -20,7 +22,7 @@ from siamese_diffusion.training.data.dataset import Dataset
 from siamese_diffusion.training.data.framing import Framing, bucket_sizes, cover_box
 from siamese_diffusion.training.data.summary import DatasetSummary
 from siamese_diffusion.training.data.text_embeddings import TextEmbeddings
-from siamese_diffusion.training.errors import CacheError, ConfigError
+from siamese_diffusion.training.errors import CacheError, ConfigError, FileError
 from siamese_diffusion.training.method.objective import as_floats
 from support.small_datasets import (
     CPU,
@@ -232,6 +234,56 @@ def disk(dataset: Dataset, folder: Path, base: Base, framing: Framing = SQUARE) 
     base.autoencoder.encoded = base.text_encoder.encoded = 0
     texts = TextEmbeddings(folder, kept=True)
     return base.prepare(TrainingData(dataset, framing, DiskCache(folder), texts=texts))
+
+
+LATENTS: dict[str, dict[str, torch.Tensor]] = {
+    "nothing": {},
+    "one": {"0": torch.zeros(4, 4, 4)},
+    "three": {name: torch.zeros(4, 4, 4) for name in "012"},
+    "other names": {name: torch.zeros(4, 4, 4) for name in "ab"},
+    "another size": {name: torch.zeros(4, 4, 8) for name in "01"},
+    "of one size, another": {"0": torch.zeros(4, 4, 4), "1": torch.zeros(1, 4, 4)},
+    "whole numbers": {name: torch.zeros(4, 4, 4, dtype=torch.int32) for name in "01"},
+    "half precision": {name: torch.zeros(4, 4, 4).half() for name in "01"},
+    "NaN": {name: torch.full((4, 4, 4), float("nan")) for name in "01"},
+}
+
+
+@pytest.mark.parametrize("content", LATENTS.values(), ids=LATENTS)
+def test_latents_of_another_kind_on_disk_are_named(
+    content: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    folder, cache, base = write_list(tmp_path, [(32, 32)] * 2), tmp_path / "cache", Base()
+    data = disk(load(folder), cache, base)
+    path = next(cache.rglob("*.safetensors"))
+    path.unlink()
+    save_file(content, path)
+    with pytest.raises(CacheError, match=r"\.safetensors is damaged .*Delete it") as error:
+        data.batch([0, 1], 0, 0, 0)
+    assert str(path) in str(error.value)
+
+
+def test_a_pipe_among_cached_latents_is_replaced(tmp_path: Path) -> None:
+    folder, cache, base = write_list(tmp_path, [(32, 32)] * 2), tmp_path / "cache", Base()
+    disk(load(folder), cache, base)
+    path = next(cache.rglob("*.safetensors"))
+    path.unlink()
+    os.mkfifo(path)
+    disk(load(folder), cache, base).batch([0, 1], 0, 0, 0)
+    assert path.is_file() and base.autoencoder.encoded == 1
+
+
+@pytest.mark.parametrize("role", ["images", "masks"])
+def test_a_picture_of_another_size_than_was_checked_is_named(
+    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replaced so that its file's size and time are the same, or by another process just now."""
+    folder = write_list(tmp_path, [(32, 32)] * 2)
+    data = TrainingData(load(folder), SQUARE)
+    monkeypatch.setattr(pair_pictures, "check_unchanged", lambda *_: None)
+    save(folder / role / "1.png", photo(0, 48, 32) if role == "images" else lesion(48, 32))
+    with pytest.raises(FileError, match=r"1\.png: is 48x32, and was 32x32 when it was checked"):
+        data.masks_and_images([0, 1])
 
 
 def test_a_disk_cache_notices_what_changes(tmp_path: Path) -> None:

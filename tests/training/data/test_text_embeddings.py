@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from siamese_diffusion.training.data import text_embeddings
@@ -69,6 +72,70 @@ def test_a_damaged_file_and_a_full_disk_are_named(
     with pytest.raises(CacheError, match=r"cannot write .*No space left on device"):
         prepare(TextEmbeddings(tmp_path))
     assert [*tmp_path.iterdir()] == []
+
+
+def as_npy(values: object) -> bytes:
+    np.save(file := BytesIO(), np.asarray(values), allow_pickle=True)
+    return file.getvalue()
+
+
+def as_npz() -> bytes:
+    np.savez(file := BytesIO(), a=np.zeros(3))
+    return file.getvalue()
+
+
+HEADER = b"\x93NUMPY\x01\x00v\x00"
+FILES = {
+    "empty": b"",
+    "text": b"x" * 1000,
+    "pickle": as_npy([{}]),
+    "archive": as_npz(),
+    "no header": HEADER,
+    "half a header": HEADER + b"{'descr': '<i4', 'shape': (12,".ljust(117) + b"\n",
+    "deep header": HEADER + b"(" * 117 + b"\n",
+    "huge": HEADER
+    + b"{'descr': '<i4', 'fortran_order': False, 'shape': (12, 77, 4000000000000), }".ljust(117)
+    + b"\n",
+    "negative": HEADER
+    + b"{'descr': '<i4', 'fortran_order': False, 'shape': (12, 77, -4), }".ljust(117)
+    + b"\n",
+    "another type": as_npy(np.zeros((12, 77, 4), np.float64)),
+    "of fewer captions": as_npy(np.zeros((11, 77, 4), np.int32)),
+    "flat": as_npy(np.zeros(12, np.int32)),
+    "one value": as_npy(np.int32(1)),
+}
+
+
+@pytest.mark.parametrize("content", FILES.values(), ids=FILES)
+def test_a_file_of_another_kind_is_named(content: bytes, tmp_path: Path) -> None:
+    prepare(TextEmbeddings(tmp_path))
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(content)
+    with pytest.raises(CacheError, match=r"\.npy is damaged .*Delete it") as error:
+        prepare(TextEmbeddings(tmp_path))
+    assert str(error.value).isprintable()
+
+
+def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    prepare(TextEmbeddings(tmp_path))
+    (file,) = tmp_path.iterdir()
+    values = np.load(file).view(np.float32)
+    values[3, 0, 0] = np.nan
+    file.write_bytes(as_npy(values.view(np.int32)))
+    prepare(texts := TextEmbeddings(tmp_path))
+    assert texts.load([""]).shape == (1, 77, 4)
+    with pytest.raises(CacheError, match=r"\.npy is damaged .*not finite.*Delete it"):
+        texts.load(["", *CAPTIONS])
+
+
+@pytest.mark.parametrize("how", [os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_a_pipe_or_a_broken_link_is_replaced(how: Callable[[Path], object], tmp_path: Path) -> None:
+    prepare(TextEmbeddings(tmp_path))
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    how(file)
+    assert prepare(TextEmbeddings(tmp_path)) == 12
+    assert file.is_file() and not file.is_symlink()
 
 
 def test_half_precision_is_what_the_networks_would_have_rounded_to() -> None:

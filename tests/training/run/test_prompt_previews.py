@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from siamese_diffusion.training.data.sample_prompts import SamplePrompt, read_sample_prompts
+from siamese_diffusion.training.data.sample_prompts import (
+    SamplePrompt,
+    check_sample_prompts,
+    read_sample_prompts,
+)
 from siamese_diffusion.training.errors import ConfigError
 from siamese_diffusion.training.hosts.sd_scripts.library import Library
 from siamese_diffusion.training.train_siamese import main
+from support.hostile_data import MASKS, PICTURES
 from support.small_datasets import lesion, save
 from support.tiny_runs import flags, train
 
@@ -70,6 +77,18 @@ def test_a_line_means_what_it_means_in_sd_scripts(library: Library, tmp_path: Pa
         ("p.txt", "a\n" * 1025, "1025 prompts; at most 1024"),
         ("p.json", '[{"prompt": "\\ud800", "controlnet_image": "m"}]', "is no text"),
         ("p.toml", "[prompt]", "cannot be read"),
+        ("p.json", '[{"prompt": 3, "controlnet_image": "m"}]', "prompt is 3, no text"),
+        ("p.json", '[{"seed": 3.7, "controlnet_image": "m"}]', "3.7 is no whole number"),
+        ("p.json", '[{"seed": true, "controlnet_image": "m"}]', "True is no whole number"),
+        ("p.json", '[{"sample_steps": [1], "controlnet_image": "m"}]', "prompt 1: int() arg"),
+        ("p.json", '[{"controlnet_image": "\\ud800.png"}]', "\\ud800.png: no such file"),
+        ("p.json", '[{"controlnet_image": "a\\u0000b"}]', "a\\x00b: no such file"),
+        ("p.json", '[{"controlnet_image": "a\\nerror: b"}]', "a\\nerror: b: no such file"),
+        ("p.json", "[1]", "prompt 1: "),
+        ("p.json", "7", "cannot be read"),
+        ("p.txt", f"a --l {'x' * 10_000} --cn {{mask}}", "prompt 1: could not convert"),
+        ("p.txt", f"a --d {'9' * 5000} --cn {{mask}}", "prompt 1: Exceeds"),
+        ("p.txt", "a --l 1e999 --cn {mask}", "--sample_cfg is inf"),
     ],
 )
 def test_files_that_cannot_be_used(
@@ -78,6 +97,43 @@ def test_files_that_cannot_be_used(
     with pytest.raises(ConfigError) as error:
         read_sample_prompts(written(tmp_path, name, text.replace("{mask}", str(mask))))
     assert expected in str(error.value)
+    assert str(error.value).isprintable() and len(str(error.value)) < 2000
+
+
+@pytest.mark.parametrize("name", [*PICTURES, *MASKS])
+@pytest.mark.filterwarnings("ignore")
+def test_a_mask_that_training_would_not_take_is_named_at_once(name: str, tmp_path: Path) -> None:
+    """Not hours later, when the first preview is due."""
+    if name in PICTURES:
+        (path := tmp_path / "m.png").write_bytes(PICTURES[name])
+    else:
+        path = save(tmp_path / "m.png", MASKS[name])
+    prompts = written(tmp_path, "p.txt", f"a --cn {path}")
+    if name in ("of another size", "turned"):  # than an image: here is none
+        check_sample_prompts(prompts, "binary")
+        return
+    with pytest.raises(ConfigError, match=r"p\.txt, prompt 1: .*m\.png") as error:
+        check_sample_prompts(prompts, "binary")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("how", [os.mkfifo, lambda path: path.symlink_to("nowhere"), os.mkdir])
+def test_a_mask_that_is_no_file_is_named(how: Callable[[Path], object], tmp_path: Path) -> None:
+    how(tmp_path / "m.png")
+    prompts = written(tmp_path, "p.txt", f"a --cn {tmp_path / 'm.png'}")
+    with pytest.raises(ConfigError, match="no such file; expected a mask after --cn"):
+        check_sample_prompts(prompts, "binary")
+
+
+def test_masks_of_other_kinds_are_taken(tmp_path: Path) -> None:
+    for mode in ("1", "P", "I;16"):
+        image = Image.fromarray(lesion())
+        image = (
+            Image.fromarray(lesion().astype(np.uint16) * 257) if mode == "I;16"
+            else image.convert(mode)
+        )  # fmt: skip
+        image.save(path := tmp_path / f"{mode[0]}.png")
+        check_sample_prompts(written(tmp_path, "p.txt", f"a --cn {path}"), "binary")
 
 
 @pytest.mark.slow
