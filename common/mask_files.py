@@ -10,7 +10,7 @@ import numpy as np
 from .colours import hex_colour, packed
 from .natural_order import natural
 from .pictures import PICTURE_SUFFIXES, Size, read_mask, read_palette_mask
-from .text import one_line, printable, shown
+from .text import one_line, printable, same_name, shown
 from .visible_files import visible_files
 
 COLOURS_SHOWN = 5
@@ -19,20 +19,23 @@ COLOURS_SHOWN = 5
 def picture_files(folder: Path, subfolders: bool) -> dict[str, Path]:
     """Image files by relative path without extension, in natural order, without hidden ones.
 
-    Raises ValueError when two have the same name, when one has no text as its name, when a folder
+    Raises ValueError when two have the same name, also where only some file systems take it for
+    one, when one has no text as its name, when a folder
     cannot be read, or when there are none.
     """
     found: dict[str, Path] = {}
+    names: dict[str, Path] = {}
     for path in sorted(visible_files(folder, _unreadable, subfolders), key=natural):
         if path.suffix.lower() not in PICTURE_SUFFIXES:
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
         if printable(stem) != stem:
             raise ValueError(f"{folder}: the name {shown(path.name)} is not UTF-8 text. Rename it.")
-        if stem in found:
+        first = names.setdefault(same_name(stem), path)
+        if first != path:
             raise ValueError(
-                f"{folder}: {found[stem].name} and {path.name} have the same name; keep one "
-                "of them."
+                f"{folder}: {first.name} and {path.name} have the same name, or one that Windows "
+                "or a Mac takes for the same; keep or rename one of them."
             )
         found[stem] = path
     if not found:

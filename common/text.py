@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import unicodedata
 
 LONGEST = 120  # characters of a name in a message
 DIGITS = 4000  # of a whole number that Python still writes out
@@ -19,6 +20,15 @@ def printable(text: str) -> str:
 def as_bytes(text: str) -> bytes:
     """UTF-8, for hashes; also of names of files that are not UTF-8."""
     return text.encode("utf-8", "surrogatepass")
+
+
+def same_name(name: str) -> str:
+    """Equal for names that some file systems take for one.
+
+    Those of Windows and a Mac do so for A.png and a.png, a Mac's for an accent in one character or
+    in two.
+    """
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def visible(text: str) -> str:

@@ -19,6 +19,7 @@ from ..common.text import shortened, shown
 
 # Not allowed in file names on Windows, where the dataset may be copied.
 FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f-\x9f]')
+DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # neither
 LONGEST_NAME = 200  # bytes; file systems take 255, and names get a number and an ending
 LONGEST_PATH = 1000
 
@@ -27,7 +28,8 @@ def relative_path(text: str, what: str) -> PurePosixPath:
     """Check a relative path: joined to a folder, it must stay below it.
 
     Raises ValueError for an empty or absolute path, one with "..", hidden names, names that are too
-    long, or characters that are not allowed on every system; `what` names it in the message.
+    long, or names and characters that are not allowed on every system; `what` names it in the
+    message.
     """
     path = PurePosixPath(text.strip().replace("\\", "/"))
     if not path.parts or path.is_absolute() or ".." in path.parts or FORBIDDEN.search(str(path)):
@@ -38,6 +40,11 @@ def relative_path(text: str, what: str) -> PurePosixPath:
         )
     if any(part.startswith(".") for part in path.parts):  # no reader of datasets looks at these
         raise ValueError(f"{what} is {shown(text)}; expected names that begin with no dot")
+    if any(DEVICES.fullmatch(part) or part[-1] in ". " for part in path.parts):
+        raise ValueError(
+            f"{what} is {shown(text)}; expected names that Windows takes too: none such as CON or "
+            "NUL, and no dot or blank at the end"
+        )
     check_length(str(path), what)
     return path
 

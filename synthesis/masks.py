@@ -18,7 +18,7 @@ from ..common.mask_files import is_palette, picture_files, read_mask_of
 from ..common.pairs import DatasetError
 from ..common.pictures import Size
 from ..common.prompt_jsonl import read_prompt_jsonl
-from ..common.text import printable, shown
+from ..common.text import printable, same_name, shown
 from ..models.shapes import Changes, augment, random_mask
 from .errors import SynthesisError
 
@@ -225,8 +225,9 @@ def listed_masks(path: Path) -> MaskFiles:
         f"mask {shown(stem)}: {problem}" for stem in stems if (problem := _wrong_stem(stem))
     ]
     listing.problems += [
-        f"{count} masks are called {stem}, with different extensions; keep one of them"
-        for stem, count in Counter(stems).items()
+        f"{count} masks are called {shown(stem)}, but for extensions, case or how accents are "
+        "written; keep or rename one of them"
+        for stem, count in Counter(map(same_name, stems)).items()
         if count > 1
     ]
     if listing.problems:

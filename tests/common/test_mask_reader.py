@@ -52,6 +52,20 @@ def test_both_halves_refuse_each_mask_of_zeros_and_ones(
         assert f"line {number}: mask {path}: " in line
 
 
+TWINS = [("A.png", "a.png"), ("stra\u00dfe.png", "STRASSE.bmp"), ("\u00e9.png", "e\u0301.png")]
+
+
+@pytest.mark.parametrize("names", [*TWINS, ("a/1.png", "A/1.png")])
+def test_names_that_windows_or_a_mac_takes_for_one_are_refused(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    """Their pairs would overwrite each other there."""
+    for name in names:
+        save(tmp_path / name, lesion())
+    with pytest.raises(ValueError, match="have the same name, or one that"):
+        picture_files(tmp_path, subfolders=True)
+
+
 def test_a_subfolder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     for name in ("a/1.png", "b/2.png"):
         save(tmp_path / name, lesion())

@@ -101,7 +101,7 @@ def test_grey_sixteen_bits_and_palettes_are_cut_at_one_half(served: ComfyHost) -
         ("/etc", r"expected a name or a relative path"),
         ("", r"expected a name or a relative path"),
         ("empty", r"no images \(.bmp"),
-        ("twice", r"a.bmp and a.png have the same name; keep one"),
+        ("twice", r"a.bmp and a.png have the same name, or one"),
         ("broken", r"broken.png: cannot be decoded as an image"),
         ("dark", r"m1.png: the mask's brightest value is 1 of 255.*Multiply by 255"),
     ],

@@ -262,7 +262,8 @@ def texts() -> Iterator[tuple[str, Request]]:
         "drive": "C:\\x",
         "backslashes": "..\\..\\x", "share": "\\\\host\\share", "null": "a\0b", "line end": "a\nb",
         "escape": "\x1b[2Ja", "stream": "a:b", "pipe": "a|b", "empty": "", "blank": "   ",
-        "dot": ".",
+        "dot": ".", "device": "a/CON", "device with an ending": "nul.txt", "dot at the end": "a./b",
+        "blank at the end": "a /b",
         "hidden": ".ssh", "surrogate": SURROGATE, "not UTF-8": NOT_UTF8, "long": LONG, "huge": HUGE,
         "deep": "a/" * 2000 + "b",
     }  # fmt: skip

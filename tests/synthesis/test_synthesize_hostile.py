@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from siamese_diffusion.common.pairs import DatasetError
 from siamese_diffusion.models.metadata import SiameseMetadata
 from siamese_diffusion.synthesis import run
 from siamese_diffusion.synthesis.errors import SynthesisError
@@ -219,6 +220,18 @@ def test_a_mask_that_no_pair_can_be_called_by(
     found = capsys.readouterr().err
     assert f"{path}: 1 problem" in found and says in found
     assert "Traceback" not in found
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("a.png", "A.png"), ("\u00e9.png", "e\u0301.png"), ("sub/a.png", "SUB/a.png")],
+)
+def test_masks_whose_pairs_would_overwrite_each_other(first: str, second: str, masks: Path) -> None:
+    """On the file systems of Windows and a Mac."""
+    path = masks / "prompt.jsonl"
+    write(path, line(first) + line(second) + line("m1.png"))
+    with pytest.raises(DatasetError, match=r"2 masks are called .* keep or rename one"):
+        listed_masks(path)
 
 
 def test_a_mask_file_with_a_long_name(

@@ -22,7 +22,7 @@ from ...common.pair_files import PairFiles
 from ...common.pictures import pixel_count, read_image, read_mask
 from ...common.pixel_budget import BUDGET
 from ...common.prompt_jsonl import Entry, write_prompt_jsonl
-from ...common.text import as_bytes, shortened, shown
+from ...common.text import as_bytes, same_name, shortened, shown
 from ...common.text_files import parse_json, read_text
 from .items import Item, PrepareError, report
 
@@ -183,8 +183,7 @@ def _notes(results: Sequence[Written]) -> list[str]:
 
 
 def _check_names(items: Sequence[Item]) -> None:
-    # Lower case: some file systems take A.png and a.png for one file.
-    counts = Counter((item.split, item.name.casefold()) for item in items)
+    counts = Counter((item.split, same_name(item.name)) for item in items)
     twice = [name for (_, name), number in counts.items() if number > 1]
     if twice:
         names = ", ".join(twice[:5])
