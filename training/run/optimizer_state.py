@@ -64,7 +64,7 @@ def _check_values(
                 raise ValueError(f"{shown(name)} is not finite (NaN or infinity)")
         if of_torch and name == "step" and not 1 <= float(value) <= step:
             raise ValueError(f"a parameter was updated {shown(float(value))} times in {step} steps")
-        if of_torch and name in OF_EACH_WEIGHT and value is not None:
+        if of_torch and name in OF_EACH_WEIGHT and (name in OF_ADAM or value is not None):
             if value.shape != parameter.shape or not value.is_floating_point():
                 found = f"{tuple(value.shape)} of {value.dtype}"
                 raise ValueError(f"{name} is {found}; expected {tuple(parameter.shape)} of floats")
@@ -118,7 +118,9 @@ def check_like(name: str, found: Any, own: Any) -> None:
     if isinstance(own, Tensor) and own.numel() == 1:
         own = own.item()
     numbers = _is_number(own) and _is_number(found)
-    if own is None or (numbers and (found == own or _finite(found))):
+    if numbers and (found == own or _finite(found)):
+        return
+    if own is None and (found is None or _is_number(found)):
         return
     if isinstance(own, Mapping) and isinstance(found, Mapping):
         for key in own.keys() & found.keys():
@@ -126,7 +128,7 @@ def check_like(name: str, found: Any, own: Any) -> None:
     elif _is_list(own) and _is_list(found) and len(own) == len(found):
         for each, expected in zip(found, own, strict=True):
             check_like(name, each, expected)
-    elif _is_number(own) or type(found) is not type(own):
+    elif _is_number(own) or _is_list(own) or type(found) is not type(own):
         raise ValueError(f"{shown(name)} is {shown(found)}; expected such as {shown(own)}")
 
 
