@@ -74,13 +74,14 @@ class Trainer:
             EMAModel(parameters, decay=config.ema_decay, foreach=True) if config.ema_decay else None
         )
         metadata = partial(bundle_metadata, config, host, base, data.mask_classes)
+        self.background = Background()
         self.checkpoints = Checkpoints(
-            self.folder, record, base.shape, self.nets, self.gradients, self.ema, metadata
-        )
+            self.folder, record, base.shape, self.nets, self.gradients, self.ema, metadata,
+            self.background,
+        )  # fmt: skip
         self.process_batch = config.train_batch_size * config.gradient_accumulation_steps
         self.global_batch = self.gradients.global_batch
         self.order = BatchOrder(data.sizes, self.global_batch, config.seed)
-        self.background = Background()
         self.reporter = Reporter(
             config, self.folder, base, data, self.objective, accelerator, self.background
         )
@@ -121,6 +122,7 @@ class Trainer:
             if self.step < total:
                 self.background.wait()
                 self.checkpoints.save(self.step)
+                self.background.wait()
                 self._on_main(lambda: self.folder.prune(self.config.keep_last_n))
                 log.warning("Stopped at step %d. The same command again resumes.", self.step)
 
@@ -132,6 +134,7 @@ class Trainer:
         self.step += 1
         bar.update()
         self.reporter.log_step(self.step, losses, rate, time.perf_counter() - started, bar)
+        self.background.check()
         return stop
 
     def _already_done(self) -> set[str]:
