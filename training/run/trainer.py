@@ -129,7 +129,7 @@ class Trainer:
     def train_and_log_step(self, bar: tqdm) -> bool:
         """One step and its line of metrics; whether any process wants to stop."""
         started, rate = time.perf_counter(), self.gradients.learning_rate
-        with device_failures(self.config, self.step + 1, self.folder.latest_state):
+        with device_failures(self.config, self.step + 1, self._latest_state):
             losses, stop = self.train_step()
         self.step += 1
         bar.update()
@@ -270,7 +270,7 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + values.float().sum()
         means, stop, norm = self._read(sums, self.gradients.reduce_and_clip_gradients())
         finite = means if norm is None else {**means, "gradient norm": norm}
-        check_finite(finite, self.step + 1, self._batch_images, self.folder.latest_state)
+        check_finite(finite, self.step + 1, self._batch_images, self._latest_state)
         self.gradients.apply()
         if self.ema:
             self.ema.step(self.gradients.parameters)
@@ -301,6 +301,11 @@ class Trainer:
         numbers = values.tolist()
         means = {name: numbers[i] / self.global_batch for i, name in enumerate(sums)}
         return means, bool(numbers[len(sums)]), None if norm is None else numbers[-1]
+
+    def _latest_state(self) -> Path | None:
+        """For messages that name it: once it is written."""
+        self.background.wait()
+        return self.folder.latest_state()
 
     def _batch_images(self) -> list[Path]:
         return [self.data.pairs[index].image for index in self.order.batch(self.step)]
