@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.arguments import Parser, whole
+from ..common.folder_lock import FolderLock
 from ..common.text import printable, shown
 from .band import Band
 from .errors import OutputError
@@ -32,6 +33,7 @@ LONGEST_NAME = 100  # bytes of a set's name, which becomes a folder's
 LEAST_RATIO, MOST_RATIO = 0.001, 1000
 
 RUNS = "runs"  # the folder of finished trainings in --out
+LOCK = ".evaluation.lock"
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,18 @@ class Request:
         """Every prompt.jsonl by the name of its set."""
         return {"real_train": self.real_train, "real_test": self.real_test, **self.synthetic}
 
+    @property
+    def lock(self) -> FolderLock:
+        """Keeps other evaluations out of the output folder."""
+        return FolderLock(self.out, LOCK, "--out", "evaluation", OutputError)
+
     def check_output(self) -> None:
         """Raise OutputError where results cannot or should not be written."""
         if printable(str(self.out)) != str(self.out):  # weights are not written there
             raise OutputError(f"--out {self.out}: is not UTF-8 text. Give another folder.")
         if self.out.exists() and not self.out.is_dir():
             raise OutputError(f"--out {self.out}: is a file; expected a folder.")
+        self.lock.check()
         if (self.out / RUNS).is_dir() and not self.resume:
             raise OutputError(
                 f"--out {self.out}: holds an earlier evaluation; give --resume to use its finished "

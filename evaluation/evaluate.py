@@ -54,7 +54,8 @@ def evaluate(request: Request) -> Path:
     from .run import run
 
     try:
-        return run(request, inputs)
+        with request.lock.hold():
+            return run(request, inputs)
     except OSError as error:
         raise MeasuringError(
             f"{describe_error(error)}. Finished trainings are kept in {request.out / RUNS}. Make "

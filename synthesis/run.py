@@ -10,6 +10,7 @@ from typing import Any
 
 from ..common.backgrounds import Backgrounds
 from ..common.files import describe_error
+from ..common.folder_lock import FolderLock
 from ..common.mask_files import is_palette
 from ..common.pair_files import PairFiles
 from ..common.pictures import Size
@@ -50,12 +51,16 @@ def run(request: Request) -> bool:
     """Make what is missing. Whether every pair of the run, or of its shard, is there now."""
     weights, settings, job = prepare(request)
     values = run_values(request, weights, settings, job)
-    claim(request.output_dir, values)
     make_model = partial(load_model, weights, settings, request.torch_compile)
     shard = request.shard or Shard()
     engine = make_engine(request, make_model)
+    lock = FolderLock(
+        request.output_dir, f".{shard.name}.lock", "--output_dir", "synthesis", SynthesisError
+    )
     try:
-        record = synthesize(job, request.output_dir, values, shard, engine)
+        with lock.hold():
+            claim(request.output_dir, values)
+            record = synthesize(job, request.output_dir, values, shard, engine)
     except OSError as error:
         if error.errno is None:
             raise

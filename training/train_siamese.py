@@ -27,7 +27,6 @@ from .data.dataset import load_dataset
 from .errors import CacheError, ConfigError, NotFiniteError, TrainingError
 from .hosts.choose import choose_host
 from .run.folder import RunFolder
-from .run.lock import check_lock, lock
 
 log = logging.getLogger(__name__)
 
@@ -86,14 +85,15 @@ def _only_training(config: TrainConfig) -> Iterator[None]:
 
     A dry run only looks. Raises ConfigError where one is running, or has finished meanwhile.
     """
+    folder = RunFolder(config.output_dir, config.output_name)
     if not is_first_process():
         yield
     elif config.dry_run:
-        check_lock(config.output_dir)
+        folder.lock.check()
         yield
     else:
-        with lock(config.output_dir):
-            RunFolder(config.output_dir, config.output_name).check()
+        with folder.lock.hold():
+            folder.check()
             yield
 
 

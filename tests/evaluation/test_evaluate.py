@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
+from siamese_diffusion.evaluation.command_line import LOCK
 from siamese_diffusion.evaluation.pair_sets import load_pairs
 from siamese_diffusion.evaluation.report.page import write_page
 from siamese_diffusion.tools.pairs import write_pairs
 from support import no_network
 from support.browser import InThePage
 from support.evaluation_run import BUDGET, evaluate, evaluate_as_module
+from support.folder_locks import hold
 from support.needs import Need
 
 linux: pytest.MarkDecorator = Need.LINUX.unless(no_network.AVAILABLE)
@@ -145,6 +147,19 @@ def test_wrong_flags_are_refused_in_words(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_second_evaluation_in_the_folder_of_a_running_one_is_refused(
+    evaluation_data: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with hold(out, LOCK) as holder:
+        for more in ([], ["--resume"]):
+            done = evaluate(*evaluation_data, f"--out={out}", *more)
+            assert done.returncode == 2
+            assert f"--out {out}: another evaluation is running in it" in done.stderr
+            assert f"process {holder.pid} on" in done.stderr
+        assert [*out.iterdir()] == [out / LOCK]
 
 
 def test_all_that_is_wrong_with_the_pairs_is_said_at_once(

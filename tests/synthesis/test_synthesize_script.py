@@ -26,10 +26,11 @@ from siamese_diffusion.synthesis.model import SiameseModel
 from siamese_diffusion.synthesis.plan import Plan
 from siamese_diffusion.synthesis.records import claim
 from siamese_diffusion.synthesis.run import prepare, run_values
-from siamese_diffusion.synthesis.settings import SAMPLERS, Settings
+from siamese_diffusion.synthesis.settings import SAMPLERS, Settings, Shard
 from siamese_diffusion.synthesis.shard import Wanted
 from siamese_diffusion.synthesis.synthesize import main
 from siamese_diffusion.synthesis.weights import find_weights
+from support.folder_locks import hold
 from support.paths import ROOT
 from support.processes import wait_until
 from support.synthesis_runs import (
@@ -150,6 +151,22 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(
         assert main(synthesis_flags(tiny_weights, masks, out, *more)) == 2
         assert named in capsys.readouterr().err
     assert not (out / "images").exists()
+
+
+def test_a_second_run_of_the_same_part_is_refused(
+    tiny_weights: Path, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = synthesis_flags(tiny_weights, masks, out, "--tar")
+    with hold(out, f".{Shard(0, 2).name}.lock") as holder:
+        assert main([*command, "--shard=0/2"]) == 2
+        said = capsys.readouterr().err
+        assert f"--output_dir {out}: another synthesis is running in it" in said
+        assert f"process {holder.pid} on" in said
+        assert [*out.iterdir()] == [out / f".{Shard(0, 2).name}.lock"]
+        assert main([*command, "--shard=1/2"]) == 0
+    assert main([*command, "--shard=0/2"]) == 0
+    assert (out / "manifest.json").is_file() and not [*out.glob(".*.lock")]
 
 
 def test_a_bad_mask_is_reported_and_stops_nothing_else(

@@ -25,6 +25,13 @@ class Background:
         """Begin a task once the earlier ones are done."""
         self._tasks.append(self._thread.submit(task))
 
+    def check(self) -> None:
+        """Raise what a task that is done has raised; the others go on."""
+        done = [task for task in self._tasks if task.done()]
+        self._tasks = [task for task in self._tasks if task not in done]
+        for task in done:
+            task.result()
+
     def wait(self) -> None:
         """Return once every task is done. Raises what the first that failed has raised."""
         tasks, self._tasks = self._tasks, []

@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from diffusers.training_utils import EMAModel
 
-from ...models.weights import WeightsError, write_weights
+from ...models.weights import WeightsError
 from ..method.bundle import bundle_tensors, load_bundle
 from ..method.ldm_keys import UNetShape
 from ..method.networks import SiameseNetworks
-from .ema import ema_weights, set_ema
+from .background import Background
+from .ema import ema_values, set_ema
 from .folder import RunFolder
 from .gradient_update import GradientUpdate
 from .publish import publish
 from .resume import Record
-from .states import EMA, WEIGHTS, DamagedStateError, cannot_resume, read_state
+from .states import EMA, WEIGHTS, DamagedStateError, State, cannot_resume, read_state
 
 log = logging.getLogger(__name__)
 
@@ -40,42 +43,48 @@ class Checkpoints:
         gradients: GradientUpdate,
         ema: EMAModel | None,
         metadata: Metadata,
+        background: Background,
     ) -> None:
         self.folder, self.record, self.shape = folder, record, shape
         self.nets, self.gradients, self.ema = nets, gradients, ema
-        self.metadata = metadata
+        self.metadata, self.background = metadata, background
         self.accelerator = gradients.accelerator
         self._newest: int | None = None  # step of the state that was saved or loaded last
 
     def save(self, step: int) -> None:
-        """Write the state of a step unless it is there; where that fails, nothing of it is left."""
+        """Write the state of a step unless it is there; where that fails, nothing of it is left.
+
+        In the background, where memory has room for a copy: training goes on meanwhile.
+        """
         if step == self._newest:
             return
-        try:
-            self._save(step)
-        except BaseException:
-            if self.accelerator.is_main_process:
-                shutil.rmtree(self.folder.unfinished_state(step), ignore_errors=True)
-            raise
-        self._newest = step
-
-    def _save(self, step: int) -> None:
         folder, main = self.folder.unfinished_state(step), self.accelerator.is_main_process
         if main:
             self.folder.clear(folder)
-            self._write_bundle(folder / WEIGHTS, step)
-            if self.ema:
-                with ema_weights(self.ema, self.gradients.parameters):
-                    self._write_bundle(folder / EMA, step)
         self.accelerator.wait_for_everyone()
-        self.gradients.save(folder)
+        state = self._state(step, self.gradients.state(folder))
         self.accelerator.wait_for_everyone()
         if main:
-            self.folder.complete_state(folder, step, self.record)
+            if state.can_be_copied():
+                self.background.start(partial(self._write, state.copy()))
+            else:
+                self._write(state)
         self.accelerator.wait_for_everyone()
+        self._newest = step
 
-    def _write_bundle(self, path: Path, step: int) -> None:
-        write_weights(path, bundle_tensors(self.nets, self.shape), self.metadata(step))
+    def _state(self, step: int, optimizer: dict[str, Any]) -> State:
+        weights = bundle_tensors(self.nets, self.shape)
+        averages = self.ema and ema_values(self.ema, self.gradients.parameters, weights)
+        return State(step, weights, averages, optimizer, self.metadata(step))
+
+    def _write(self, state: State) -> None:
+        folder = self.folder.unfinished_state(state.step)
+        try:
+            state.write(folder)
+            self.folder.complete_state(folder, state.step, self.record)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def publish(self, step: int, path: Path, precision: str) -> None:
         """Give the bundle in the state of a step, the EMA's if there is one, its place for ComfyUI.

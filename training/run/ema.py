@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from diffusers.training_utils import EMAModel
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -21,6 +21,15 @@ def ema_weights(ema: EMAModel | None, parameters: list[nn.Parameter]) -> Iterato
         yield
     finally:
         ema.restore(parameters)
+
+
+def ema_values(
+    ema: EMAModel, parameters: list[nn.Parameter], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The EMA of tensors that are those of the parameters, or views of all their values."""
+    pairs = zip(parameters, ema.shadow_params, strict=True)
+    averages = {parameter.data_ptr(): average for parameter, average in pairs}
+    return {key: averages[value.data_ptr()].view_as(value) for key, value in tensors.items()}
 
 
 def set_ema(ema: EMAModel, parameters: list[nn.Parameter], step: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.files import replacing, stands_in_for, sync, sync_tree
+from ...common.folder_lock import FolderLock
 from ...common.text_files import parse_json, read_text
 from ..data.cache import RUN_TEXTS
 from ..errors import ConfigError
@@ -21,6 +22,7 @@ from .metrics import NOT_FACTS
 from .states import STEP_DIGITS, STEP_PATTERN, write_facts
 
 LONGEST_PID = 1 << 22
+LOCK = ".training.lock"
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class RunFolder:
         self.metrics = folder / "metrics.jsonl"
         self.losses = folder / "losses.png"
         self.states = folder / "state"
+        self.lock = FolderLock(folder, LOCK, "--output_dir", "training", ConfigError)
 
     def check(self) -> None:
         """Raise ConfigError unless this run can be written here; nothing is written yet."""

@@ -18,7 +18,7 @@ from ..hosts.interface import Host
 from ..method.networks import SiameseNetworks
 from .gradient_buckets import make_buckets, sum_gradients
 from .optimizer_state import check_optimizer, scaler_to_load, schedule_to_load, with_own_settings
-from .states import OPTIMIZER, DamagedStateError, read_optimizer, read_state, write_optimizer
+from .states import OPTIMIZER, DamagedStateError, read_optimizer, read_state
 
 DEEPSPEED_FOLDER = "deepspeed"
 ZERO_STAGE = 2
@@ -88,19 +88,18 @@ class GradientUpdate:
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def save(self, folder: Path) -> None:
-        """Write the state to `folder`; called on all processes."""
-        if self.accelerator.is_main_process:
-            saved = {
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(),
-            }
-            if self.accelerator.scaler is not None:
-                saved["scaler"] = self.accelerator.scaler.state_dict()
-            write_optimizer(folder, saved)
+    def state(self, _folder: Path) -> dict[str, Any]:
+        """What a state holds of it, as it is now, for states.write_optimizer; on all processes."""
+        saved = {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+        if self.accelerator.scaler is not None:
+            saved["scaler"] = self.accelerator.scaler.state_dict()
+        return saved
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote; called on all processes.
+        """Read what `state` gave, from a state's folder; called on all processes.
 
         Raises DamagedStateError, or ConfigError for a state of DeepSpeed.
         """
@@ -167,10 +166,10 @@ class DeepSpeedGradientUpdate(GradientUpdate):
         self._losses.clear()
         self.scheduler.step()
 
-    def save(self, folder: Path) -> None:
+    def state(self, folder: Path) -> dict[str, Any]:
+        """Each process writes its part of the optimizer to the state's folder by itself."""
         self._engine.save_checkpoint(str(folder / DEEPSPEED_FOLDER), tag="state")
-        if self.accelerator.is_main_process:
-            write_optimizer(folder, {"scheduler": self.scheduler.state_dict()})
+        return {"scheduler": self.scheduler.state_dict()}
 
     def load(self, folder: Path) -> None:
         if not (folder / DEEPSPEED_FOLDER).is_dir():

@@ -30,6 +30,7 @@ from ..method.base_model import BaseModel
 from .epochs import count_in_steps
 from .estimate import check_disk, describe_memory, estimate_disk
 from .failures import file_failures
+from .folder import RunFolder
 from .gradient_update import check_deepspeed
 from .resume import Record, check_same_run, make_record, state_to_continue
 from .shared_folder import check_shared_folder
@@ -72,7 +73,7 @@ def start(config: TrainConfig, dataset: Dataset, host: Host, accelerator: Accele
     not finite, DeviceError when a device fails in a step, FileError when a file does meanwhile.
     """
     if not config.dry_run:
-        check_shared_folder(config.output_dir, accelerator)
+        check_shared_folder(RunFolder(config.output_dir, config.output_name).lock, accelerator)
     training, held_out = dataset.split(config.validation_split, config.seed)
     config = count_in_steps(config, len(training.pairs), accelerator.num_processes)
     record = make_record(config, dataset.fingerprint(), accelerator.num_processes)

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.operations import recursively_apply
+from torch import Tensor
 
 from ...common.files import system_error
 from ...common.pickles import check_pickle
 from ...common.text import shown
 from ...common.text_files import check_regular, parse_json, read_text
-from ...models.weights import UNREADABLE, WeightsError, first_line, read_shapes, read_strings
+from ...models.weights import (
+    UNREADABLE,
+    StateDict,
+    WeightsError,
+    first_line,
+    read_shapes,
+    read_strings,
+    write_weights,
+)
 from ..errors import ConfigError
 from ..options import MOST_STEPS
+from .memory import free_memory
 from .metrics import NOT_FACTS
 
 WEIGHTS = "weights.safetensors"  # a bundle
@@ -29,6 +41,42 @@ STEP_PATTERN = "step" + STEP_DIGITS * "[0-9]"
 
 class DamagedStateError(ConfigError):
     """A file of a state is missing, damaged or cut short."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a state holds beside its facts, in memory.
+
+    weights, averages: bundles, of what is trained and of its EMA. optimizer: what
+    GradientUpdate.state gives.
+    """
+
+    step: int
+    weights: StateDict
+    averages: StateDict | None
+    optimizer: dict[str, Any]
+    metadata: dict[str, str]
+
+    def can_be_copied(self) -> bool:
+        """Whether memory has room for a copy, and as much again: writing takes some too."""
+        sizes: list[int] = []
+        self._apply(lambda tensor: sizes.append(tensor.numel() * tensor.element_size()))
+        return 2 * sum(sizes) <= free_memory()
+
+    def copy(self) -> State:
+        """The same on the CPU, which no training step changes."""
+        return self._apply(lambda tensor: tensor.detach().to("cpu", copy=True))
+
+    def _apply(self, function: Callable[[Tensor], Any]) -> State:
+        parts = (self.weights, self.averages, self.optimizer)
+        return State(self.step, *recursively_apply(function, parts), self.metadata)
+
+    def write(self, folder: Path) -> None:
+        """Raises OSError where the system refuses, as on a full disk."""
+        write_weights(folder / WEIGHTS, self.weights, self.metadata)
+        if self.averages is not None:
+            write_weights(folder / EMA, self.averages, self.metadata)
+        write_optimizer(folder, self.optimizer)
 
 
 def write_facts(state: Path, step: int, record: Mapping[str, Any]) -> None:

@@ -74,13 +74,14 @@ class Trainer:
             EMAModel(parameters, decay=config.ema_decay, foreach=True) if config.ema_decay else None
         )
         metadata = partial(bundle_metadata, config, host, base, data.mask_classes)
+        self.background = Background()
         self.checkpoints = Checkpoints(
-            self.folder, record, base.shape, self.nets, self.gradients, self.ema, metadata
-        )
+            self.folder, record, base.shape, self.nets, self.gradients, self.ema, metadata,
+            self.background,
+        )  # fmt: skip
         self.process_batch = config.train_batch_size * config.gradient_accumulation_steps
         self.global_batch = self.gradients.global_batch
         self.order = BatchOrder(data.sizes, self.global_batch, config.seed)
-        self.background = Background()
         self.reporter = Reporter(
             config, self.folder, base, data, self.objective, accelerator, self.background
         )
@@ -121,17 +122,19 @@ class Trainer:
             if self.step < total:
                 self.background.wait()
                 self.checkpoints.save(self.step)
+                self.background.wait()
                 self._on_main(lambda: self.folder.prune(self.config.keep_last_n))
                 log.warning("Stopped at step %d. The same command again resumes.", self.step)
 
     def train_and_log_step(self, bar: tqdm) -> bool:
         """One step and its line of metrics; whether any process wants to stop."""
         started, rate = time.perf_counter(), self.gradients.learning_rate
-        with device_failures(self.config, self.step + 1, self.folder.latest_state):
+        with device_failures(self.config, self.step + 1, self._latest_state):
             losses, stop = self.train_step()
         self.step += 1
         bar.update()
         self.reporter.log_step(self.step, losses, rate, time.perf_counter() - started, bar)
+        self.background.check()
         return stop
 
     def _already_done(self) -> set[str]:
@@ -267,7 +270,7 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + values.float().sum()
         means, stop, norm = self._read(sums, self.gradients.reduce_and_clip_gradients())
         finite = means if norm is None else {**means, "gradient norm": norm}
-        check_finite(finite, self.step + 1, self._batch_images, self.folder.latest_state)
+        check_finite(finite, self.step + 1, self._batch_images, self._latest_state)
         self.gradients.apply()
         if self.ema:
             self.ema.step(self.gradients.parameters)
@@ -298,6 +301,11 @@ class Trainer:
         numbers = values.tolist()
         means = {name: numbers[i] / self.global_batch for i, name in enumerate(sums)}
         return means, bool(numbers[len(sums)]), None if norm is None else numbers[-1]
+
+    def _latest_state(self) -> Path | None:
+        """For messages that name it: once it is written."""
+        self.background.wait()
+        return self.folder.latest_state()
 
     def _batch_images(self) -> list[Path]:
         return [self.data.pairs[index].image for index in self.order.batch(self.step)]

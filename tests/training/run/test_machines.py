@@ -19,10 +19,11 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from siamese_diffusion.models.weights import read_weights
 from siamese_diffusion.training.errors import FileError
-from siamese_diffusion.training.run import gradient_buckets, lock, peers, shared_folder
+from siamese_diffusion.training.run import folder, gradient_buckets, peers, shared_folder
 from siamese_diffusion.training.run.gradient_buckets import make_buckets
 from siamese_diffusion.training.run.trainer import Trainer
 from siamese_diffusion.training.train_siamese import main
+from support.folder_locks import looked_at
 from support.machines import train_together
 from support.small_runs import metrics
 from support.tiny_runs import ROUNDING, differing, flags, train
@@ -197,7 +198,26 @@ def test_a_process_that_ends_ends_the_others_with_its_reason(
 def hide_the_lock_from_the_second(rank: int) -> None:
     shared_folder.VISIBLE_WITHIN = 0
     if rank == 1:
-        lock.LOCK = "of another disk"
+        folder.LOCK = "of another disk"
+
+
+def note_whether_the_folder_is_held(out: Path, rank: int) -> None:
+    def note() -> None:
+        (out.parent / "seen").write_text(looked_at(out, folder.LOCK))
+
+    if rank == 0:
+        at_the_second_step(note)
+
+
+def test_the_folder_is_held_as_long_as_machines_train(
+    tiny: Path, pairs: Path, processes: Processes, tmp_path: Path
+) -> None:
+    """To look into the lock's file drops it, for the process that holds it."""
+    command = flags(tiny, pairs, tmp_path / "out", "--train_batch_size=2")
+    prepare = partial(note_whether_the_folder_is_held, tmp_path / "out")
+    ended = train_together(processes, [command, command], tmp_path, prepare)
+    assert [process.code for process in ended] == [0, 0], ended
+    assert (tmp_path / "seen").read_text() == "held"
 
 
 def test_machines_without_a_shared_folder_are_told(
