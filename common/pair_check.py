@@ -59,7 +59,7 @@ def _check_pair(pair: Pair, mask_mode: str) -> tuple[PairInfo | None, list[str]]
 def _check_decoded(pair: Pair, mask_mode: str) -> tuple[PairInfo | None, list[str]]:
     problems, pictures = [], []
     stamps: tuple[Stamp, ...] = ()
-    with suppress(OSError):  # reading the files tells why
+    with suppress(OSError, ValueError):  # reading the files tells why
         # Before they are read: what is changed meanwhile is noticed at its first use.
         stamps = stamps_of(pair)
     readers = {

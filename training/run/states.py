@@ -69,7 +69,8 @@ class State:
 
     def _apply(self, function: Callable[[Tensor], Any]) -> State:
         parts = (self.weights, self.averages, self.optimizer)
-        return State(self.step, *recursively_apply(function, parts), self.metadata)
+        weights, averages, optimizer = recursively_apply(function, parts)
+        return State(self.step, weights, averages, optimizer, self.metadata)
 
     def write(self, folder: Path) -> None:
         """Raises OSError where the system refuses, as on a full disk."""

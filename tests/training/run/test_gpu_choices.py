@@ -79,8 +79,8 @@ def test_a_state_does_not_say_which_kernels_to_use() -> None:
     update = GradientUpdate.__new__(GradientUpdate)
     update.accelerator = SimpleNamespace(scaler=None)
     update.optimizer = torch.optim.AdamW([weight])
-    update.optimizer.step()
     update.scheduler = torch.optim.lr_scheduler.ConstantLR(update.optimizer)
+    update.optimizer.step()
     update.scheduler.step()
     saved = {"optimizer": update.optimizer.state_dict(), "scheduler": update.scheduler.state_dict()}
     update.optimizer = torch.optim.AdamW([weight], fused=True)

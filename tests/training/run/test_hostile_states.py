@@ -24,6 +24,7 @@ from siamese_diffusion.training.run.states import (
     write_optimizer,
 )
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 
 NAN, INF = float("nan"), float("inf")
 STEPS = 3
@@ -184,7 +185,7 @@ SCALERS: dict[str, tuple[dict[str, object], bool]] = {
 @pytest.mark.parametrize(("given", "good"), SCALERS.values(), ids=SCALERS)
 def test_the_scale_of_gradients(given: dict[str, object], good: bool, tmp_path: Path) -> None:
     update, saved = updated()
-    scaler = update.accelerator.scaler = torch.amp.GradScaler("cpu")
+    scaler = update.accelerator.scaler = GradScaler("cpu")
     before = scaler.state_dict()
     write_facts(tmp_path, STEPS, {})
     write_optimizer(tmp_path, {**saved, "scaler": given})

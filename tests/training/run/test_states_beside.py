@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from siamese_diffusion.models.weights import read_weights
+from siamese_diffusion.models.weights import read_weights, write_weights
 from siamese_diffusion.training.run import memory, states
 from siamese_diffusion.training.run.memory import free_memory
 from siamese_diffusion.training.run.states import State, read_optimizer
@@ -44,15 +44,15 @@ def in_the_loop(tiny: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactor
 def test_training_goes_on_meanwhile_and_the_state_is_that_of_its_step(
     in_the_loop: Path, tiny: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, held = tmp_path / "out", []
-    write_bundle = states.write_weights
+    out = tmp_path / "out"
+    held: list[int] = []
 
     def slowly(path: Path, *arguments: Any) -> None:
         step = int(path.parent.name.removeprefix(".step").removesuffix(".tmp"))
         if step < 3 and not held:  # nothing is written before the next step is done
             wait_until(lambda: len(metrics(out)) > step, "the next step")
             held.append(step)
-        write_bundle(path, *arguments)
+        write_weights(path, *arguments)
 
     monkeypatch.setattr(states, "write_weights", slowly)
     train(tiny, pairs, out, *SAVING)
