@@ -40,7 +40,7 @@ def check_optimizer(
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
         for name in own.keys() & theirs.keys() - {"params", *CHOSEN_BY_DEVICE}:
             check_like(name, theirs[name], own[name])
-        if theirs["lr"] < 0:
+        if (theirs["lr"] or 0) < 0:  # None for what finds its own
             raise ValueError(f"lr is {shown(theirs['lr'])}")
     for index, values in saved["state"].items():
         if type(index) is not int or not 0 <= index < len(parameters):
@@ -62,7 +62,7 @@ def _check_values(
             plain(str(name), value)
             if value.is_floating_point() and not is_finite(value):
                 raise ValueError(f"{shown(name)} is not finite (NaN or infinity)")
-        if of_torch and name == "step" and not 1 <= float(value) <= step:
+        if of_torch and name == "step" and not 0 <= float(value) <= step:
             raise ValueError(f"a parameter was updated {shown(float(value))} times in {step} steps")
         if of_torch and name in OF_EACH_WEIGHT and (name in OF_ADAM or value is not None):
             if value.shape != parameter.shape or not value.is_floating_point():

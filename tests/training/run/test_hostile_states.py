@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from siamese_diffusion.training.run import metrics
 from siamese_diffusion.training.run.folder import RunFolder
 from siamese_diffusion.training.run.gradient_update import GradientUpdate
 from siamese_diffusion.training.run.loss_curves import draw_losses
+from siamese_diffusion.training.run.optimizer_state import check_optimizer, with_own_settings
 from siamese_diffusion.training.run.states import (
     DamagedStateError,
     read_state,
@@ -25,6 +27,7 @@ from siamese_diffusion.training.run.states import (
 )
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
+from transformers.optimization import Adafactor
 
 NAN, INF = float("nan"), float("inf")
 STEPS = 3
@@ -169,6 +172,44 @@ def test_what_is_not_for_a_state_to_say_is_this_commands(damage: Damage, tmp_pat
     update.optimizer.step()
     update.scheduler.step()
     assert update.learning_rate == pytest.approx(1e-3 * 0.9 ** (STEPS + 1))
+
+
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    **{
+        name: getattr(torch.optim, name)
+        for name in ("Adadelta", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam",
+                     "RMSprop", "Rprop", "SGD")
+    },
+    "momentum": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+    "amsgrad": partial(torch.optim.AdamW, amsgrad=True),
+    "Adafactor": Adafactor,  # its learning rate is None
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_what_an_optimizer_has_saved_it_goes_on_with(
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+) -> None:
+    """Also of a weight that no gradient has reached."""
+    weights = [nn.Parameter(torch.randn(size)) for size in ((8, 8), (4,), (3,))]
+    optimizer = make(weights)
+    step_with(optimizer, weights[:2], STEPS)
+    saved = copy.deepcopy(optimizer.state_dict())
+    others = [nn.Parameter(weight.detach().clone()) for weight in weights]
+    resumed = make(others)
+    check_optimizer(saved, resumed, STEPS, may_skip=False)
+    groups = [with_own_settings(saved["param_groups"][0], resumed.param_groups[0], resumed)]
+    resumed.load_state_dict({**saved, "param_groups": groups})
+    step_with(optimizer, weights[:2], 1)
+    step_with(resumed, others[:2], 1)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(others, weights, strict=True))
+
+
+def step_with(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], steps: int) -> None:
+    for _ in range(steps):
+        for weight in weights:
+            weight.grad = weight.detach().cos()
+        optimizer.step()
 
 
 SCALERS: dict[str, tuple[dict[str, object], bool]] = {
