@@ -34,15 +34,20 @@ from ...evaluation.pair_sets import PairSet, load_pairs
 from ...evaluation.scores import keep
 from ...evaluation.segmenters import predict
 from ...evaluation.settings import Settings
+from ...evaluation.splits import split
 from ...tools.nuclei_crops import SIZE, Crop, of_tiles, read_crops
 from .cells import MAIN, Cell
-from .crop_sets import crop_set
+from .crop_sets import crop_set, dimmed
 from .run_cell import AUGMENTED, RANDOM
 
 # Sets of pairs by name: the cell that has made them, and its folder of them.
 SETS = {arm: (arm, AUGMENTED) for arm in MAIN} | {f"{arm}_random": (arm, RANDOM) for arm in MAIN}
 # Real pairs in their place: what a perfect generator would add.
 OTHER_TILES, OTHERS_FOR_A_REAL_ONE = "other_tiles", 5
+# With contrast taken from their images at random: what pairs of few tiles lack. `real` are those
+# that segmenters train on.
+REAL, DIMMED = "real", "_dimmed"
+CHOICES = (*SETS, OTHER_TILES, *(f"{name}{DIMMED}" for name in (*MAIN, REAL)))
 
 
 @dataclass(frozen=True)
@@ -56,15 +61,20 @@ class Draw:
 def read_draw(out: Path, tiles: int, seed: int, arms: Sequence[str]) -> Draw:
     """Raises DatasetError or OSError for pairs that are not there."""
     train = read_crops("train")
-    real, synthetic = of_tiles(train, tiles, seed), {}
-    for arm in arms:
-        if arm == OTHER_TILES:
-            synthetic[arm] = crop_set(arm, other_tiles(train, real, seed))
-            continue
-        cell, folder = SETS[arm]
+    real = of_tiles(train, tiles, seed)
+
+    def read_set(name: str) -> PairSet:
+        if name.endswith(DIMMED):
+            return dimmed(read_set(name.removesuffix(DIMMED)), name, seed)
+        if name == REAL:
+            return split(crop_set(REAL, real), Settings.validation_share, seed)[0]
+        if name == OTHER_TILES:
+            return crop_set(name, other_tiles(train, real, seed))
+        cell, folder = SETS[name]
         index = out / Cell(cell, tiles, seed).name / folder / "prompt.jsonl"
-        synthetic[arm] = load_pairs(arm, read_prompt_jsonl(index).pairs, SIZE)
-    return Draw(crop_set("real", real), synthetic)
+        return load_pairs(name, read_prompt_jsonl(index).pairs, SIZE)
+
+    return Draw(crop_set(REAL, real), {arm: read_set(arm) for arm in arms})
 
 
 def other_tiles(train: Sequence[Crop], real: Sequence[Crop], seed: int) -> list[Crop]:
@@ -239,7 +249,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tiles", type=int, default=40, help="40; 0 for all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="0 1 2")
     parser.add_argument(
-        "--arms", nargs="+", choices=[*SETS, OTHER_TILES], default=list(MAIN), help="sets of pairs"
+        "--arms", nargs="+", choices=CHOICES, default=list(MAIN), help="sets of pairs"
     )
     parser.add_argument(
         "--keep", type=band, metavar="LOW,HIGH",

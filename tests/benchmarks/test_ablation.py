@@ -121,6 +121,18 @@ def test_pairs_of_augmented_and_of_random_masks_are_datasets_that_segmenters_tra
     assert len(taken) == 2 and not taken & tiles
 
 
+def test_dimmed_pairs_keep_a_part_of_their_contrast(tmp_path: Path) -> None:
+    draw = downstream.read_draw(tmp_path, 4, 0, ["real_dimmed"])
+    dim = draw.synthetic["real_dimmed"]
+    names = [pair.image for pair in draw.real.pairs]
+    taken = [names.index(pair.image) for pair in dim.pairs]
+    assert 0 < len(taken) < len(names)  # those that no training chooses its weights by
+    shares = downstream.contrast(dim) / downstream.contrast(draw.real.take(taken))
+    assert np.all((shares > 0.24) & (shares < 1.01))
+    assert shares.min() < 0.4 and shares.max() > 0.85
+    assert np.array_equal(dim.masks, draw.real.take(taken).masks)
+
+
 def test_when_time_is_up_the_parts_that_are_left_wait_for_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
