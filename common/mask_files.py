@@ -20,8 +20,7 @@ def picture_files(folder: Path, subfolders: bool) -> dict[str, Path]:
     """Image files by relative path without extension, in natural order, without hidden ones.
 
     Raises ValueError when two have the same name, also where only some file systems take it for
-    one, when one has no text as its name, when a folder
-    cannot be read, or when there are none.
+    one, when one has no text as its name, when a folder cannot be read, or when there are none.
     """
     found: dict[str, Path] = {}
     names: dict[str, Path] = {}

@@ -14,7 +14,7 @@ from .colours import hex_colour, packed
 from .hashes import file_hash
 from .pair_info import CheckCache, PairInfo, Stamp, stamp, stamps_of
 from .pairs import DatasetError, Listing, Pair
-from .pictures import pixel_count, read_image, read_mask, read_palette_mask
+from .pictures import mask_reader, pixel_count, read_image
 from .pixel_budget import BUDGET
 from .processes import is_first_process
 
@@ -62,10 +62,7 @@ def _check_decoded(pair: Pair, mask_mode: str) -> tuple[PairInfo | None, list[st
     with suppress(OSError, ValueError):  # reading the files tells why
         # Before they are read: what is changed meanwhile is noticed at its first use.
         stamps = stamps_of(pair)
-    readers = {
-        "image": read_image,
-        "mask": read_mask if mask_mode == "binary" else read_palette_mask,
-    }
+    readers = {"image": read_image, "mask": mask_reader(mask_mode)}
     for role, path in (("image", pair.image), ("mask", pair.mask)):
         try:
             pictures.append(readers[role](path))

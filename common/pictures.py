@@ -74,6 +74,11 @@ def read_mask(path: Path) -> np.ndarray:
     return grey > half
 
 
+def mask_reader(mask_mode: str) -> Callable[[Path], np.ndarray]:
+    """What reads the masks of a dataset: "binary" or "palette"."""
+    return read_mask if mask_mode == "binary" else read_palette_mask
+
+
 def read_palette_mask(path: Path) -> np.ndarray:
     """A mask's colours (H, W, 3), uint8, as a viewer shows them. Raises ValueError."""
     return _read(path, _mask_colours)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...common.pictures import read_mask, read_palette_mask
+from ...common.pictures import mask_reader
 from ...common.text import printable, shortened, shown
 from ...common.text_files import parse_json, read_text
 from ..config import TrainConfig
@@ -44,7 +44,7 @@ class SamplePrompt:
 
 def check_sample_prompts(path: Path, mask_mode: str) -> None:
     """Raise ConfigError for prompts that cannot be read, or a mask that is damaged."""
-    read = read_mask if mask_mode == "binary" else read_palette_mask
+    read = mask_reader(mask_mode)
     for number, prompt in enumerate(read_sample_prompts(path), start=1):
         try:
             read(prompt.mask)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,16 +60,17 @@ class Checkpoints:
         if step == self._newest:
             return
         folder, main = self.folder.unfinished_state(step), self.accelerator.is_main_process
-        if main:
-            self.folder.clear(folder)
-        self.accelerator.wait_for_everyone()
-        state = self._state(step, self.gradients.state(folder))
-        self.accelerator.wait_for_everyone()
-        if main:
-            if state.can_be_copied():
-                self.background.start(partial(self._write, state.copy()))
-            else:
-                self._write(state)
+        with self._removed_on_failure(folder):
+            if main:
+                self.folder.clear(folder)
+            self.accelerator.wait_for_everyone()
+            state = self._state(step, self.gradients.state(folder))
+            self.accelerator.wait_for_everyone()
+            copy = state.copy() if main and state.can_be_copied() else None
+        if copy is not None:
+            self.background.start(partial(self._write, copy))
+        elif main:
+            self._write(state)
         self.accelerator.wait_for_everyone()
         self._newest = step
 
@@ -79,11 +81,17 @@ class Checkpoints:
 
     def _write(self, state: State) -> None:
         folder = self.folder.unfinished_state(state.step)
-        try:
+        with self._removed_on_failure(folder):
             state.write(folder)
             self.folder.complete_state(folder, state.step, self.record)
+
+    @contextmanager
+    def _removed_on_failure(self, unfinished: Path) -> Iterator[None]:
+        try:
+            yield
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            if self.accelerator.is_main_process:
+                shutil.rmtree(unfinished, ignore_errors=True)
             raise
 
     def publish(self, step: int, path: Path, precision: str) -> None:

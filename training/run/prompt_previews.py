@@ -13,7 +13,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from ...common.pictures import read_mask, read_palette_mask
+from ...common.pictures import mask_reader
 from ..config import TrainConfig
 from ..data.batch_order import generator
 from ..data.sample_prompts import SamplePrompt, read_sample_prompts
@@ -57,7 +57,7 @@ class PromptPreviews:
 
     def _mask(self, path: Path) -> Tensor:
         """(1, 1 or 3, H, W) in [0, 1], at the training size."""
-        read = read_mask if self.config.mask_mode == "binary" else read_palette_mask
+        read = mask_reader(self.config.mask_mode)
         picture = Image.fromarray(read(path)).resize(self.config.size, Image.Resampling.NEAREST)
         values = np.asarray(picture).astype(np.float32)
         if values.ndim == 3:

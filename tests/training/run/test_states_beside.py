@@ -11,6 +11,7 @@ import pytest
 import torch
 from siamese_diffusion.models.weights import read_weights, write_weights
 from siamese_diffusion.training.run import memory, states
+from siamese_diffusion.training.run.gradient_update import GradientUpdate
 from siamese_diffusion.training.run.memory import free_memory
 from siamese_diffusion.training.run.states import State, read_optimizer
 from siamese_diffusion.training.run.trainer import Trainer
@@ -99,6 +100,20 @@ def test_a_state_that_cannot_be_written_ends_the_run_at_a_step(
     assert "optimizer.pt: No space left on device" in capsys.readouterr().err
     assert len(metrics(out)) < 1000
     assert [*(out / "state").iterdir()] == []
+
+
+def test_nothing_is_left_where_a_state_cannot_be_collected(
+    tiny: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where DeepSpeed, which writes by itself, meets a full disk."""
+
+    def fail(_update: object, folder: Path) -> None:
+        (folder / "a part").touch()
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "a part"))
+
+    monkeypatch.setattr(GradientUpdate, "state", fail)
+    assert main(flags(tiny, pairs, tmp_path / "out", "--save_every_n_steps=1")) == 1
+    assert [*(tmp_path / "out/state").iterdir()] == []
 
 
 def test_a_copy_must_fit_twice(monkeypatch: pytest.MonkeyPatch) -> None:
