@@ -25,7 +25,11 @@ from .cells import Cell, grid
 from .likeness import Likeness
 from .run_cell import CellRun, UnfinishedError
 
-CHOSEN = ("steps", "batch", "save_every", "cfg")  # settings that a command may change
+# Settings that a command may change, with their values where it does not.
+CHOSEN: dict[str, float] = {
+    **{name: getattr(Settings, name) for name in ("steps", "batch", "save_every", "cfg")},
+    "test_masks": 1_359,  # all of them
+}
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget_minutes", type=float, default=60, help="60")
     parser.add_argument("--cells", nargs="*", metavar="CELL", help="such as published-40-seed0")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time (1)")
-    for name in CHOSEN:
-        default = getattr(Settings, name)
+    for name, default in CHOSEN.items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=str(default))
     return parser.parse_args(argv)
 

@@ -24,6 +24,7 @@ from ...tools.pairs import shuffled_iou
 from ...tools.train_autoencoder import evaluate_nuclei, load_autoencoder
 from .cells import ALL, Cell
 from .likeness import Likeness
+from .run_cell import scored
 
 RESULTS = Path(__file__).parent / "results"
 EACH = "alignment_of_each"
@@ -54,8 +55,11 @@ def without_each(row: Row) -> Row:
     return kept
 
 
-def compare(cells: dict[Cell, Row], groups: Sequence[str]) -> list[Row]:
-    """Paired differences in alignment, over all seeds that both arms have; whole groups drawn."""
+def compare(cells: dict[Cell, Row], crops: Sequence[Crop]) -> list[Row]:
+    """Paired differences in alignment, over all seeds that both arms have; whole groups drawn.
+
+    crops: the test split. Raises ValueError for cells that were scored on other masks of it.
+    """
     found = []
     for first, second in COMPARED:
         for tiles in sorted({cell.tiles for cell in cells}):
@@ -66,6 +70,8 @@ def compare(cells: dict[Cell, Row], groups: Sequence[str]) -> list[Row]:
                 and Cell(second, tiles, cell.seed) in cells
             ]
             if pairs:
+                shown = scored(crops, len(pairs[0][0][EACH]))
+                groups = [crops[number].group for number in shown]
                 differences = np.array([np.subtract(a[EACH], b[EACH]) for a, b in pairs])
                 found.append(
                     {
@@ -106,8 +112,10 @@ def collect(out: Path, name: str = "") -> None:
     ending = f"_{name}" if name else ""
     crops, cells = read_crops("test"), read_cells(out)
     write(f"grid{ending}.json", [without_each(row) for row in cells.values()])
-    write(f"comparisons{ending}.json", compare(cells, [crop.group for crop in crops]))
-    real = {**real_figures(crops), "training_images": Likeness(out).floor()}
+    write(f"comparisons{ending}.json", compare(cells, crops))
+    fewest = min((len(row[EACH]) for row in cells.values()), default=len(crops))
+    shown = [crops[number] for number in scored(crops, fewest)]
+    real = {**real_figures(shown), "training_images": Likeness(out).floor()}
     write(f"real{ending}.json", real)
     for path in out.glob("downstream-*.json"):
         shutil.copy(path, RESULTS / path.name)

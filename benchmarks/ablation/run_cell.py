@@ -103,7 +103,7 @@ class CellRun:
             raise UnfinishedError(f"{self.cell.name}: training is not finished; see above why.")
 
     def score(self, sampler: Sampler) -> dict[str, object]:
-        """All figures, on the masks of the test split, which no training saw."""
+        """All figures, on masks of the test split, which no training saw."""
         crops, likeness = read_crops("test"), Likeness(self.out)
         branches = {"mask_branch": self.branch(sampler, crops, likeness, joint=False)}
         if sampler.objective.recipe.has_image_branch:
@@ -120,8 +120,10 @@ class CellRun:
         self, sampler: Sampler, crops: Sequence[Crop], likeness: Likeness, joint: bool
     ) -> dict[str, object]:
         """Figures of one branch; with `joint` of the image branch, shown the real image too."""
-        images = self.sample(sampler, crops, range(len(crops)), joint)
-        values = alignment([crop.mask for crop in crops], images)
+        numbers = scored(crops, self.settings.test_masks)
+        shown = [crops[number] for number in numbers]
+        images = self.sample(sampler, shown, numbers, joint)
+        values = alignment([crop.mask for crop in shown], images)
         few = one_from_each_group(crops, SPREAD_MASKS)
         repeated = [crop for crop in few for _ in range(SPREAD_SEEDS)]
         varied = self.sample(sampler, repeated, range(10_000, 10_000 + len(repeated)), joint)
@@ -129,7 +131,7 @@ class CellRun:
         spreads = [spread(varied[start : start + SPREAD_SEEDS]) for start in starts]
         self.write_sheet("image_branch" if joint else "mask_branch", few, varied)
         return {
-            "alignment": interval(values, [crop.group for crop in crops]),
+            "alignment": interval(values, [crop.group for crop in shown]),
             "alignment_of_each": [round(value, 4) for value in values],
             "fidelity": likeness.fidelity(images),
             "spread": interval(spreads, [crop.group for crop in few]),
@@ -169,6 +171,15 @@ class CellRun:
         grey = [image.mean(axis=2).round().astype(np.uint8) for image in images]
         sampled = [replace(crop, image=image) for crop, image in zip(crops, grey, strict=True)]
         write_crops(self.folder / kind, sampled)
+
+
+def scored(crops: Sequence[Crop], count: int) -> list[int]:
+    """The numbers of the crops whose masks are sampled where `count` are to be; from all groups.
+
+    A mask keeps its number, which is its noise's seed: fewer masks give some of the same images.
+    """
+    names = {crop.name for crop in one_from_each_group(crops, count)}
+    return [number for number, crop in enumerate(crops) if crop.name in names]
 
 
 def pair_masks(real: Sequence[Crop], kind: str) -> list[Crop]:

@@ -185,7 +185,8 @@ def row(cell: Cell, mean: float, each: list[float]) -> dict[str, Any]:
 
 
 def test_arms_are_compared_mask_by_mask_over_the_seeds_that_both_have() -> None:
-    groups = [str(n // 4) for n in range(40)]
+    nothing = np.zeros((64, 64), np.uint8)
+    crops = [Crop(f"tile_{n}", str(n // 4), nothing, nothing > 0) for n in range(60)]
     base = np.random.default_rng(0).uniform(0.5, 0.9, 40)
     cells = {
         cell: row(cell, 0.8, list(base + gain))
@@ -197,12 +198,25 @@ def test_arms_are_compared_mask_by_mask_over_the_seeds_that_both_have() -> None:
             (Cell("mask_only", 40, 1), 0.0),
         )
     }
-    [found] = collect.compare(cells, groups)
+    [found] = collect.compare(cells, crops)
     assert (found["arm"], found["against"], found["seeds"]) == ("published", "mask_only", 2)
     assert found["difference"]["mean"] == pytest.approx(0.03)
     assert found["difference"]["low"] == pytest.approx(0.02)
     assert found["better_in"] == 1
-    assert found["difference"]["n"] == 10
+    assert found["difference"]["n"] == 15
+    cells[Cell("mask_only", 40, 0)]["alignment_of_each"].pop()
+    with pytest.raises(ValueError):
+        collect.compare(cells, crops)
+
+
+def test_fewer_masks_are_some_of_all_with_the_same_noise() -> None:
+    """And come from all fields of view."""
+    crops = read_crops("test")
+    numbers = run_cell.scored(crops, 100)
+    assert len(numbers) == 100 and numbers == sorted(set(numbers))
+    groups = {crop.group for crop in crops}
+    assert {crops[number].group for number in numbers} == groups
+    assert run_cell.scored(crops, 1_359) == list(range(len(crops)))
 
 
 def test_what_alignment_is_compared_with_is_counted_in_pixels(
