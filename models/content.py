@@ -7,6 +7,7 @@ after it, takes more memory than a small multiple of the file's size.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..common.pickles import DAMAGED, ContentError
 from ..common.text import shortened
 
+READERS = 4  # tensors at a time: the first to look at a mapped tensor waits for the disk
 MOST_TENSORS = 50_000  # a Stable Diffusion checkpoint has about 1,200
 NESTING = 4  # how deep a `state_dict` may lie in others
 SHARED = 2  # times a file's size that its tensors may take, because names may share a tensor
@@ -99,15 +101,21 @@ def check_values(tensors: Mapping[str, Tensor], every: bool) -> None:
 
     every: of all tensors; else of those that belong to a network of a checkpoint.
     """
-    for key, value in tensors.items():
-        if key.endswith(CONSTANTS) or not (every or key.startswith(NETWORKS)):
-            continue
+    weights = {
+        key: value
+        for key, value in tensors.items()
+        if not key.endswith(CONSTANTS) and (every or key.startswith(NETWORKS))
+    }
+    for key, value in weights.items():
         if value.dtype not in FLOATS:
             raise ContentError(
                 f"{shortened(key)} holds {value.dtype} values; expected floating point weights, "
                 "such as float16 or float32. Train it, or convert it, again."
             )
-        if not is_finite(value):
+    with ThreadPoolExecutor(READERS) as readers:
+        finite = list(readers.map(is_finite, weights.values()))
+    for key, fine in zip(weights, finite, strict=True):
+        if not fine:
             raise ContentError(
                 f"{shortened(key)} holds values that are not finite (NaN or infinity): the "
                 "training diverged, or the file is damaged. Use an earlier step, or download it "

@@ -309,18 +309,13 @@ def write_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         values = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)  # what new files have here
         try:
             save_file(values, temporary, metadata=dict(metadata))
         except SafetensorError as error:
             raise system_error(error, path) or error from error
-        temporary.chmod(0o666 & ~_umask())  # safetensors leaves it to its owner alone
-
-
-def _umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+        temporary.chmod(mode)  # safetensors leaves it to its owner alone
 
 
 def merge(base: Mapping[str, Tensor], bundle: WeightFile) -> StateDict:
