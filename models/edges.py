@@ -7,19 +7,25 @@ from torch.nn import functional
 
 
 def dilated(mask: Tensor, pixels: int) -> Tensor:
-    """Mask (1, 1, H, W) dilated by a square of `pixels` to each side."""
-    # Down and then across: work in proportion to the square's side, not to its area.
-    down = functional.max_pool2d(mask, (2 * pixels + 1, 1), 1, (pixels, 0))
-    return functional.max_pool2d(down, (1, 2 * pixels + 1), 1, (0, pixels))
+    """Mask (B, 1, H, W) of zeros and ones, dilated by a square of `pixels` to each side."""
+    return (square_sums(mask, pixels, "constant") > 0).to(mask)
 
 
 def soft_edge(mask: Tensor, pixels: int) -> Tensor:
     """Mask (B, 1, H, W) of zeros and ones -> ones inside, falling to 0 over `pixels` around it."""
     grown = dilated(mask, pixels - pixels // 2)
     half = pixels // 2
-    if half == 0:
-        return grown
-    # A mean of ones is exactly 1, of zeros exactly 0. Down and then across, as in `dilated`.
-    padded = functional.pad(grown, (half,) * 4, mode="replicate")
-    down = functional.avg_pool2d(padded, (2 * half + 1, 1), 1)
-    return functional.avg_pool2d(down, (1, 2 * half + 1), 1)
+    return square_sums(grown, half, "replicate") / (2 * half + 1) ** 2
+
+
+def square_sums(values: Tensor, pixels: int, padding: str) -> Tensor:
+    """Sums of values (B, 1, H, W) of zeros and ones over a square of `pixels` to each side.
+
+    The time does not depend on `pixels`: a window's sum is the difference of two running ones,
+    which float32 holds exactly up to 2^24: with 512 pixels in images of up to 15,000 a side.
+    """
+    for dim, width in ((2, (0, 0, pixels + 1, pixels)), (3, (pixels + 1, pixels, 0, 0))):
+        length = values.shape[dim]
+        total = functional.pad(values, width, mode=padding).cumsum(dim)
+        values = total.narrow(dim, 2 * pixels + 1, length) - total.narrow(dim, 0, length)
+    return values

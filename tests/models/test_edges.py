@@ -22,7 +22,7 @@ def test_a_grown_mask_has_all_that_is_near(pixels: int) -> None:
     assert np.array_equal(grown[0, 0].numpy(), reach(mask, pixels))
 
 
-@pytest.mark.parametrize("edge", [0, 1, 2, 5, 16])
+@pytest.mark.parametrize("edge", [0, 1, 2, 5, 16, 200])
 def test_a_soft_edge_is_one_inside_and_zero_beyond_it(edge: int) -> None:
     mask = np.zeros((64, 80), bool)
     mask[:20, 30:50] = True  # at the border of the image
