@@ -20,6 +20,7 @@ from ..common.scores import write_scores
 from ..common.text import printable
 from .alignment import Judgement, measure_alignment
 from .command_line import RUNS, Request
+from .contrast import measure_contrast
 from .diversity import measure_diversity
 from .downstream import Downstream, measure_downstream
 from .features import Features, given_features, own_features
@@ -63,6 +64,7 @@ def run(request: Request, sets: Inputs) -> Path:
     content = {
         "about": _about(request, sets, settings),
         "downstream": _downstream(downstream),
+        "contrast": measure_contrast(downstream, (sets.train, sets.test, *sets.synthetic)),
         "alignment": alignment,
         "filter": _filter_summary(request, sets.synthetic, filtered),
         "fidelity": measure_fidelity(features, sets.test, sets.synthetic, settings),

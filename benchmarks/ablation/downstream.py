@@ -27,6 +27,7 @@ from ...common.prompt_jsonl import read_prompt_jsonl
 from ...evaluation.alignment import judge
 from ...evaluation.arms import BASELINE
 from ...evaluation.command_line import band
+from ...evaluation.contrast import Fifths
 from ...evaluation.downstream import ALL, Downstream, measure_downstream, over_segmenters
 from ...evaluation.intervals import bootstrap
 from ...evaluation.overlap import METRICS
@@ -121,37 +122,15 @@ def _values(found: Sequence[Downstream], arm: str, segmenter: str) -> np.ndarray
     return np.concatenate([over_segmenters(one.values[arm], segmenter) for one in found])
 
 
-def contrast(pairs: PairSet) -> np.ndarray:
-    """How much brighter each image is within its mask than outside, in 0..255."""
-    shown = zip(pairs.images[..., 0], pairs.masks, strict=True)
-    return np.array([image[mask].mean() - image[~mask].mean() for image, mask in shown])
-
-
-def contrasts(found: Downstream) -> dict[str, dict[str, float]]:
-    """Of each set of pairs: the mean, and the share that is as dim as the test's dimmest fifth."""
-    shown = {pairs.name: contrast(pairs) for pairs in sets_of(found)}
-    dim = np.quantile(shown[found.test.name], 0.2)
-    return {
-        name: {"mean": float(values.mean()), "as_dim_as_a_fifth": float((values < dim).mean())}
-        for name, values in shown.items()
-    }
-
-
-def by_contrast(found: Sequence[Downstream]) -> dict[str, list[dict[str, Any]]]:
-    """Each arm's paired differences in Dice to real + augmentation, in fifths of the test images by
-    their contrast."""
-    test, dice = found[0].test, METRICS.index("dice")
-    of_test = contrast(test)
-    fifths = np.array_split(np.argsort(of_test), 5)
+def by_contrast(found: Sequence[Downstream], fifths: Fifths) -> dict[str, list[dict[str, Any]]]:
+    """Each arm's paired differences in Dice to real + augmentation, over all draws."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for arm in arms_of(found):
-        differences = (_values(found, arm, ALL) - _values(found, BASELINE, ALL))[..., dice]
+        differences = _values(found, arm, ALL) - _values(found, BASELINE, ALL)
+        in_fifths = fifths.differences(differences[..., METRICS.index("dice")], 0)
         rows[arm] = [
-            {
-                "contrast": [float(of_test[fifth].min()), float(of_test[fifth].max())],
-                "difference": asdict(bootstrap(differences[:, fifth], 0, test.take(fifth).groups)),
-            }
-            for fifth in fifths
+            {"contrast": ends, "difference": difference}
+            for ends, difference in zip(fifths.ranges, in_fifths, strict=True)
         ]
     return rows
 
@@ -201,6 +180,7 @@ def measure(given: argparse.Namespace) -> list[Downstream]:
 
 def as_content(given: argparse.Namespace, found: Sequence[Downstream]) -> dict[str, Any]:
     arms = arms_of(found)
+    fifths = Fifths.of(found[0].test)
     rivals = {arm: arm.replace("published", "mask_only") for arm in arms if "published" in arm}
     return {
         "tiles": given.tiles or "all",
@@ -214,8 +194,8 @@ def as_content(given: argparse.Namespace, found: Sequence[Downstream]) -> dict[s
             compared(found, arm, rival) for arm, rival in rivals.items() if rival in arms
         ],
         "seen_outside": [seen_outside(one) for one in found],
-        "contrast": [contrasts(one) for one in found],
-        "by_contrast": by_contrast(found),
+        "contrast": [{pairs.name: fifths.shares(pairs) for pairs in sets_of(one)} for one in found],
+        "by_contrast": by_contrast(found, fifths),
     }
 
 

@@ -60,6 +60,7 @@ def write_page(
         figures=FIGURES,
         descriptions=SEGMENTERS,
         summaries={pairs.name: words.summary(content, pairs.name) for pairs in synthetic},
+        primary=_primary(content, synthetic),
         plots=_plots(content),
         pictures={pairs.name: _pictures(pairs) for pairs in (*real, *synthetic)},
         closest=[
@@ -70,6 +71,15 @@ def write_page(
     with replacing(path) as temporary:
         temporary.write_text(printable(page), encoding="utf-8")
     return path
+
+
+def _primary(content: Content, synthetic: Sequence[PairSet]) -> list[str]:
+    """The arms that the summary quotes, of the synthetic sets and of what the filter keeps."""
+    names = [pairs.name for pairs in synthetic]
+    if content["filter"]:
+        names += [f"{name} (filtered)" for name in names]
+    rows = [words.primary(content["downstream"]["table"], name) for name in names]
+    return [row["arm"] for row in rows if row]
 
 
 def _plots(content: Content) -> dict[str, Any]:

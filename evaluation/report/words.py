@@ -9,6 +9,7 @@ from ..arms import BASELINE
 from ..downstream import ALL
 from ..memorisation import CLOSE
 
+SCARCE = 0.05  # of a set's images where a fifth of the test images are
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -69,6 +70,8 @@ def summary(content: Mapping[str, Any], name: str) -> list[str]:
     sentences = [_downstream(table, name)]
     if content["filter"]:
         sentences.append(_downstream(table, f"{name} (filtered)"))
+    if scarce := _scarce(content["contrast"], name):
+        sentences.append(scarce)
     sentences += [_alignment(content["alignment"], name), _fidelity(content["fidelity"], name)]
     sentences += [_memorisation(row) for row in content["memorisation"] if row["set"] == name]
     return sentences
@@ -83,6 +86,25 @@ def _downstream(table: list[dict[str, Any]], name: str) -> str:
     return (
         f"Training: {row['arm']} against {BASELINE} changed the Dice on real test images by "
         f"{interval(found)}, drawing {drawn}: {verdict(found)}."
+    )
+
+
+def _scarce(contrast: Mapping[str, Any], name: str) -> str | None:
+    """A warning where the set has next to no images like a fifth of the test images."""
+    if "left_out" in contrast:
+        return None
+    shares = {row["set"]: row["shares"] for row in contrast["sets"]}
+    if shares[name] is None:
+        return None
+    share, fifth = min((share, fifth) for fifth, share in enumerate(shares[name]))
+    if share >= SCARCE:
+        return None
+    low, high = contrast["ranges"][fifth]
+    real = shares["real_train"]
+    also = f", {100 * real[fifth]:.0f} % of the real training images" if real else ""
+    return (
+        f"Contrast: {100 * share:.0f} % of the images lie in the range of a fifth of the real test "
+        f"images ({low:.0f} to {high:.0f}){also}. Pairs may harm there: see where they help."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,7 @@ from siamese_diffusion.benchmarks.ablation import (
 )
 from siamese_diffusion.benchmarks.ablation.cells import ALL, Cell, grid
 from siamese_diffusion.evaluation.arms import BASELINE, Arm
+from siamese_diffusion.evaluation.contrast import Fifths, contrast
 from siamese_diffusion.evaluation.downstream import Downstream
 from siamese_diffusion.evaluation.settings import Settings as Evaluation
 from siamese_diffusion.tools.nuclei import Settings
@@ -127,7 +128,7 @@ def test_dimmed_pairs_keep_a_part_of_their_contrast(tmp_path: Path) -> None:
     names = [pair.image for pair in draw.real.pairs]
     taken = [names.index(pair.image) for pair in dim.pairs]
     assert 0 < len(taken) < len(names)  # those that no training chooses its weights by
-    shares = downstream.contrast(dim) / downstream.contrast(draw.real.take(taken))
+    shares = contrast(dim) / contrast(draw.real.take(taken))
     assert np.all((shares > 0.24) & (shares < 1.01))
     assert shares.min() < 0.4 and shares.max() > 0.85
     assert np.array_equal(dim.masks, draw.real.take(taken).masks)
@@ -332,18 +333,10 @@ def test_segmenters_of_several_draws_are_pooled_image_by_image() -> None:
     assert real["fpn"]["dice"]["difference"]["mean"] == pytest.approx(0.03)
     assert real["all"]["dice"]["difference"]["mean"] == pytest.approx(0.015)
     assert len(real["fpn"]["dice"]["of_each_training"]) == 2
-    fifths = downstream.by_contrast([draw(0.02), draw(0.04)])["real"]
+    fifths = downstream.by_contrast([draw(0.02), draw(0.04)], Fifths.of(test))["real"]
     assert [row["difference"]["mean"] for row in fifths] == pytest.approx([0.015] * 5)
     ends = [end for row in fifths for end in row["contrast"]]
     assert ends == sorted(ends) and ends[0] < ends[-1]
-    assert downstream.contrasts(draw(0))["test"]["as_dim_as_a_fifth"] == pytest.approx(0.2)
-
-
-def test_contrast_is_how_much_brighter_an_image_is_within_its_mask() -> None:
-    crops = read_crops("test")[:3]
-    painted = [replace(crop, image=(crop.mask * 100 + 20).astype(np.uint8)) for crop in crops]
-    found = downstream.contrast(crop_sets.crop_set("painted", painted))
-    assert found.tolist() == [100, 100, 100]
 
 
 @pytest.mark.long

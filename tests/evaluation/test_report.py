@@ -32,6 +32,14 @@ def content(grouped: bool) -> dict[str, Any]:
     return {
         "downstream": {"table": [{**row, "arm": BASELINE, "synthetic_set": None}, row]},
         "filter": None,
+        "contrast": {
+            "ranges": [[n, n + 1] for n in range(5)],
+            "sets": [
+                {"set": "real_train", "mean": 2.5, "shares": [0.1, 0.1, 0.2, 0.3, 0.3]},
+                {"set": "new", "mean": 2.5, "shares": [0.01, 0.09, 0.3, 0.3, 0.3]},
+            ],
+            "arms": [],
+        },
         "alignment": alignment,
         "fidelity": {"honest": honest},
         "memorisation": [],
@@ -43,6 +51,17 @@ def test_the_sentence_trusts_groups_where_there_are_any() -> None:
     assert "+0.020 (\N{MINUS SIGN}0.010 to +0.050), drawing whole groups: no difference" in grouped
     assert "a gain" not in grouped
     assert "+0.020 (+0.010 to +0.030), drawing images: a gain." in alone
+
+
+def test_a_range_of_contrast_that_a_set_does_not_have_is_named() -> None:
+    known = content(False)
+    (scarce,) = (text for text in words.summary(known, "new") if text.startswith("Contrast"))
+    assert "1 % of the images lie in the range of a fifth" in scarce
+    assert "(0 to 1), 10 % of the real training images." in scarce
+    known["contrast"]["sets"][1]["shares"] = [0.05, 0.05, 0.3, 0.3, 0.3]
+    assert not any("Contrast" in text for text in words.summary(known, "new"))
+    known["contrast"] = {"left_out": "too few"}
+    assert not any("Contrast" in text for text in words.summary(known, "new"))
 
 
 def test_a_files_name_in_a_plot_is_no_formula() -> None:
