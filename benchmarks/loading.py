@@ -20,6 +20,7 @@ from unittest.mock import patch
 import torch
 
 from ..models import weights
+from ..models.kinds import SIAMESE_KINDS
 from ..models.metadata import SiameseMetadata
 from ..models.recipe import RECIPES
 from ..models.weights import write_weights
@@ -94,7 +95,7 @@ def _loading(
     path: Path, load_control: Callable[[weights.WeightFile], object], copied: bool
 ) -> Callable[[], None]:
     def load() -> None:
-        file = weights.read_weights(path, expect=weights.SIAMESE_KINDS)
+        file = weights.read_weights(path, expect=SIAMESE_KINDS)
         load_control(file)
         if copied:
             for tensor in file.tensors.values():

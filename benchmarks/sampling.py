@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models.weights import UNET, Kind, StateDict, WeightFile
+from ..models.kinds import UNET, Kind
+from ..models.weights import StateDict, WeightFile
 from ..tools.comfy_host import import_comfyui
 from ..training.method.bundle import bundle_tensors
 from ..training.method.ldm_keys import UNetShape, unet_to_ldm

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .dhi import DenseHintInput
-from .weights import DHI_KEY, StateDict, WeightFile, check_keys
+from .kinds import DHI_KEY
+from .weights import StateDict, WeightFile, check_keys
 
 ENCODER = ("time_embed.", "input_blocks.", "middle_block.")  # the ControlNet starts as its copy
 DHI = "input_hint_block."

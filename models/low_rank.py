@@ -12,7 +12,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from .content import is_finite
-from .weights import CONTROL, LORA_DOWN, UNET, Kind, StateDict, WeightFile, WeightsError
+from .kinds import CONTROL, LORA_DOWN, UNET, Kind
+from .weights import StateDict, WeightFile, WeightsError
 
 DOWN, UP, ALPHA = LORA_DOWN, ".lora_up.", ".alpha"
 WEIGHT = ".weight"

@@ -14,8 +14,9 @@ from datetime import datetime, timezone
 from ..common.pixel_budget import LARGEST_SIDE
 from ..common.text import shortened, shown, visible
 from ..common.text_files import parse_json
+from .kinds import DHI_KEY
 from .recipe import RECIPES, Recipe
-from .weights import DHI_KEY, WeightFile, WeightsError, first_line
+from .weights import WeightFile, WeightsError, first_line
 
 FORMAT_VERSION = 1
 FOLDER_HASH = "diffusers:"  # begins the base hash of a folder: no single file can have it

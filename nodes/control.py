@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..models.dhi import DOWNSCALE, DenseHintInput
+from ..models.kinds import DHI_KEY
 from ..models.metadata import read_metadata, read_recipe
 from ..models.recipe import Recipe
-from ..models.weights import DHI_KEY, StateDict, WeightFile, WeightsError, check_keys
+from ..models.weights import StateDict, WeightFile, WeightsError, check_keys
 
 ENCODING_PIXELS = 8 * 512 * 512  # of hints that are encoded at a time
 ENCODING_VALUES = 128  # alive at once for each pixel of them: four times the 32 channels of layer 2

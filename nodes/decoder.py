@@ -8,15 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ..models.fit import check_control
-from ..models.weights import (
-    DECODER,
-    UNET,
-    StateDict,
-    WeightFile,
-    WeightsError,
-    check_keys,
-    without_prefix,
-)
+from ..models.kinds import DECODER, UNET
+from ..models.weights import StateDict, WeightFile, WeightsError, check_keys, without_prefix
 
 HOST_UNET = "diffusion_model."
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..common.text import shortened
-from ..models.weights import HINT_CHANNELS
+from ..models.kinds import HINT_CHANNELS
 
 # The published code reads masks back with `> 127` of 255.
 THRESHOLD = 0.5

@@ -9,16 +9,9 @@ import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
+from ..models.kinds import UNET, Kind
 from ..models.low_rank import expanded
-from ..models.weights import (
-    UNET,
-    Kind,
-    WeightsError,
-    check_keys,
-    first_line,
-    read_weights,
-    without_prefix,
-)
+from ..models.weights import WeightsError, check_keys, first_line, read_weights, without_prefix
 from .control import load_control
 from .decoder import check_fits, unet_tensors, unpatched_tensors, with_decoder
 from .schema import ADVANCED, checked, file_fingerprint, file_input, file_path, node_schema

@@ -11,9 +11,10 @@ import folder_paths
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..models.kinds import ADVICE, DHI_KEY, SIAMESE_KINDS
 from ..models.metadata import FOLDER_HASH, SiameseMetadata, check_metadata
 from ..models.recipe import RECIPES
-from ..models.weights import ADVICE, DHI_KEY, SIAMESE_KINDS, WeightFile, read_weights
+from ..models.weights import WeightFile, read_weights
 from .schema import checked, file_fingerprint, file_path, node_schema
 
 FOLDERS = ("controlnet", "checkpoints", "loras")

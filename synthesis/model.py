@@ -11,9 +11,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..models.kinds import DHI_KEY, UNET, Kind
 from ..models.low_rank import expanded
 from ..models.metadata import read_recipe
-from ..models.weights import DHI_KEY, UNET, Kind, read_weights, without_prefix
+from ..models.weights import read_weights, without_prefix
 from ..training.hosts.single_file import base_model_of
 from ..training.method.bundle import load_trained
 from ..training.method.inpainting import Known

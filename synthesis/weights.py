@@ -11,14 +11,13 @@ from typing import Any
 
 from ..common.hashes import file_hash
 from ..common.text_files import parse_json, read_text
+from ..models.kinds import Kind, identify
 from ..models.metadata import FOLDER_HASH, SiameseMetadata, read_metadata
 from ..models.weights import (
     SAFETENSORS,
-    Kind,
     WeightsError,
     check_is_file,
     check_kind,
-    identify,
     is_safetensors,
     read_shapes,
     read_strings,

@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from siamese_diffusion.common.errors import MessageError
 from siamese_diffusion.common.scores import read_scores
 from siamese_diffusion.common.text import visible
+from siamese_diffusion.models.kinds import SIAMESE_KINDS
 from siamese_diffusion.models.metadata import read_recipe
-from siamese_diffusion.models.weights import SIAMESE_KINDS, WeightsError, read_weights
+from siamese_diffusion.models.weights import WeightsError, read_weights
 from siamese_diffusion.training.command_line import read_config_file
 from siamese_diffusion.training.config import TrainConfig
 from siamese_diffusion.training.errors import ConfigError

@@ -28,7 +28,8 @@ from ..common.pair_check import check_pairs
 from ..common.pairs import DatasetError
 from ..common.pictures import read_image
 from ..common.prompt_jsonl import read_prompt_jsonl
-from ..models.weights import UNET, StateDict, WeightsError, read_weights, write_weights
+from ..models.kinds import UNET
+from ..models.weights import StateDict, WeightsError, read_weights, write_weights
 from ..training.hosts.encoders import ClipTextEncoder
 from ..training.hosts.single_file import load_autoencoder
 from ..training.hosts.tokenizer import load_tokenizer

@@ -21,13 +21,11 @@ from ..common.arguments import USER_ERROR, Parser, interrupted, say, unexpected
 from ..common.hashes import file_hash
 from ..common.text import visible
 from ..models.fit import check_control
+from ..models.kinds import ADVICE, UNET, Kind
 from ..models.low_rank import expanded
 from ..models.metadata import FOLDER_HASH, read_metadata, read_recipe
 from ..models.weights import (
-    ADVICE,
     SAFETENSORS,
-    UNET,
-    Kind,
     WeightsError,
     merge,
     read_weights,

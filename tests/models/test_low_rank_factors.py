@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from siamese_diffusion.models.kinds import UNET, Kind
 from siamese_diffusion.models.low_rank import expanded
-from siamese_diffusion.models.weights import UNET, Kind, StateDict, WeightsError, merge
+from siamese_diffusion.models.weights import StateDict, WeightsError, merge
 from support.seeded_weights import weight_file
 from torch import Tensor
 

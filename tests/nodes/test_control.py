@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from siamese_diffusion.models.kinds import CONTROL, UNET, Kind
 from siamese_diffusion.models.recipe import RECIPES
-from siamese_diffusion.models.weights import CONTROL, UNET, Kind, StateDict, WeightsError
+from siamese_diffusion.models.weights import StateDict, WeightsError
 from support.control_inputs import ROUNDING, SIZE, Sample, masks, metadata, photos, random
 from support.seeded_weights import load_model, made_up_bundle, relative_error, weight_file
 from torch import Tensor

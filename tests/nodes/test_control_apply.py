@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from siamese_diffusion.benchmarks.sampling import _core_hint_block
+from siamese_diffusion.models.kinds import Kind
 from siamese_diffusion.models.recipe import RECIPES
-from siamese_diffusion.models.weights import Kind, StateDict
+from siamese_diffusion.models.weights import StateDict
 from support.control_inputs import ROUNDING, SIZE, Sample, masks, metadata, photos, random
 from support.seeded_weights import made_up_bundle, relative_error, weight_file
 from torch import Tensor

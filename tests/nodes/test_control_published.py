@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 from siamese_diffusion.benchmarks.sampling import Inputs, Networks, published_sampling
 from siamese_diffusion.models.dhi import DenseHintInput
-from siamese_diffusion.models.weights import Kind, StateDict
+from siamese_diffusion.models.kinds import Kind
+from siamese_diffusion.models.weights import StateDict
 from siamese_diffusion.tools.comfy_host import ROOT
 from support.needs import Need
 from support.oracle import ORACLE

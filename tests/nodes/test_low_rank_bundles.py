@@ -9,16 +9,9 @@ from typing import Any
 import pytest
 import torch
 from siamese_diffusion.models.fit import ENCODER
+from siamese_diffusion.models.kinds import CONTROL, UNET, Kind
 from siamese_diffusion.models.low_rank import expanded
-from siamese_diffusion.models.weights import (
-    CONTROL,
-    UNET,
-    Kind,
-    StateDict,
-    WeightFile,
-    merge,
-    write_weights,
-)
+from siamese_diffusion.models.weights import StateDict, WeightFile, merge, write_weights
 from support.seeded_weights import load_model, relative_error, seeded, weight_file
 
 pytest_plugins = ["support.comfy_inside"]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from siamese_diffusion.models.kinds import UNET
 from siamese_diffusion.models.metadata import SiameseMetadata
 from siamese_diffusion.models.recipe import RECIPES
-from siamese_diffusion.models.weights import UNET, read_weights, write_weights
+from siamese_diffusion.models.weights import read_weights, write_weights
 from siamese_diffusion.tools.comfy_host import PACK_NAME, ComfyHost, HostError
 from support.seeded_weights import made_up_bundle
 from support.waiting import queue_until

@@ -12,15 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from siamese_diffusion.models.dhi import DenseHintInput
-from siamese_diffusion.models.weights import (
-    CONTROL,
-    UNET,
-    Kind,
-    StateDict,
-    WeightsError,
-    read_weights,
-    write_weights,
-)
+from siamese_diffusion.models.kinds import CONTROL, UNET, Kind
+from siamese_diffusion.models.weights import StateDict, WeightsError, read_weights, write_weights
 from siamese_diffusion.tools.comfy_host import ComfyHost, HostError
 from support.workflow_prompts import BASE, BUNDLE, MERGED, bundle_prompt, merged_prompt
 

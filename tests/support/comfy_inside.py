@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from siamese_diffusion.models.weights import Kind, StateDict
+from siamese_diffusion.models.kinds import Kind
+from siamese_diffusion.models.weights import StateDict
 from siamese_diffusion.tools.comfy_host import HostError, import_comfyui
 
 from support.needs import Need

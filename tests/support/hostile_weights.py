@@ -17,16 +17,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from siamese_diffusion.models.kinds import CONTROL, DHI_KEY, UNET, Kind
 from siamese_diffusion.models.metadata import SiameseMetadata, read_recipe
 from siamese_diffusion.models.recipe import RECIPES
-from siamese_diffusion.models.weights import (
-    CONTROL,
-    DHI_KEY,
-    UNET,
-    Kind,
-    WeightsError,
-    read_weights,
-)
+from siamese_diffusion.models.weights import WeightsError, read_weights
 from torch import Tensor
 
 from support.hostile_pickles import PICKLES

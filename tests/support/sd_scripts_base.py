@@ -13,7 +13,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from siamese_diffusion.models.weights import UNET, write_weights
+from siamese_diffusion.models.kinds import UNET
+from siamese_diffusion.models.weights import write_weights
 from siamese_diffusion.training.config import TrainConfig
 from siamese_diffusion.training.hosts.choose import choose_host
 from siamese_diffusion.training.hosts.interface import Host

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from siamese_diffusion.models.dhi import DenseHintInput
-from siamese_diffusion.models.weights import CONTROL, DECODER, UNET, Kind, StateDict, WeightFile
+from siamese_diffusion.models.kinds import CONTROL, DECODER, UNET, Kind
+from siamese_diffusion.models.weights import StateDict, WeightFile
 from torch import Tensor
 
 SCALE = 0.05  # of every weight with two or more dimensions, zero convolutions included

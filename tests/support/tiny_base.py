@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
-from siamese_diffusion.models.weights import UNET, StateDict, read_weights, write_weights
+from siamese_diffusion.models.kinds import UNET
+from siamese_diffusion.models.weights import StateDict, read_weights, write_weights
 from siamese_diffusion.tools.train_autoencoder import ASSET
 from siamese_diffusion.training.method.ldm_keys import UNetShape, unet_to_ldm
 from torch import Tensor

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from siamese_diffusion.models.weights import Kind, read_weights
+from siamese_diffusion.models.kinds import Kind
+from siamese_diffusion.models.weights import read_weights
 from siamese_diffusion.tools import pairs
 from siamese_diffusion.tools.picture_sheet import contact_sheet
 

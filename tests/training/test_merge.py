@@ -7,18 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from siamese_diffusion.common.hashes import file_hash
+from siamese_diffusion.models.kinds import CONTROL, DECODER, UNET, Kind
 from siamese_diffusion.models.metadata import FOLDER_HASH, SiameseMetadata, read_metadata
 from siamese_diffusion.models.recipe import RECIPES
-from siamese_diffusion.models.weights import (
-    CONTROL,
-    DECODER,
-    UNET,
-    Kind,
-    StateDict,
-    WeightsError,
-    read_weights,
-    write_weights,
-)
+from siamese_diffusion.models.weights import StateDict, WeightsError, read_weights, write_weights
 from siamese_diffusion.training import merge_bundle
 from siamese_diffusion.training.hosts.single_file import load_base_model
 from support.seeded_weights import made_up_bundle

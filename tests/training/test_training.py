@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from siamese_diffusion.common.hashes import file_hash
+from siamese_diffusion.models.kinds import CONTROL, DECODER, UNET, Kind
 from siamese_diffusion.models.metadata import read_metadata
 from siamese_diffusion.models.recipe import RECIPES
-from siamese_diffusion.models.weights import CONTROL, DECODER, UNET, Kind, read_weights
+from siamese_diffusion.models.weights import read_weights
 from siamese_diffusion.tools.comfy_host import ComfyHost
 from siamese_diffusion.training import merge_bundle
 from siamese_diffusion.training.train_siamese import main

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ...common.hashes import file_hash
+from ...models.kinds import UNET, Kind, identify
 from ...models.weights import (
-    UNET,
-    Kind,
     StateDict,
     WeightFile,
     WeightsError,
@@ -28,7 +27,6 @@ from ...models.weights import (
     check_keys,
     check_kind,
     first_line,
-    identify,
     is_safetensors,
     load_checked,
     read_shapes,

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...models.weights import (
-    CONTROL,
-    DECODER,
-    UNET,
-    Kind,
-    StateDict,
-    WeightFile,
-    check_keys,
-    read_weights,
-)
+from ...models.kinds import CONTROL, DECODER, UNET, Kind
+from ...models.weights import StateDict, WeightFile, check_keys, read_weights
 from .ldm_keys import UNetShape, control_to_ldm, unet_to_ldm
 from .low_rank import factor_names
 from .networks import SiameseNetworks

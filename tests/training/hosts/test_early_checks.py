@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from siamese_diffusion.models.weights import UNET, write_weights
+from siamese_diffusion.models.kinds import UNET
+from siamese_diffusion.models.weights import write_weights
 from siamese_diffusion.training import train_siamese
 from siamese_diffusion.training.hosts.single_file import AUTOENCODER, CLIP_EMBEDDING
 from siamese_diffusion.training.hosts.standalone import Standalone

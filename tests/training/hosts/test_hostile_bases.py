@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from siamese_diffusion.models.weights import UNET, StateDict, WeightsError, read_weights
+from siamese_diffusion.models.kinds import UNET
+from siamese_diffusion.models.weights import StateDict, WeightsError, read_weights
 from siamese_diffusion.training.hosts.single_file import (
     CLIP,
     CLIP_EMBEDDING,

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from siamese_diffusion.models.kinds import Kind
 from siamese_diffusion.models.metadata import read_metadata
-from siamese_diffusion.models.weights import Kind, read_weights
+from siamese_diffusion.models.weights import read_weights
 from siamese_diffusion.training.config import TrainConfig
 from siamese_diffusion.training.errors import ConfigError
 from siamese_diffusion.training.hosts.choose import choose_host

@@ -9,9 +9,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from peft.tuners.lora import LoraLayer
+from siamese_diffusion.models.kinds import UNET, Kind
 from siamese_diffusion.models.low_rank import expanded
 from siamese_diffusion.models.recipe import RECIPES
-from siamese_diffusion.models.weights import UNET, Kind, StateDict, WeightFile, WeightsError
+from siamese_diffusion.models.weights import StateDict, WeightFile, WeightsError
 from siamese_diffusion.training.method.bundle import bundle_tensors
 from siamese_diffusion.training.method.ldm_keys import UNetShape, unet_to_ldm
 from siamese_diffusion.training.method.low_rank import ADAPTER, base_weights, make_low_rank

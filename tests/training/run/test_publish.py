@@ -7,14 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from siamese_diffusion.models.kinds import UNET, Kind
 from siamese_diffusion.models.low_rank import expanded
-from siamese_diffusion.models.weights import (
-    UNET,
-    Kind,
-    read_weights,
-    without_prefix,
-    write_weights,
-)
+from siamese_diffusion.models.weights import read_weights, without_prefix, write_weights
 from siamese_diffusion.training.errors import TrainingError
 from siamese_diffusion.training.merge_bundle import merge_files
 from siamese_diffusion.training.run.publish import publish

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from siamese_diffusion.models.weights import DECODER, UNET, StateDict, read_weights
+from siamese_diffusion.models.kinds import DECODER, UNET
+from siamese_diffusion.models.weights import StateDict, read_weights
 from siamese_diffusion.training.train_siamese import main
 from support.processes import launch_two
 from support.small_runs import metrics

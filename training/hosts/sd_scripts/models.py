@@ -14,8 +14,9 @@ from accelerate import Accelerator
 
 from ....common.hashes import file_hash
 from ....common.text_files import parse_json, read_text
+from ....models.kinds import UNET, Kind, identify
 from ....models.metadata import FOLDER_HASH, SD1_CONTEXT, SD2_CONTEXT
-from ....models.weights import UNET, Kind, WeightsError, check_kind, identify, read_shapes
+from ....models.weights import WeightsError, check_kind, read_shapes
 from .library import Library, english
 
 CONTEXT_KEY = UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
