@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from siamese_diffusion.common.pairs import DatasetError
 from siamese_diffusion.common.prompt_jsonl import read_prompt_jsonl
-from siamese_diffusion.evaluation.command_line import LOCK
+from siamese_diffusion.evaluation import inputs
+from siamese_diffusion.evaluation.command_line import LOCK, parse_args
+from siamese_diffusion.evaluation.inputs import read_inputs
 from siamese_diffusion.evaluation.pair_sets import load_pairs
 from siamese_diffusion.evaluation.report.page import write_page
 from siamese_diffusion.tools.pairs import write_pairs
@@ -172,6 +175,25 @@ def test_all_that_is_wrong_with_the_pairs_is_said_at_once(
     for words in ("line 1: image", "line 1: mask", "line 2: not JSON"):
         assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("jobs", "needed"), [(1, 18 + 8), (2, 3 * 18 + 8)])
+def test_pairs_that_do_not_fit_into_memory_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, needed: int
+) -> None:
+    """A pair of 512 x 512 pixels takes 1 MiB, and the largest set is held twice."""
+    train, test, new = (
+        write_pairs(tmp_path / str(seed), count, 32, seed) for seed, count in enumerate((8, 3, 7))
+    )
+    flags = [f"--real_train={train}", f"--real_test={test}", f"--synthetic=new={new}"]
+    flags += [f"--out={tmp_path / 'out'}", f"--jobs={jobs}", "--resolution=512"]
+    request = parse_args(flags)
+    monkeypatch.setattr(inputs, "free_memory", lambda: needed << 20)
+    assert read_inputs(request).resolution == 512
+    monkeypatch.setattr(inputs, "free_memory", lambda: (needed << 20) - 1)
+    monkeypatch.setattr(inputs, "load_pairs", None)
+    with pytest.raises(DatasetError, match="18 pairs at 512 x 512 pixels need"):
+        read_inputs(request)
 
 
 def test_a_leak_stops_the_evaluation_and_names_the_files(

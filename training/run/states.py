@@ -14,6 +14,7 @@ from accelerate.utils.operations import recursively_apply
 from torch import Tensor
 
 from ...common.files import system_error
+from ...common.memory import free_memory
 from ...common.pickles import check_pickle
 from ...common.text import shown
 from ...common.text_files import check_regular, parse_json, read_text
@@ -28,7 +29,6 @@ from ...models.weights import (
 )
 from ..errors import ConfigError
 from ..options import MOST_STEPS
-from .memory import free_memory
 from .metrics import NOT_FACTS
 
 WEIGHTS = "weights.safetensors"  # a bundle

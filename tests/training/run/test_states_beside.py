@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from siamese_diffusion.common import memory
+from siamese_diffusion.common.memory import free_memory
 from siamese_diffusion.models.weights import read_weights, write_weights
-from siamese_diffusion.training.run import memory, states
+from siamese_diffusion.training.run import states
 from siamese_diffusion.training.run.gradient_update import GradientUpdate
-from siamese_diffusion.training.run.memory import free_memory
 from siamese_diffusion.training.run.states import State, read_optimizer
 from siamese_diffusion.training.run.trainer import Trainer
 from siamese_diffusion.training.train_siamese import main
