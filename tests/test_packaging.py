@@ -88,7 +88,7 @@ def test_an_installation_has_its_commands(installed: Path, command: str, tmp_pat
     without_packages = run([sys.executable, "-S", script, "--help"], cwd=tmp_path, env=env)
     assert without_packages.returncode != 0
     [line] = without_packages.stderr.splitlines()
-    assert re.match(r"error: the package (torch|numpy) is missing\. .*pip install", line)
+    assert re.match(r"error: the package (torch|numpy|psutil) is missing\. .*pip install", line)
 
 
 @pytest.mark.slow
