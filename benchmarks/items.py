@@ -2,7 +2,8 @@
 
 Images are black and small, so that what is left does not depend on the GPU: names, masks read,
 files looked for, encoded and written, outcomes counted, lists and manifests. Time is that of the
-processor, in all threads: whatever else the machine does hardly changes it.
+processor, in all threads: whatever else the machine does hardly changes it. Of Ray it is that of
+the driver, once actors are at work: what one process has to do for all GPUs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +42,16 @@ BATCH_SIZE = 16
 PIXELS = 8
 THREADS = 1  # of PyTorch, which has nothing to do
 KINDS = {"folders": "folders", "tar": "`--tar`"}
+RAY = "ray"
 ROWS = {
     "make": ("a pair, made and written", 1e6, "µs"),
     "list": ("counted and listed, by the first process", 1e6, "µs"),
     "again": ("a pair that is there, run again", 1e6, "µs"),
     "memory": ("most memory of the process", 1e-6, "MB"),
+}
+RAY_ROWS = {
+    "make": ("`--ray`: a pair, handed out and taken back by the driver", 1e6, "µs"),
+    "memory": ("`--ray`: most memory of the driver", 1e-6, "MB"),
 }
 Figures = dict[str, float]
 
@@ -52,17 +59,24 @@ Figures = dict[str, float]
 def measure_items(tiny: bool) -> Result:
     """Microseconds of processor time of a pair, and memory, at two numbers of pairs."""
     counts = (20, 40) if tiny else PAIRS
-    found = {kind: [_in_new_process(kind, count) for count in counts] for kind in KINDS}
+    found = {kind: [_in_new_process(kind, count) for count in counts] for kind in (*KINDS, RAY)}
     rows = [
-        [f"{name}: {what}", *(f"{each[key] * factor:,.0f} {unit}" for each in found[kind])]
-        for kind, name in KINDS.items()
-        for key, (what, factor, unit) in ROWS.items()
+        [what, *(f"{each[key] * factor:,.0f} {unit}" for each in found[kind])]
+        for kind in found
+        for key, (what, factor, unit) in _rows(kind).items()
     ]
     title = f"Items of synthesis: images of {PIXELS} px that cost nothing; processor time"
     columns = ("", *(f"{count:,} pairs" for count in counts))
     raw = {"pairs": counts, **found}
     facts = {**machine(), "threads": THREADS}
     return Result("items", title, facts, rows, raw, columns=columns)
+
+
+def _rows(kind: str) -> dict[str, tuple[str, float, str]]:
+    """What each figure of a kind says, its factor and unit."""
+    if kind == RAY:
+        return RAY_ROWS
+    return {key: (f"{KINDS[kind]}: {what}", *rest) for key, (what, *rest) in ROWS.items()}
 
 
 def _in_new_process(kind: str, count: int) -> Figures:
@@ -77,12 +91,25 @@ def _measure(kind: str, count: int) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(folder_of_masks(_masks(Path(folder, "masks"), count), "a"), IMAGES_PER_MASK)
         job = _job(kind, plan, Path(folder, "out"))
-        first, again = _Timed(), _Timed()
-        whole = _run(job, first)
-        found = {"make": first.seconds / count, "list": (whole - first.seconds) / count}
-        found["again"] = _run(job, again) / count
+        found = _of_ray(job, count) if kind == RAY else _of_one_process(job, count)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {**found, "memory": most * (1 if sys.platform == "darwin" else 1024)}
+
+
+def _of_one_process(job: Job, count: int) -> Figures:
+    engine = _Timed(partial(run_locally, make_model=_nothing, processes=1))
+    whole = _run(job, engine)
+    found = {"make": engine.seconds / count, "list": (whole - engine.seconds) / count}
+    return {**found, "again": _run(job, engine) / count}
+
+
+def _of_ray(job: Job, count: int) -> Figures:
+    """Without its start, which is over when the first outcome is there."""
+    from ..synthesis.engines.ray_cluster import run_on_ray
+
+    engine = _Timed(partial(run_on_ray, make_model=_nothing, address="local"))
+    _run(job, engine)
+    return {"make": (engine.seconds - engine.first) / (count - 1)}
 
 
 def _masks(folder: Path, pairs: int) -> Path:
@@ -103,6 +130,10 @@ def _job(kind: str, plan: Plan, folder: Path) -> Job:
     return FolderJob(plan, PairFiles(folder, len(plan) >= PREFIXES_FROM), masking, BATCH_SIZE)
 
 
+def _nothing(_device: str) -> _Nothing:
+    return _Nothing()
+
+
 class _Nothing:
     """A model that makes black images at once."""
 
@@ -112,16 +143,21 @@ class _Nothing:
 
 @dataclass
 class _Timed:
-    """The local engine, and the seconds of processor time that it has taken."""
+    """An engine, and the seconds of processor time that it has taken in this process: in all, and
+    until its first outcome."""
 
+    engine: Engine
     seconds: float = 0
+    first: float = 0
 
     def __call__(self, job: Job, units: Sequence[int]) -> Iterator[Outcome]:
-        outcomes = run_locally(job, units, lambda _device: _Nothing(), processes=1)
+        outcomes = iter(self.engine(job, units))
+        self.seconds = self.first = 0
         while True:
             started = time.process_time()
             outcome = next(outcomes, None)
             self.seconds += time.process_time() - started
+            self.first = self.first or self.seconds
             if outcome is None:
                 return
             yield outcome
