@@ -76,7 +76,8 @@ def _rows(kind: str) -> dict[str, tuple[str, float, str]]:
     """What each figure of a kind says, its factor and unit."""
     if kind == RAY:
         return RAY_ROWS
-    return {key: (f"{KINDS[kind]}: {what}", *rest) for key, (what, *rest) in ROWS.items()}
+    name = KINDS[kind]
+    return {key: (f"{name}: {what}", factor, unit) for key, (what, factor, unit) in ROWS.items()}
 
 
 def _in_new_process(kind: str, count: int) -> Figures:
