@@ -96,6 +96,14 @@ def arms_of(found: Sequence[Downstream]) -> list[str]:
     return [arm.name for arm in found[0].arms if all(arm.name in one.values for one in found)]
 
 
+def rival(arm: str) -> str:
+    """The arm that one is compared with beside real + augmentation, if it is there: the other
+    recipe's, or that of real pairs dimmed alike."""
+    for made in MAIN:
+        arm = arm.replace(made + DIMMED, REAL + DIMMED)
+    return arm.replace("published", "mask_only")
+
+
 def compared(found: Sequence[Downstream], first: str, second: str) -> dict[str, Any]:
     """Paired differences of an arm to another one, over all draws."""
     return {"arm": first, "against": second, **_figures(found, first, second)}
@@ -181,7 +189,6 @@ def measure(given: argparse.Namespace) -> list[Downstream]:
 def as_content(given: argparse.Namespace, found: Sequence[Downstream]) -> dict[str, Any]:
     arms = arms_of(found)
     fifths = Fifths.of(found[0].test)
-    rivals = {arm: arm.replace("published", "mask_only") for arm in arms if "published" in arm}
     return {
         "tiles": given.tiles or "all",
         "seeds": given.seeds,
@@ -190,8 +197,10 @@ def as_content(given: argparse.Namespace, found: Sequence[Downstream]) -> dict[s
         "real_pairs": [len(one.training) + len(one.validation) for one in found],
         "arms": pooled(found),
         "arms_of_each_draw": [pooled([one]) for one in found],
-        "published_against_mask_only": [
-            compared(found, arm, rival) for arm, rival in rivals.items() if rival in arms
+        "compared": [
+            compared(found, arm, other)
+            for arm in arms
+            if (other := rival(arm)) != arm and other in arms
         ],
         "seen_outside": [seen_outside(one) for one in found],
         "contrast": [{pairs.name: fifths.shares(pairs) for pairs in sets_of(one)} for one in found],

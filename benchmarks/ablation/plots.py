@@ -69,6 +69,26 @@ def downstream_table(content: Row) -> str:
     return "\n".join(lines)
 
 
+def rivals_table(rows: Sequence[Row]) -> str:
+    """Markdown: arms against others than real + augmentation."""
+    lines = ["| trained on | against | difference in Dice |", "|---|---|---|"]
+    for row in rows:
+        change = _difference(row["all"]["dice"]["difference"])
+        lines.append(f"| {row['arm']} | {row['against']} | {change} |")
+    return "\n".join(lines)
+
+
+def fifths_table(arms: dict[str, Sequence[Row]]) -> str:
+    """Markdown: differences in Dice to real + augmentation, a column for each fifth."""
+    ranges = [row["contrast"] for row in next(iter(arms.values()))]
+    ends = " | ".join(f"{low:.0f} to {high:.0f}" for low, high in ranges)
+    lines = [f"| trained on | {ends} |", "|---" * (len(ranges) + 1) + "|"]
+    for arm, fifths in arms.items():
+        changes = " | ".join(_difference(row["difference"]) for row in fifths)
+        lines.append(f"| {arm} | {changes} |")
+    return "\n".join(lines)
+
+
 def settings_table(rows: Sequence[Row]) -> str:
     """Markdown, of the published sampler: steps downwards, CFG across."""
     rows = [row for row in rows if row["sampler"] == PUBLISHED_SAMPLER]
@@ -176,6 +196,11 @@ def show(results: Path) -> None:
         content = read(path)
         draw_downstream(content, path.with_suffix(".png"))
         tables[path.stem] = downstream_table(content)
+        # Older ones have neither.
+        if compared := content.get("compared"):
+            tables[f"{path.stem}, arm against arm"] = rivals_table(compared)
+        if fifths := content.get("by_contrast"):
+            tables[f"{path.stem}, in fifths of the test images by contrast"] = fifths_table(fifths)
     for title, table in tables.items():
         print(f"{title}\n\n{table}\n")
 

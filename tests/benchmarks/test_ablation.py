@@ -304,19 +304,38 @@ def test_tables_and_plots_come_from_the_cells_figures(
     settings.append({**settings[0], "sampler": "euler, normal", "steps": 7})
     assert plots.settings_table(settings).splitlines()[2] == "| 5 | 0.650 | 0.900 | 0.20 |"
     change = {"mean": -0.01, "low": -0.02, "high": -0.005}
-    arms = [{"arm": "real", "all": {"dice": {"mean": 0.87, "difference": change}}}]
+    all_dice = {"all": {"dice": {"mean": 0.87, "difference": change}}}
+    fifths = [{"contrast": [10.2 * n, 10.2 * (n + 1)], "difference": change} for n in range(5)]
     contents = {
         "grid": rows,
         "comparisons": [],
         "sampler_settings": settings,
-        "downstream-40-fpn": {"arms": arms},
+        "downstream-40-fpn": {
+            "arms": [{"arm": "real", **all_dice}],
+            "compared": [{"arm": "a", "against": "b", **all_dice}],
+            "by_contrast": {"real": fifths},
+        },
     }
     for name, content in contents.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     plots.show(tmp_path)
-    assert "| real | 0.8700 | -0.0100 (-0.0200 to -0.0050) |" in capsys.readouterr().out
+    printed, shown = capsys.readouterr().out, "-0.0100 (-0.0200 to -0.0050)"
+    assert f"| real | 0.8700 | {shown} |" in printed
+    assert f"| a | b | {shown} |" in printed
+    assert "| trained on | 0 to 10 | 10 to 20 | 20 to 31 | 31 to 41 | 41 to 51 |" in printed
+    assert f"| real |{f' {shown} |' * 5}" in printed
     for name in ("trade_off.png", "sampler_settings.png", "downstream-40-fpn.png"):
         assert (tmp_path / name).stat().st_size > 5000
+
+
+def test_arms_have_their_rivals() -> None:
+    for arm, other in (
+        ("real + 1x published", "real + 1x mask_only"),
+        ("mask_only_dimmed only", "real_dimmed only"),
+        ("real + 5x published_dimmed", "real + 5x real_dimmed"),
+        ("real + 1x mask_only", "real + 1x mask_only"),  # none
+    ):
+        assert downstream.rival(arm) == other
 
 
 def test_segmenters_of_several_draws_are_pooled_image_by_image() -> None:
