@@ -10,11 +10,13 @@ from typing import Any
 import comfy.model_management
 import latent_preview
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..common.backgrounds import Backgrounds
 from ..common.items import item_name, item_seed
 from ..common.size_batches import SizeBatches
+from ..models.contrast import with_random_contrast
 from .conditioning import siamese
 from .control import EncodedMasks
 from .folders import read_mask
@@ -57,6 +59,7 @@ class Work:
     """What all images of a run share.
 
     size: (width, height) in pixels, 0 for the mask's. batch_size: images that are sampled at once.
+    least_contrast: the smallest share of its contrast that an image may keep.
     """
 
     pairs: PairFolder
@@ -67,6 +70,7 @@ class Work:
     prompt: str
     backgrounds: Backgrounds | None = None
     batch_size: int = 1
+    least_contrast: float = 1.0
     _done: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -127,8 +131,10 @@ class Work:
         as_hint = palette_hint if masks.ndim == 4 else mask_hint
         hints = as_hint(masks, control.hint_channels)
         latents = sample_hints(self.sources, hints, self.size, self.settings, seeds, progress)
-        images: Tensor = self.vae.decode(latents)
-        return images
+        images = rearrange(self.vae.decode(latents), "b h w c -> b c h w")
+        channels = rearrange(masks, "b h w c -> b c h w") if masks.ndim == 4 else masks[:, None]
+        images = with_random_contrast(images, channels, seeds, self.least_contrast)
+        return rearrange(images, "b c h w -> b h w c")
 
     def _painted(
         self, mask: Tensor, seed: int, backgrounds: Backgrounds, progress: Callback

@@ -9,6 +9,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..common.backgrounds import EDGE, WIDEST_EDGE, Backgrounds
+from ..models.contrast import LEAST
 from .dataset_nodes import mask_folder_inputs, output_inputs, saved_result
 from .folders import choose, image_files, input_folder
 from .folders import output_folder as folder_in_output
@@ -53,6 +54,11 @@ class SiameseSynthesizeDataset(io.ComfyNode):
                     "faster on a GPU and takes more memory; the images stay the same. Samplers "
                     "that add noise at each step, such as euler_ancestral, take one at a time.",
                 ),
+                io.Float.Input(
+                    "least_contrast", default=1.0, min=LEAST, max=1.0, step=0.05, optional=True,
+                    tooltip="Each image keeps a random share of its contrast, from this on; 1: all "
+                    "of it. For labels too few to show dim lesions. Not with backgrounds.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -85,6 +91,7 @@ class SiameseSynthesizeDataset(io.ComfyNode):
         batch_size: int = 1,
         backgrounds: str = "",
         edge: int = EDGE,
+        least_contrast: float = 1.0,
         **others: Any,
     ) -> io.NodeOutput:
         masks = choose(image_files(input_folder(folder), subfolders), start, count)
@@ -92,10 +99,17 @@ class SiameseSynthesizeDataset(io.ComfyNode):
         sources = Sources(**{field.name: others.pop(field.name) for field in fields(Sources)})
         settings = Settings(**others)
         behind = _backgrounds(backgrounds, edge)
+        if behind and least_contrast < 1:
+            raise ValueError(
+                f"least_contrast is {least_contrast:g}, with backgrounds, which stay as they are; "
+                "expected 1. Set it to 1, or leave backgrounds empty."
+            )
         size = (width, height)
         planned = plan(masks, images_per_mask)
         with PairFolder(target, png_metadata(cls.hidden)) as pairs:
-            work = Work(pairs, sources, vae, size, settings, prompt, behind, batch_size)
+            work = Work(
+                pairs, sources, vae, size, settings, prompt, behind, batch_size, least_contrast
+            )
             new = list(work.run(planned))
         there = len(planned) - len(new)
         # Not the whole path: the page saves the text with the workflow, and that in every picture.

@@ -12,6 +12,7 @@ from ..common.backgrounds import EDGE, WIDEST_EDGE
 from ..common.pictures import Size
 from ..common.pixel_budget import LARGEST_SAMPLED
 from ..common.text import printable, shown
+from ..models.contrast import LEAST
 from .settings import SAMPLERS, SCHEDULES, Settings, Shard
 
 EPILOG = """\
@@ -65,6 +66,7 @@ class Request:
     tar: bool
     batch_size: int
     mixed_precision: str
+    least_contrast: float
     torch_compile: bool
     processes: int | None
     ray: str | None
@@ -81,6 +83,7 @@ class Request:
             self.schedule,
             resolution,
             self.mixed_precision,  # type: ignore[arg-type]  # argparse has checked it
+            self.least_contrast,
         )
 
 
@@ -94,6 +97,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> Request:
         parser.error("--augment_masks: needs --masks, of which it makes changed copies")
     if request.smallest > request.largest:
         parser.error("--smallest: is larger than --largest")
+    if request.backgrounds and request.least_contrast < 1:
+        parser.error("--least_contrast: with --backgrounds, which stay as they are, give none")
     if sum(value is not None for value in (request.ray, request.shard, request.processes)) > 1:
         parser.error("give one of --processes, --shard and --ray")
     listed = request.masks is not None and request.masks.is_file()
@@ -206,6 +211,11 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
         help="noise levels of a sampler of diffusers that has these",
     )  # fmt: skip
     group.add_argument("--seed", type=whole(0, 2**64 - 1), default=0, help="0")
+    group.add_argument(
+        "--least_contrast", type=number(LEAST, 1), default=1.0, metavar="SHARE",
+        help="each image keeps a random share of its contrast, from this on (1: all of it); "
+        "for labels too few to show dim lesions (docs/scale.md)",
+    )  # fmt: skip
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:

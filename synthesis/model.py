@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..models.contrast import with_random_contrast
 from ..models.kinds import DHI_KEY, UNET, Kind
 from ..models.low_rank import expanded
 from ..models.metadata import read_recipe
@@ -88,6 +89,8 @@ class SiameseModel:
         if not torch.isfinite(images).all():
             raise FloatingPointError("the image is not finite")
         if not canvases:
+            masks = torch.cat([_to_tensor(one.mask) for one in batch])
+            images = with_random_contrast(images, masks, seeds, settings.least_contrast)
             return _to_pixels(images)
         return [_to_pixels(painted(*pair)[None])[0] for pair in zip(images, canvases, strict=True)]
 

@@ -29,7 +29,8 @@ SCHEDULES = {
 class Settings:
     """How each image is sampled; names and defaults are the flags'.
 
-    resolution: (width, height) in pixels, None for each mask's own size.
+    resolution: (width, height) in pixels, None for each mask's own size. least_contrast: the
+    smallest share of its contrast that an image may keep.
     """
 
     seed: int = 0
@@ -39,6 +40,7 @@ class Settings:
     schedule: str = "default"
     resolution: Size | None = None
     mixed_precision: Precision = "no"
+    least_contrast: float = 1.0
 
     def to_values(self) -> dict[str, Any]:
         """As in the manifest."""

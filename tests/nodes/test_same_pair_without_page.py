@@ -72,10 +72,11 @@ def assert_same(page: Path, script: Path, count: int) -> None:
 
 def test_node_and_script_make_the_same_pairs(served: ComfyHost, mixed: str) -> None:
     """Of masks of two sizes, in batches on both sides, with the prompt of the workflow."""
-    prompt = dataset_prompt(mixed, "page", images_per_mask=2, subfolders=True, batch_size=3)
+    some = {"images_per_mask": 2, "subfolders": True, "batch_size": 3, "least_contrast": 0.3}
+    prompt = dataset_prompt(mixed, "page", **some)
     served.run(prompt)
     page, out = served.output / "page", served.output / "script"
-    run_script(served, prompt, out)
+    run_script(served, prompt, out, least_contrast=0.3)
     assert [pair.stem for pair in read_prompt_jsonl(out / "prompt.jsonl").pairs][:2] == [
         "m1_1", "m1_2",
     ]  # fmt: skip

@@ -332,10 +332,17 @@ def painting() -> Iterator[tuple[str, Request]]:
     wrong: list[Any] = [-1, 513, 10**9, 10**400, math.nan, math.inf, "nan", "a", None, [], {}]
     for value in wrong:
         yield f"edge {shown(value)}", Request(painted("good", edge=value), "edge")
+    for value in [0, 1.5, *wrong]:
+        prompt = dataset_prompt("good", "hostile", least_contrast=value)
+        yield f"least_contrast {shown(value)}", Request(prompt, "least_contrast")
+    yield (
+        "contrast of backgrounds",
+        Request(painted("good", least_contrast=0.5), "stay as they are"),
+    )
 
 
-def painted(backgrounds: Any, edge: Any = 16) -> Prompt:
-    return dataset_prompt("good", "hostile", backgrounds=backgrounds, edge=edge)
+def painted(backgrounds: Any, edge: Any = 16, **settings: Any) -> Prompt:
+    return dataset_prompt("good", "hostile", backgrounds=backgrounds, edge=edge, **settings)
 
 
 def files() -> Iterator[tuple[str, Request]]:

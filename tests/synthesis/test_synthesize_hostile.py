@@ -96,6 +96,23 @@ def test_a_prompt_that_is_no_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--prompt: 'caf\\udce9': is not UTF-8 text" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--least_contrast=0"], "'0': expected a number from 0.05 to 1"),
+        (["--least_contrast=nan"], "'nan': expected a number from 0.05 to 1"),
+        (["--least_contrast=0.5", "--backgrounds=b"], "with --backgrounds, which stay as they are"),
+    ],
+)
+def test_a_share_of_contrast_that_cannot_be(
+    more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--masks=m", "--output_dir=o", *more])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_settings(
     content: str | bytes, tiny_weights: Path, masks: Path, tmp_path: Path,

@@ -16,7 +16,7 @@ import torch
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from PIL import Image
 from siamese_diffusion.common.items import hash_number
-from siamese_diffusion.common.pictures import read_mask, read_palette_mask
+from siamese_diffusion.common.pictures import read_image, read_mask, read_palette_mask
 from siamese_diffusion.common.prompt_jsonl import Entry, read_prompt_jsonl, write_prompt_jsonl
 from siamese_diffusion.models.weights import merge, read_weights, write_weights
 from siamese_diffusion.synthesis import run as synthesis_run
@@ -295,6 +295,26 @@ def test_folders_by_hash_from_so_many_pairs_on_stay_as_they_were_begun(
         (prefix,) = pair.image.relative_to(tmp_path / "many" / "images").parts[:1]
         name = pair.image.relative_to(tmp_path / "many" / "images" / prefix).with_suffix("")
         assert prefix == f"{hash_number(name.as_posix()) % 4096:03x}"
+
+
+def test_images_keep_a_random_share_of_their_contrast(
+    tiny_weights: Path, masks: Path, tmp_path: Path, one_by_one: dict[str, bytes]
+) -> None:
+    """Measured on the same images as they are without it."""
+    out, least = tmp_path / "out", 0.25
+    more = ["--images_per_mask=2", "--prompt=a polyp", f"--least_contrast={least}"]
+    assert main(synthesis_flags(tiny_weights, masks, out, *more, "--batch_size=4")) == 0
+    shares = []
+    for pair in read_prompt_jsonl(out / "prompt.jsonl").pairs:
+        whole = tmp_path / "whole.png"
+        whole.write_bytes(one_by_one[pair.image.relative_to(out).as_posix()])
+        before, after = (read_image(path).astype(float) for path in (whole, pair.image))
+        middle = np.median(before[~read_mask(pair.mask)], axis=0)
+        far = before - middle
+        shares.append((far * (after - middle)).sum() / (far**2).sum())
+        assert np.abs(middle + shares[-1] * far - after).max() <= 2
+    assert least <= min(shares) < max(shares) <= 1
+    assert len({round(share, 2) for share in shares}) > 3
 
 
 def test_bf16_changes_the_image_a_little(
