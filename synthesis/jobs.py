@@ -44,6 +44,10 @@ class Job(Protocol):
         """How their masks are read."""
 
     @property
+    def batch_size(self) -> int:
+        """Images that are sampled at once."""
+
+    @property
     def chunk(self) -> int:
         """Units that a worker takes at once."""
 

@@ -18,7 +18,10 @@ SECONDS_BETWEEN_LINES = 60
 class Progress:
     """Counts pairs; the speed is that of the images made now, not of those that were there."""
 
-    def __init__(self, pairs: int) -> None:
+    def __init__(self, pairs: int, batch_size: int) -> None:
+        """batch_size: pairs that come at once; lines are said after whole batches, whose speed is
+        known."""
+        self._batch_size = batch_size
         self._pairs, self._done, self._made = pairs, 0, 0
         self._started = self._said = time.monotonic()
         self._bar = tqdm(
@@ -32,7 +35,8 @@ class Progress:
         if outcome.state == "made":
             self._bar.set_postfix_str(self._speed(), refresh=False)
         self._bar.update()
-        if self._bar.disable and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
+        whole = self._done % self._batch_size == 0
+        if self._bar.disable and whole and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             log.info("%d of %d pairs, %s", self._done, self._pairs, self._speed())
 

@@ -210,7 +210,7 @@ def synthesize(job: Job, folder: Path, values: Values, shard: Shard, engine: Eng
     """Make a shard's pairs, and its records; the shards' lists, if this was the last one."""
     units = units_of(job, shard)
     record = Record(job.plan.fingerprint())
-    progress = Progress(job.pairs(units))
+    progress = Progress(job.pairs(units), job.batch_size)
     try:
         for outcome in engine(job, units):
             record.add(outcome)
