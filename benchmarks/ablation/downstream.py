@@ -208,6 +208,14 @@ def as_content(given: argparse.Namespace, found: Sequence[Downstream]) -> dict[s
     }
 
 
+def file_name(given: argparse.Namespace) -> str:
+    """Names what is not as usual: other arms than the recipes, and draws that leave some out."""
+    arms = [] if given.arms == list(MAIN) else given.arms
+    some = given.seeds != list(range(len(given.seeds)))
+    draws = ["draws", *map(str, given.seeds)] if some else []
+    return "-".join(["downstream", str(given.tiles or "all"), *given.segmenters, *arms, *draws])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 2 where pairs are missing or wrong."""
     given = parse_args(argv)
@@ -216,9 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    arms = [] if given.arms == list(MAIN) else given.arms
-    parts = (str(given.tiles or "all"), *given.segmenters, *arms)
-    path = given.out / f"downstream-{'-'.join(parts)}.json"
+    path = given.out / f"{file_name(given)}.json"
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     for row in content["arms"]:

@@ -328,6 +328,17 @@ def test_tables_and_plots_come_from_the_cells_figures(
         assert (tmp_path / name).stat().st_size > 5000
 
 
+def test_a_file_of_figures_is_named_by_what_is_not_as_usual() -> None:
+    for more, name in (
+        ([], "downstream-5-fpn"),
+        (["--seeds", "0"], "downstream-5-fpn"),
+        (["--arms", "real_dimmed"], "downstream-5-fpn-real_dimmed"),
+        (["--seeds", "0", "3"], "downstream-5-fpn-draws-0-3"),
+    ):
+        flags = ["out", "--tiles", "5", "--segmenters", "fpn", *more]
+        assert downstream.file_name(downstream.parse_args(flags)) == name
+
+
 def test_arms_have_their_rivals() -> None:
     for arm, other in (
         ("real + 1x published", "real + 1x mask_only"),
