@@ -44,11 +44,14 @@ from .run_cell import AUGMENTED, RANDOM
 # Sets of pairs by name: the cell that has made them, and its folder of them.
 SETS = {arm: (arm, AUGMENTED) for arm in MAIN} | {f"{arm}_random": (arm, RANDOM) for arm in MAIN}
 # Real pairs in their place: what a perfect generator would add.
-OTHER_TILES, OTHERS_FOR_A_REAL_ONE = "other_tiles", 5
+OTHER_TILES = "other_tiles"
 # With contrast taken from their images at random: what pairs of few tiles lack. `real` are those
 # that segmenters train on.
 REAL, DIMMED = "real", "_dimmed"
-CHOICES = (*SETS, OTHER_TILES, *(f"{name}{DIMMED}" for name in (*MAIN, REAL)))
+# Each real pair several times, with another contrast each: nearly what augmentation alone can do.
+REPEATED = f"{REAL}{DIMMED}_repeated"
+FOR_A_REAL_ONE = 5  # pairs in the sets that take the place of sampled ones
+CHOICES = (*SETS, OTHER_TILES, *(f"{name}{DIMMED}" for name in (*MAIN, REAL)), REPEATED)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ def read_draw(out: Path, tiles: int, seed: int, arms: Sequence[str]) -> Draw:
     def read_set(name: str) -> PairSet:
         if name.endswith(DIMMED):
             return dimmed(read_set(name.removesuffix(DIMMED)), name, seed)
+        if name == REPEATED:
+            pairs = read_set(REAL)
+            return dimmed(pairs.take(np.tile(range(len(pairs)), FOR_A_REAL_ONE)), name, seed)
         if name == REAL:
             return split(crop_set(REAL, real), Settings.validation_share, seed)[0]
         if name == OTHER_TILES:
@@ -83,7 +89,7 @@ def other_tiles(train: Sequence[Crop], real: Sequence[Crop], seed: int) -> list[
     taken = {crop.tile for crop in real}
     others = [crop for crop in train if crop.tile not in taken]
     order = np.random.default_rng(seed).permutation(len(others))
-    return [others[index] for index in order[: OTHERS_FOR_A_REAL_ONE * len(real)]]
+    return [others[index] for index in order[: FOR_A_REAL_ONE * len(real)]]
 
 
 def pooled(found: Sequence[Downstream]) -> list[dict[str, Any]]:

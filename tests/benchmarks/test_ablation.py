@@ -134,6 +134,14 @@ def test_dimmed_pairs_keep_a_part_of_their_contrast(tmp_path: Path) -> None:
     assert np.array_equal(dim.masks, draw.real.take(taken).masks)
 
 
+def test_repeated_pairs_have_another_contrast_each_time(tmp_path: Path) -> None:
+    draw = downstream.read_draw(tmp_path, 4, 0, ["real_dimmed_repeated"])
+    found = draw.synthetic["real_dimmed_repeated"]
+    each = len(found) // 5
+    assert len({*found.image_hashes}) == len(found) == 5 * each
+    assert np.array_equal(found.masks, np.tile(found.masks[:each], (5, 1, 1)))
+
+
 def test_when_time_is_up_the_parts_that_are_left_wait_for_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
