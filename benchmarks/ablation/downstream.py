@@ -123,7 +123,7 @@ def _figures(found: Sequence[Downstream], arm: str, base: str) -> dict[str, Any]
         figures[name] = {
             metric: {
                 "mean": float(mine[..., index].mean()),
-                "of_each_training": mine[..., index].mean(1).round(4).tolist(),
+                "of_each_training": _of_each_training(found, arm, name, index),
                 "difference": asdict(bootstrap((mine - others)[..., index], 0, groups)),
             }
             for index, metric in enumerate(METRICS)
@@ -132,8 +132,18 @@ def _figures(found: Sequence[Downstream], arm: str, base: str) -> dict[str, Any]
 
 
 def _values(found: Sequence[Downstream], arm: str, segmenter: str) -> np.ndarray:
-    """Of all draws: (trainings, test images, metrics)."""
-    return np.concatenate([over_segmenters(one.values[arm], segmenter) for one in found])
+    """(draws, test images, metrics), each draw the mean of its trainings, which share its luck; of
+    a single draw (trainings, test images, metrics)."""
+    each = [over_segmenters(one.values[arm], segmenter) for one in found]
+    return each[0] if len(each) == 1 else np.stack([values.mean(0) for values in each])
+
+
+def _of_each_training(
+    found: Sequence[Downstream], arm: str, segmenter: str, metric: int
+) -> list[float]:
+    each = [over_segmenters(one.values[arm], segmenter)[..., metric].mean(1) for one in found]
+    means: list[float] = np.concatenate(each).round(4).tolist()
+    return means
 
 
 def by_contrast(found: Sequence[Downstream], fifths: Fifths) -> dict[str, list[dict[str, Any]]]:
