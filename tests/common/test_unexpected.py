@@ -66,7 +66,7 @@ def test_a_script_without_its_packages_says_how_to_install_them(script: str) -> 
     found = run([*without_packages, ROOT / f"{script}.py", "--help"])
     assert found.returncode != 0
     [line] = found.stderr.splitlines()
-    assert re.match(r"error: the package (torch|numpy) is missing\. .*pip install", line)
+    assert re.match(r"error: the package (torch|numpy|psutil) is missing\. .*pip install", line)
 
 
 def test_a_package_that_a_later_import_lacks(capsys: pytest.CaptureFixture[str]) -> None:
