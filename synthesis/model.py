@@ -88,11 +88,13 @@ class SiameseModel:
         images = self.autoencoder.decode(latents.float())
         if not torch.isfinite(images).all():
             raise FloatingPointError("the image is not finite")
-        if not canvases:
+        if canvases:
+            pairs = zip(images, canvases, strict=True)
+            return [_to_pixels(painted(*pair)[None])[0] for pair in pairs]
+        if settings.least_contrast < 1:
             masks = torch.cat([_to_tensor(one.mask) for one in batch])
             images = with_random_contrast(images, masks, seeds, settings.least_contrast)
-            return _to_pixels(images)
-        return [_to_pixels(painted(*pair)[None])[0] for pair in zip(images, canvases, strict=True)]
+        return _to_pixels(images)
 
     def _known(
         self, canvases: Sequence[Canvas], seeds: Sequence[int], height: int, width: int

@@ -35,7 +35,7 @@ class Progress:
         if outcome.state == "made":
             self._bar.set_postfix_str(self._speed(), refresh=False)
         self._bar.update()
-        whole = self._done % self._batch_size == 0
+        whole = self._made % self._batch_size == 0
         if self._bar.disable and whole and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             log.info("%d of %d pairs, %s", self._done, self._pairs, self._speed())
